@@ -1,0 +1,23 @@
+# tessera_module(<name> SOURCES a.cc ... [TESTS a_test.cc ...])
+# Adds a folder's sources to the one library and builds its unit tests as <name>_test.
+function(tessera_module name)
+  cmake_parse_arguments(M "" "" "SOURCES;TESTS" ${ARGN})
+  foreach(source ${M_SOURCES})
+    target_sources(tessera PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+  endforeach()
+  if(TESSERA_TESTS AND M_TESTS)
+    tessera_test(${name}_test ${M_TESTS})
+  endif()
+endfunction()
+
+# A test program that sees the internal headers.
+function(tessera_test name)
+  add_executable(${name} ${ARGN})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_compile_definitions(${name} PRIVATE
+    TESSERA_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" TESSERA_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+    TESSERA_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  target_link_libraries(${name} PRIVATE tessera GTest::gmock GTest::gtest_main nlohmann_json::nlohmann_json
+    simdjson::simdjson spdlog::spdlog PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::UTF8PROC)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900)
+endfunction()
