@@ -1,0 +1,123 @@
+// Load a language model and generate.
+//
+//   tessera::Llm llm = tessera::Llm::load("models/glossary");
+//   tessera::Chat chat(llm);
+//   std::cout << chat.say("What does serendipity mean?").text << "\n";
+//
+// Errors are tessera::Error. An Llm and its Chats are used by one thread at a time, except where said otherwise.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tessera/error.h"
+
+namespace tessera {
+
+struct LoadOptions {
+  std::string dtype = "auto";   // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
+  bool dequantize = false;      // expand MXFP4 experts to bf16
+  int threads = 0;              // 0: all cores this process may use
+  int64_t max_context = 0;      // tokens a sequence may have; 0: the model's own limit, cut to 131072
+  int64_t page_size = 32;       // tokens in a cache page
+  int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
+  bool ignore_window = false;   // keep the whole past of sliding-window layers in the cache (they still see W keys)
+};
+
+// Names and meanings as in OpenAI's API and transformers' GenerationConfig.
+struct SamplingParams {
+  double temperature = 1.0;         // 0: greedy
+  int top_k = 0;                    // 0: off
+  double top_p = 1.0;
+  double min_p = 0.0;
+  double repetition_penalty = 1.0;  // over prompt and output
+  double frequency_penalty = 0.0;   // over output
+  double presence_penalty = 0.0;    // over output
+  std::optional<uint64_t> seed;     // the same seed gives the same text; unset: a fresh one each call
+  std::map<int32_t, float> logit_bias;
+  int logprobs = -1;                // -1: none; n >= 0: the chosen token's, with n alternatives (at most 20)
+  std::vector<std::string> stop;    // text that ends the answer; not part of it
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  int64_t max_tokens = 0;           // 0: until the context is full
+
+  // Throws kInvalidArgument naming the value and its range.
+  void validate(int64_t vocab_size) const;
+};
+
+struct TokenLogprob {
+  int32_t id = 0;
+  std::string bytes;  // of the token alone; may be part of a UTF-8 character
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // alternatives, best first
+};
+
+enum class FinishReason { kStop, kLength, kCancelled, kToolCall };
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "cancelled", "tool_calls"
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t reasoning_tokens = 0;
+  double prefill_seconds = 0;  // until the first token
+  double decode_seconds = 0;
+};
+
+struct Generation {
+  std::vector<int32_t> ids;  // stop tokens included
+  std::string text;          // special tokens left out, cut before a stop string
+  FinishReason finish_reason = FinishReason::kStop;
+  std::vector<TokenLogprob> logprobs;
+  Usage usage;
+};
+
+// Called for each new piece of text, always whole UTF-8; returns false to cancel.
+using TextCallback = std::function<bool(std::string_view piece)>;
+
+class Llm {
+ public:
+  // MODEL is a folder with config.json. Throws kNotFound, kCorrupt, kUnsupported, kOutOfMemory.
+  static Llm load(const std::string& model, const LoadOptions& options = {});
+
+  std::vector<int32_t> encode(std::string_view text, bool parse_special = true) const;
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special = true) const;
+
+  // Sampling parameters of the model's generation_config.json.
+  SamplingParams default_sampling() const;
+
+  // Plain completion. Throws kInvalidArgument when the prompt is empty or longer than the context.
+  Generation generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text = {});
+  Generation generate(std::string_view prompt, const SamplingParams& params, const TextCallback& on_text = {});
+
+  // Sum of -log p(ids[i] | ids[0..i)) for i = 1..n-1.
+  double negative_log_likelihood(const std::vector<int32_t>& ids);
+
+  // Ends a running generate() or say() after the current token. Safe from any thread and from a signal handler.
+  void cancel() noexcept;
+
+  int64_t vocab_size() const;
+  int64_t max_context() const;
+  // JSON objects: configuration, quantisation, tensors and memory; and the kernels with the reasons of their choice.
+  std::string describe() const;
+  std::string describe_kernels() const;
+
+  Llm(Llm&&) noexcept;
+  Llm& operator=(Llm&&) noexcept;
+  ~Llm();
+
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  explicit Llm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tessera

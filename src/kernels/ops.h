@@ -1,0 +1,143 @@
+// The op contracts: one argument struct an op. Every kernel of an op (reference, CPU, CUDA, hub) computes the same
+// function of the same struct; kernels/reference is the definition, in plain fp32 loops.
+//
+// Common rules. Letters are those of core/tensor.h. Tensors are dense. "act" is an activation: F32, BF16 or F16, all
+// activations of one call alike unless said otherwise. Arithmetic is done in F32; a value is rounded once, when it is
+// stored. An undefined Tensor means the operand is absent. Outputs do not alias inputs unless said so. Weights are F32,
+// BF16 or F16 unless said otherwise. Sizes were validated when the model was built; indices in device memory are trusted.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace tessera {
+
+// out[t] = table[ids[t]].
+struct EmbedArgs {
+  Tensor ids;    // I32 [T], each in [0, V)
+  Tensor table;  // [V, H]
+  Tensor out;    // act [T, H]
+};
+
+// Residual add and RMS norm in one pass:
+//   residual += delta (if defined; rounded to the residual's type);  out = norm(residual) * weight.
+// norm(x) = x / sqrt(mean(x^2) + eps). gpt-oss multiplies by the weight in F32 and rounds once; Llama, Mistral and Qwen3
+// round norm(x) to the activation type before the multiply (round_before_weight).
+struct RmsNormArgs {
+  Tensor residual;  // act [T, N]; updated in place when delta is defined
+  Tensor delta;     // act [T, N] or undefined
+  Tensor weight;    // [N]
+  float eps = 1e-5f;
+  bool round_before_weight = false;
+  Tensor out;  // act [T, N]; may be the residual's own memory only when delta is undefined (head norms)
+};
+
+// x += delta.
+struct AddArgs {
+  Tensor x;      // act [T, N], updated in place
+  Tensor delta;  // act [T, N]
+};
+
+// out = x * w^T + bias.
+struct LinearArgs {
+  Tensor x;     // act [T, K]
+  Weight w;     // [N, K], any format
+  Tensor bias;  // [N] or undefined
+  Tensor out;   // act or F32 [T, N]
+};
+
+// cos/sin of positions[t] * inv_freq[i], times factor. The product and the functions are F32; stored in the tables' type
+// (transformers casts them to the activation type).
+struct RopeTableArgs {
+  Tensor positions;  // I32 [T]
+  Tensor inv_freq;   // F32 [D/2]
+  float factor = 1.0f;
+  Tensor cos;  // act [T, D/2]
+  Tensor sin;  // act [T, D/2]
+};
+
+// Rotates each head in place, split-half pairing (element i with i + D/2).
+struct RopeArgs {
+  Tensor x;    // act [T, heads, D]
+  Tensor cos;  // act [T, D/2]
+  Tensor sin;  // act [T, D/2]
+};
+
+// One layer's part of the paged cache.
+struct KvPages {
+  Tensor k;  // F32, BF16 or F16 [pages, K, P, D]
+  Tensor v;  // same
+  int64_t page_size() const { return k.dim(2); }
+};
+
+// Stores token t's keys and values at slot = page * P + offset; a negative slot is skipped.
+struct KvWriteArgs {
+  Tensor k;      // act [T, K, D]
+  Tensor v;      // act [T, K, D]
+  Tensor slots;  // I32 [T]
+  KvPages cache;
+};
+
+// Causal attention of B sequences over the paged cache, into which the step's own keys were already written.
+// Sequence b owns query rows [query_start[b], query_start[b+1]); its last query sits at position context[b]-1. Query at
+// position p sees keys (p-W, p] (W = window), or [0, p] when window is 0. softmax over scale * q.k, with one extra
+// logit sinks[h] that adds to the denominator only.
+struct AttentionArgs {
+  Tensor q;  // act [T, Q, D]
+  KvPages cache;
+  Tensor page_table;   // I32 [B, M]: page of tokens [i*P, (i+1)*P); entries wholly outside the window are never read
+  Tensor query_start;  // I32 [B+1]
+  Tensor context;      // I32 [B]: keys of the sequence, this step's included
+  Tensor sinks;        // [Q] or undefined
+  int64_t window = 0;
+  float scale = 1.0f;
+  // Host copies of the largest values, for grids and workspace.
+  int64_t max_queries = 0;
+  int64_t max_context = 0;
+  Tensor out;  // act [T, Q, D]
+};
+
+enum class RouterMode : uint8_t {
+  kSoftmaxOfTopK,            // gpt-oss: pick A logits, softmax over them
+  kTopKOfSoftmax,            // Qwen3-MoE, norm_topk_prob false
+  kTopKOfSoftmaxNormalised,  // Qwen3-MoE, norm_topk_prob true: divided by their sum
+};
+
+// Best A experts of each token, best first; ties go to the lower index. Weights are rounded to the logits' type.
+struct RouterArgs {
+  Tensor logits;  // act [T, E]
+  RouterMode mode = RouterMode::kSoftmaxOfTopK;
+  Tensor indices;  // I32 [T, A]
+  Tensor weights;  // F32 [T, A]
+};
+
+enum class MoeActivation : uint8_t {
+  kSwigluOai,  // rows of gate_up interleave: even gate, odd up. gate = min(gate, limit), up = clamp(up, -limit, limit),
+               // out = (up + 1) * gate * sigmoid(1.702 * gate)
+  kSilu,       // rows of gate_up: I gates, then I ups. out = silu(gate) * up
+};
+
+// out[t] = sum over a of weights[t, a] * (down[e] * act(gate_up[e] * x[t] + gate_up_bias[e]) + down_bias[e]),
+// e = indices[t, a], summed in the order of a in F32.
+struct MoeArgs {
+  Tensor x;             // act [T, H]
+  Tensor indices;       // I32 [T, A]
+  Tensor weights;       // F32 [T, A]
+  Weight gate_up;       // [E, 2I, H]
+  Tensor gate_up_bias;  // [E, 2I] or undefined
+  Weight down;          // [E, H, I]
+  Tensor down_bias;     // [E, H] or undefined
+  MoeActivation activation = MoeActivation::kSwigluOai;
+  float limit = 7.0f;
+  Tensor out;  // act [T, H]
+};
+
+// out = silu(gate) * up.
+struct SiluMulArgs {
+  Tensor gate;  // act [T, I]
+  Tensor up;    // act [T, I]
+  Tensor out;   // act [T, I]; may be gate
+};
+
+}  // namespace tessera

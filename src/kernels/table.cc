@@ -1,0 +1,30 @@
+#include "kernels/table.h"
+
+#include "core/env.h"
+#include "core/error.h"
+
+namespace tessera {
+
+CpuIsa cpu_isa_from_env() {
+  std::string isa = env_string(Env::kIsa);
+  if (isa == "auto") return CpuIsa::kAuto;
+  if (isa == "reference") return CpuIsa::kReference;
+  if (isa == "avx2") return CpuIsa::kAvx2;
+  if (isa == "avx512") return CpuIsa::kAvx512;
+  fail(ErrorCode::kInvalidArgument, "TESSERA_ISA={}: expected auto, reference, avx2 or avx512", isa);
+}
+
+Kernels Kernels::reference() {
+  Kernels kernels;
+  add_reference_kernels(kernels);
+  return kernels;
+}
+
+Kernels Kernels::builtin(CpuIsa isa) {
+  Kernels kernels;
+  if (isa != CpuIsa::kReference) add_cpu_kernels(kernels, isa);
+  add_reference_kernels(kernels);
+  return kernels;
+}
+
+}  // namespace tessera

@@ -1,0 +1,94 @@
+// The choice of kernels as data: for each op an ordered list of rows; the first row that accepts the arguments runs.
+// Built-in and hub kernels are rows of the same table, so what runs can be listed and a refusal says why.
+//
+// A Kernels object is immutable after construction and may be shared by threads.
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "kernels/ops.h"
+
+namespace tessera {
+
+// Where a launch runs: the pool on a CPU, the native stream on a GPU, and a workspace of at least workspace() bytes,
+// 64-byte aligned.
+struct Stream {
+  ThreadPool* pool = nullptr;
+  void* native = nullptr;  // cudaStream_t
+  void* workspace = nullptr;
+};
+
+// Accepted, or a static sentence that completes "refused: ...".
+struct Verdict {
+  const char* refusal = nullptr;
+  explicit operator bool() const { return refusal == nullptr; }
+};
+
+inline constexpr Verdict kAccepted{};
+
+template <class Args>
+struct KernelRow {
+  const char* name;     // <op>_<act>[_<weight>]_<arch>
+  DeviceType device;
+  const char* summary;  // one line: what it is good for
+  Verdict (*supports)(const Args&);
+  int64_t (*workspace)(const Args&);  // bytes; nullptr = none
+  void (*launch)(const Args&, Stream&);
+};
+
+template <class Args>
+struct OpTable {
+  const char* op = "";
+  std::vector<KernelRow<Args>> rows;  // order = preference
+
+  // The first row that accepts, or nullptr.
+  const KernelRow<Args>* choose(const Args& args) const {
+    for (const KernelRow<Args>& row : rows)
+      if (row.supports(args)) return &row;
+    return nullptr;
+  }
+};
+
+// Which instruction sets the CPU rows may use.
+enum class CpuIsa : uint8_t { kAuto, kReference, kAvx2, kAvx512 };
+CpuIsa cpu_isa_from_env();  // TESSERA_ISA; throws kInvalidArgument
+
+class Kernels {
+ public:
+  // Every built-in row this machine can run, best first; the reference rows come last.
+  static Kernels builtin(CpuIsa isa = CpuIsa::kAuto);
+  // The plain-loop rows only: the oracle of every test.
+  static Kernels reference();
+
+  OpTable<EmbedArgs> embed{"embed", {}};
+  OpTable<RmsNormArgs> rms_norm{"rms_norm", {}};
+  OpTable<AddArgs> add{"add", {}};
+  OpTable<LinearArgs> linear{"linear", {}};
+  OpTable<RopeTableArgs> rope_table{"rope_table", {}};
+  OpTable<RopeArgs> rope{"rope", {}};
+  OpTable<KvWriteArgs> kv_write{"kv_write", {}};
+  OpTable<AttentionArgs> attention{"attention", {}};
+  OpTable<RouterArgs> router{"router", {}};
+  OpTable<MoeArgs> moe{"moe", {}};
+  OpTable<SiluMulArgs> silu_mul{"silu_mul", {}};
+
+  // Calls f(table) for each op, in the order above.
+  template <class F>
+  void for_each(F&& f) {
+    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe), f(silu_mul);
+  }
+  template <class F>
+  void for_each(F&& f) const {
+    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe), f(silu_mul);
+  }
+};
+
+// Each kind of kernel appends its rows to the tables (defined in reference/, cpu/, cuda/).
+void add_reference_kernels(Kernels& kernels);
+void add_cpu_kernels(Kernels& kernels, CpuIsa isa);
+
+}  // namespace tessera

@@ -1,0 +1,72 @@
+// A Hugging Face model folder: config.json, generation_config.json, one model.safetensors or several with
+// model.safetensors.index.json. Files are memory-mapped; loading binds a model's weight rows to them.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/json.h"
+#include "loading/safetensors.h"
+#include "parallel/weight_plan.h"
+
+namespace tessera {
+
+struct LoadSettings {
+  // Type of plain weights in memory: kF32, kBF16, kF16. Conversion happens only where it changes values: a bf16 tensor
+  // asked for as float32 keeps its bytes, since every value is the same.
+  DType dtype = DType::kBF16;
+  // Expand MXFP4 experts to bf16.
+  bool dequantize = false;
+};
+
+// quantization_config of config.json, as far as it exists.
+struct QuantizationConfig {
+  std::string quant_method;  // "mxfp4"; others are refused at parse with kUnsupported
+  std::vector<std::string> modules_to_not_convert;
+};
+
+// One row of the memory account, for `inspect`.
+struct LoadedRow {
+  std::string name;
+  Shape shape;
+  std::string stored;     // dtype or "MXFP4" in the checkpoint
+  std::string in_memory;  // dtype or "MXFP4" in memory, and why when they differ
+  int64_t file_bytes = 0;
+  int64_t memory_bytes = 0;
+  bool mapped = false;  // bytes are the file's own pages
+};
+
+class Checkpoint {
+ public:
+  // Opens and checks the folder: every file's header is read and validated. Throws kNotFound, kCorrupt, kUnsupported.
+  static Checkpoint open(const std::string& folder);
+
+  const std::string& folder() const;
+  const Json& config() const;
+  const Json& generation_config() const;  // empty object when absent
+  const std::optional<QuantizationConfig>& quantization() const;
+  const SafetensorsSet& tensors() const;
+
+  // Checks every row against the files (missing, unexpected, wrong shape, wrong dtype: all named in one message), then
+  // points the rows' targets at mapped bytes, or at converted copies in an arena sized beforehand. The Checkpoint must
+  // outlive the targets. Call once.
+  std::vector<LoadedRow> load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool);
+
+  // The same account without touching tensor data.
+  std::vector<LoadedRow> forecast(const WeightPlan& plan, const LoadSettings& settings) const;
+
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
+
+ private:
+  Checkpoint();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tessera

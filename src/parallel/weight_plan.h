@@ -1,0 +1,88 @@
+// WeightPlan: every fact about a weight, written once, by its model. A row holds the checkpoint name, the global shape,
+// how it may be split over a mesh and where the loaded view goes. Memory forecast, validation, loading, parallel plans,
+// adapters, saving and `inspect` read rows.
+//
+// Not thread-safe while rows are added; const afterwards. Targets must outlive the plan.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace tessera {
+
+// What a tensor-parallel mesh may do with a weight [N, K].
+enum class Split : uint8_t {
+  kReplicated,
+  kRows,     // outputs (q, k, v, gate, up, unembedding)
+  kCols,     // inputs (o, down): partial sums meet in an all-reduce
+  kExperts,  // whole experts over the expert axis, inner width over the tensor axis
+};
+
+enum class RowKind : uint8_t {
+  kVector,      // Tensor [n] (norm, bias, sinks), or [E, n]
+  kMatrix,      // Weight [n, k]; checkpoint tensor [n, k]
+  kExperts,     // Weight [E, n, k]; checkpoint: <name>_blocks + <name>_scales (MXFP4), or <name> [E, k, n] plain
+  kExpertList,  // Weight [E, n, k]; checkpoint: <name>.<e>.<member>.weight, members stacked along n
+  kAlias,       // shares another row's weight (tied embeddings); nothing of its own in the checkpoint
+};
+
+struct WeightRow {
+  RowKind kind = RowKind::kVector;
+  std::string name;  // checkpoint name, without _blocks/_scales
+  Shape shape;       // the loaded form: [n], [E, n], [n, k] or [E, n, k]
+  Split split = Split::kReplicated;
+  bool quantizable = false;          // may be stored as MXFP4
+  std::vector<std::string> members;  // kExpertList: "gate_proj", "up_proj"
+  Tensor* tensor = nullptr;          // kVector target
+  Weight* weight = nullptr;          // other targets
+  std::string alias_of;              // kAlias: the row shared
+};
+
+class WeightPlan {
+ public:
+  // Names given below are relative to the prefix; it ends in '.' or is empty.
+  void set_prefix(std::string prefix) { prefix_ = std::move(prefix); }
+
+  void vector(Tensor& target, std::string_view name, int64_t n, Split split = Split::kReplicated) {
+    add(RowKind::kVector, name, {n}, split).tensor = &target;
+  }
+  void expert_vectors(Tensor& target, std::string_view name, int64_t experts, int64_t n) {
+    add(RowKind::kVector, name, {experts, n}, Split::kExperts).tensor = &target;
+  }
+  void matrix(Weight& target, std::string_view name, int64_t n, int64_t k, Split split) {
+    add(RowKind::kMatrix, name, {n, k}, split).weight = &target;
+  }
+  void experts(Weight& target, std::string_view name, int64_t experts, int64_t n, int64_t k) {
+    WeightRow& row = add(RowKind::kExperts, name, {experts, n, k}, Split::kExperts);
+    row.weight = &target;
+    row.quantizable = true;
+  }
+  void expert_list(Weight& target, std::string_view name, std::vector<std::string> members, int64_t experts, int64_t n,
+                   int64_t k) {
+    WeightRow& row = add(RowKind::kExpertList, name, {experts, n, k}, Split::kExperts);
+    row.weight = &target;
+    row.members = std::move(members);
+  }
+  void alias(Weight& target, std::string_view name, std::string_view of) {
+    WeightRow& row = add(RowKind::kAlias, name, {}, Split::kRows);
+    row.weight = &target;
+    row.alias_of = of;
+  }
+
+  const std::vector<WeightRow>& rows() const { return rows_; }
+
+ private:
+  WeightRow& add(RowKind kind, std::string_view name, Shape shape, Split split) {
+    rows_.push_back({.kind = kind, .name = prefix_ + std::string(name), .shape = shape, .split = split});
+    return rows_.back();
+  }
+
+  std::string prefix_;
+  std::vector<WeightRow> rows_;
+};
+
+}  // namespace tessera
