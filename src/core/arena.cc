@@ -23,10 +23,18 @@ Arena::Arena(int64_t capacity) {
   madvise(p, static_cast<size_t>(capacity), MADV_HUGEPAGE);  // experts picked at random defeat the TLB with 4 KiB pages
   base_ = static_cast<char*>(p);
   capacity_ = capacity;
+  owns_ = true;
+}
+
+Arena Arena::measuring() {
+  Arena arena;
+  arena.base_ = reinterpret_cast<char*>(kAlign);  // not null, so that Tensors are defined
+  arena.capacity_ = int64_t{1} << 60;
+  return arena;
 }
 
 Arena::~Arena() {
-  if (base_) munmap(base_, static_cast<size_t>(capacity_));
+  if (owns_) munmap(base_, static_cast<size_t>(capacity_));
 }
 
 Arena::Arena(Arena&& other) noexcept { *this = std::move(other); }
@@ -36,6 +44,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
   std::swap(peak_, other.peak_);
+  std::swap(owns_, other.owns_);
   return *this;
 }
 

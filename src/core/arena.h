@@ -14,6 +14,8 @@ class Arena {
   Arena() = default;
   // Throws kOutOfMemory when the system refuses `capacity` bytes.
   explicit Arena(int64_t capacity);
+  // Hands out addresses that must not be touched, to learn a peak before allocating it.
+  static Arena measuring();
   ~Arena();
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -24,8 +26,8 @@ class Arena {
   void* allocate(int64_t bytes);
   Tensor tensor(DType dtype, Shape shape);
 
-  // Forgets everything handed out; memory stays mapped.
-  void reset() { used_ = 0; }
+  // Forgets everything handed out after used() was `mark`; memory stays mapped.
+  void rewind(int64_t mark) { used_ = mark; }
   int64_t used() const { return used_; }
   int64_t peak() const { return peak_; }
   int64_t capacity() const { return capacity_; }
@@ -35,6 +37,7 @@ class Arena {
   int64_t capacity_ = 0;
   int64_t used_ = 0;
   int64_t peak_ = 0;
+  bool owns_ = false;
 };
 
 }  // namespace tessera

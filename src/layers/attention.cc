@@ -1,0 +1,129 @@
+#include "layers/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace tessera {
+
+namespace {
+
+// YaRN (arXiv 2309.00071): interpolate slow dimensions, keep fast ones, ramp between.
+void scale_yarn(std::vector<float>& inv_freq, double theta, int64_t head_dim, const RopeScaling& s) {
+  auto dimension_of = [&](double rotations) {
+    return static_cast<double>(head_dim) *
+           std::log(s.original_max_position_embeddings / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
+  };
+  double low = dimension_of(s.beta_fast), high = dimension_of(s.beta_slow);
+  if (s.truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(head_dim - 1));
+  if (low == high) high += 0.001;  // transformers' guard against a division by zero
+  for (size_t i = 0; i < inv_freq.size(); ++i) {
+    // transformers computes these in F32
+    float ramp = std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
+    float keep = 1.0f - ramp;
+    float base = static_cast<float>(std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+    inv_freq[i] = 1.0f / (static_cast<float>(s.factor) * base) * (1.0f - keep) + 1.0f / base * keep;
+  }
+}
+
+// Llama 3.1: long wavelengths are divided by the factor, short ones kept, the middle blended.
+void scale_llama3(std::vector<float>& inv_freq, const RopeScaling& s) {
+  double low_wavelength = s.original_max_position_embeddings / s.low_freq_factor;
+  double high_wavelength = s.original_max_position_embeddings / s.high_freq_factor;
+  for (float& f : inv_freq) {
+    double wavelength = 2 * std::numbers::pi / f;
+    if (wavelength > low_wavelength) {
+      f = static_cast<float>(f / s.factor);
+    } else if (wavelength >= high_wavelength) {
+      double smooth = (s.original_max_position_embeddings / wavelength - s.low_freq_factor) /
+                      (s.high_freq_factor - s.low_freq_factor);
+      f = static_cast<float>((1 - smooth) * f / s.factor + smooth * f);
+    }
+  }
+}
+
+}  // namespace
+
+Rope make_rope(double theta, int64_t head_dim, const RopeScaling& s) {
+  Rope rope;
+  rope.inv_freq.resize(static_cast<size_t>(head_dim / 2));
+  for (size_t i = 0; i < rope.inv_freq.size(); ++i) {
+    rope.inv_freq[i] =
+        1.0f / static_cast<float>(std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
+  }
+  switch (s.type) {
+    case RopeScaling::Type::kDefault:
+      break;
+    case RopeScaling::Type::kLinear:
+      for (float& f : rope.inv_freq) f /= static_cast<float>(s.factor);
+      break;
+    case RopeScaling::Type::kLlama3:
+      scale_llama3(rope.inv_freq, s);
+      break;
+    case RopeScaling::Type::kYarn:
+      scale_yarn(rope.inv_freq, theta, head_dim, s);
+      rope.factor = static_cast<float>(s.attention_factor > 0 ? s.attention_factor
+                                       : s.factor > 1         ? 0.1 * std::log(s.factor) + 1.0
+                                                              : 1.0);
+      break;
+  }
+  return rope;
+}
+
+RopeTables rope_tables(Step& step, const Rope& rope) {
+  auto half = static_cast<int64_t>(rope.inv_freq.size());
+  RopeTables tables{step.alloc({step.tokens(), half}), step.alloc({step.tokens(), half})};
+  Tensor inv_freq{const_cast<float*>(rope.inv_freq.data()), {half}, DType::kF32, Device{}};
+  step.run(step.kernels->rope_table, RopeTableArgs{.positions = step.positions,
+                                                   .inv_freq = inv_freq,
+                                                   .factor = rope.factor,
+                                                   .cos = tables.cos,
+                                                   .sin = tables.sin});
+  return tables;
+}
+
+void Attention::declare(WeightPlan& plan, int64_t hidden, const Options& options) {
+  q.declare(plan, "self_attn.q_proj", heads * head_dim, hidden, Split::kRows, options.qkv_bias);
+  k.declare(plan, "self_attn.k_proj", kv_heads * head_dim, hidden, Split::kRows, options.qkv_bias);
+  v.declare(plan, "self_attn.v_proj", kv_heads * head_dim, hidden, Split::kRows, options.qkv_bias);
+  o.declare(plan, "self_attn.o_proj", hidden, heads * head_dim, Split::kCols, options.o_bias);
+  if (options.head_norms) {
+    q_norm.eps = k_norm.eps = options.norm_eps;
+    q_norm.declare(plan, "self_attn.q_norm", head_dim);
+    k_norm.declare(plan, "self_attn.k_norm", head_dim);
+  }
+  if (options.with_sinks) plan.vector(sinks, "self_attn.sinks", heads, Split::kRows);
+}
+
+Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
+  const int64_t tokens = x.dim(0);
+  const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
+  Tensor q = linear(step, a.q, x).reshape({tokens, a.heads, a.head_dim});
+  Tensor k = linear(step, a.k, x).reshape({tokens, a.kv_heads, a.head_dim});
+  Tensor v = linear(step, a.v, x).reshape({tokens, a.kv_heads, a.head_dim});
+  if (a.q_norm.weight.defined()) {
+    norm_in_place(step, a.q_norm, q, a.head_dim);
+    norm_in_place(step, a.k_norm, k, a.head_dim);
+  }
+  step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
+  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
+  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
+  Tensor out = step.alloc({tokens, a.heads, a.head_dim});
+  step.run(step.kernels->attention,
+           AttentionArgs{.q = q,
+                         .cache = cache.pages,
+                         .page_table = cache.page_table,
+                         .query_start = step.query_start,
+                         .context = step.context,
+                         .sinks = a.sinks,
+                         .window = a.window,
+                         .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
+                         .max_queries = step.max_queries,
+                         .max_context = step.max_context,
+                         .out = out});
+  return linear(step, a.o, out.reshape({tokens, a.heads * a.head_dim}));
+}
+
+}  // namespace tessera

@@ -1,0 +1,22 @@
+// Mixture of experts: router, experts and their weighted sum.
+#pragma once
+
+#include "layers/linear.h"
+
+namespace tessera {
+
+struct Moe {
+  Linear router;  // [E, H]
+  Weight gate_up;  // [E, 2I, H]
+  Tensor gate_up_bias;  // [E, 2I] or undefined
+  Weight down;  // [E, H, I]
+  Tensor down_bias;  // [E, H] or undefined
+  int64_t experts_per_token = 0;
+  RouterMode mode = RouterMode::kSoftmaxOfTopK;
+  MoeActivation activation = MoeActivation::kSwigluOai;
+  float limit = 7.0f;
+};
+
+Tensor moe(Step& step, int layer, const Moe& m, const Tensor& x);  // [T, H] -> [T, H]
+
+}  // namespace tessera

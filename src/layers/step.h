@@ -1,0 +1,81 @@
+// Step: one forward pass over T tokens of B sequences, passed explicitly through every layer. It carries the batch, the
+// cache views, scratch memory and the kernels. Owned by the engine's runner; used by one thread.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "core/arena.h"
+#include "core/error.h"
+#include "kernels/table.h"
+
+namespace tessera {
+
+// One layer's cache as the step sees it. Layers of one cache group share page_table and slots.
+struct LayerCacheView {
+  KvPages pages;
+  Tensor page_table;  // I32 [B, M]
+  Tensor slots;       // I32 [T]
+};
+
+// Called with the intermediate tensors that tests compare: "hidden.embed", "attention.0", "router_logits.3", ...
+using Probe = std::function<void(std::string_view name, int layer, const Tensor& value)>;
+
+struct Step {
+  const Kernels* kernels = nullptr;
+  Stream stream;
+  Arena* scratch = nullptr;
+  DType dtype = DType::kF32;  // activations
+
+  Tensor ids;          // I32 [T]
+  Tensor positions;    // I32 [T]
+  Tensor query_start;  // I32 [B+1]
+  Tensor context;      // I32 [B]
+  int64_t max_queries = 0;
+  int64_t max_context = 0;
+  std::span<const LayerCacheView> cache;  // one a layer
+
+  Tensor logit_rows;  // I32 [R]: rows of the step whose logits are wanted; R may be 0
+  Tensor logits;      // F32 [R, V], set by forward
+
+  // Measuring: nothing runs; scratch is Arena::measuring() and workspace_bytes becomes the largest any kernel asked.
+  bool measure = false;
+  int64_t workspace_bytes = 0;
+  const Probe* probe = nullptr;
+
+  int64_t tokens() const { return ids.dim(0); }
+
+  Tensor alloc(Shape shape) { return scratch->tensor(dtype, shape); }
+  Tensor alloc(DType type, Shape shape) { return scratch->tensor(type, shape); }
+
+  void show(std::string_view name, int layer, const Tensor& value) const {
+    if (probe && !measure) (*probe)(name, layer, value);
+  }
+
+  // Runs the op's best row for these arguments.
+  template <class Args>
+  void run(const OpTable<Args>& table, const Args& args) {
+    const KernelRow<Args>* row = table.choose(args);
+    TS_CHECK(row != nullptr, "no kernel of {} accepts the arguments; see `tessera kernels list`", table.op);
+    if (measure) {
+      if (row->workspace) workspace_bytes = std::max(workspace_bytes, row->workspace(args));
+    } else {
+      row->launch(args, stream);
+    }
+  }
+};
+
+// Scratch taken inside the scope is given back at its end.
+class ScratchScope {
+ public:
+  explicit ScratchScope(Step& step) : arena_(step.scratch), mark_(step.scratch->used()) {}
+  ~ScratchScope() { arena_->rewind(mark_); }
+  ScratchScope(const ScratchScope&) = delete;
+
+ private:
+  Arena* arena_;
+  int64_t mark_;
+};
+
+}  // namespace tessera
