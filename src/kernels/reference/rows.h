@@ -1,0 +1,20 @@
+// The reference rows, one function a file: plain serial F32 loops that define each op and accept every case.
+#pragma once
+
+#include "kernels/table.h"
+
+namespace tessera::reference {
+
+KernelRow<EmbedArgs> embed_row();
+KernelRow<RmsNormArgs> rms_norm_row();
+KernelRow<AddArgs> add_row();
+KernelRow<LinearArgs> linear_row();
+KernelRow<RopeTableArgs> rope_table_row();
+KernelRow<RopeArgs> rope_row();
+KernelRow<KvWriteArgs> kv_write_row();
+KernelRow<AttentionArgs> attention_row();
+KernelRow<RouterArgs> router_row();
+KernelRow<MoeArgs> moe_row();
+KernelRow<SiluMulArgs> silu_mul_row();
+
+}  // namespace tessera::reference
