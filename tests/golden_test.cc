@@ -47,13 +47,13 @@ class Golden : public testing::TestWithParam<Case> {
                                                      .max_batch_tokens = c.chunk,
                                                      .max_logit_rows = c.chunk,
                                                      .page_size = c.page_size});
-    golden_ = std::make_unique<SafetensorsSet>(SafetensorsSet::open_file(folder_ + "/golden.safetensors"));
+    golden_ = std::make_unique<SafetensorsFile>(SafetensorsFile::open(folder_ + "/golden.safetensors"));
   }
 
   Tensor golden(const std::string& name) const {
-    std::optional<Tensor> t = golden_->find(name);
-    EXPECT_TRUE(t.has_value()) << name;
-    return t.value_or(Tensor{});
+    const TensorInfo* info = golden_->find(name);
+    EXPECT_NE(info, nullptr) << name;
+    return info ? golden_->view(*info) : Tensor{};
   }
   std::vector<int32_t> ids(const std::string& name) const {
     Tensor t = golden(name);
@@ -83,7 +83,7 @@ class Golden : public testing::TestWithParam<Case> {
   std::unique_ptr<Model> model_;
   Kernels kernels_;
   std::unique_ptr<Runner> runner_;
-  std::unique_ptr<SafetensorsSet> golden_;
+  std::unique_ptr<SafetensorsFile> golden_;
 };
 
 // Choices are equal wherever the golden logits differ by more than 4e-4; closer ones may be swapped.
