@@ -1,0 +1,139 @@
+#include "tessera/llm.h"
+
+#include <filesystem>
+#include <future>
+
+#include "api/describe.h"
+#include "api/generation_config.h"
+#include "api/llm_impl.h"
+#include "api/text_stream.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "models/registry.h"
+
+namespace tessera {
+
+Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
+    : options(load_options), pool(options.threads), checkpoint(Checkpoint::open(folder)) {
+  init_logging();
+  // A big tokenizer.json takes as long as everything else together, so it is read beside it.
+  std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
+    const std::string path = folder + "/tokenizer.json";
+    if (!std::filesystem::exists(path)) return std::nullopt;
+    return Tokenizer::from_file(path);
+  });
+  model = make_model(checkpoint.config());
+  dtype = resolve_dtype(options.dtype, checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
+  kernels = Kernels::builtin(cpu_isa_from_env());
+  eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
+  int64_t context = std::min<int64_t>(model->info().max_position_embeddings, 131072);
+  if (options.max_context < 0) fail(ErrorCode::kInvalidArgument, "max_context is {}; expected 0 or more", options.max_context);
+  if (options.max_context > model->info().max_position_embeddings) {
+    fail(ErrorCode::kInvalidArgument, "max_context is {}, more than the {} this model was made for", options.max_context,
+         model->info().max_position_embeddings);
+  }
+  if (options.max_context > 0) context = options.max_context;
+  runner = std::make_unique<Runner>(*model, kernels, pool,
+                                    RunnerOptions{.dtype = dtype,
+                                                  .max_context = context,
+                                                  .max_batch_tokens = std::min(options.max_batch_tokens, context),
+                                                  .page_size = options.page_size,
+                                                  .ignore_window = options.ignore_window});
+  generator = std::make_unique<Generator>(*runner, model->info().vocab_size);
+  tokenizer = reading.get();
+  log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,
+            pool.size(), dtype_name(dtype));
+}
+
+const Tokenizer& Llm::Impl::text() const {
+  if (!tokenizer) {
+    fail(ErrorCode::kNotFound, "{}/tokenizer.json is missing; download it with the model, or give token ids instead of text",
+         checkpoint.folder());
+  }
+  return *tokenizer;
+}
+
+Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text,
+                               const TokenCallback& on_token) {
+  params.validate(model->info().vocab_size);
+  Generation out;
+  std::optional<StreamDecoder> decoder;
+  if (tokenizer) decoder.emplace(*tokenizer, /*skip_special=*/true);
+  TextStream stream(params.stop);
+  bool wanted = true;
+  auto emit = [&](const std::string& piece) {
+    if (piece.empty()) return;
+    out.text += piece;
+    if (on_text && !on_text(piece)) wanted = false;
+  };
+  GenerateResult result = generator->generate(
+      {.prompt = prompt, .params = params, .eos_ids = eos_ids, .on_token = [&](int32_t id, const TokenLogprob* logprob) {
+         out.ids.push_back(id);
+         if (logprob) {
+           out.logprobs.push_back(*logprob);
+           if (tokenizer) out.logprobs.back().bytes = tokenizer->token_bytes(id);
+         }
+         if (on_token) on_token(id);
+         if (decoder) emit(stream.push(decoder->push(id)));
+         return wanted && !stream.stopped();
+       }});
+  if (decoder) {
+    emit(stream.push(decoder->flush()));
+    emit(stream.finish());
+  }
+  out.finish_reason = wanted ? result.reason : FinishReason::kCancelled;
+  out.usage = {.prompt_tokens = static_cast<int64_t>(prompt.size()),
+               .completion_tokens = result.completion_tokens,
+               .prefill_seconds = result.prefill_seconds,
+               .decode_seconds = result.decode_seconds};
+  return out;
+}
+
+Llm::Llm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Llm::Llm(Llm&&) noexcept = default;
+Llm& Llm::operator=(Llm&&) noexcept = default;
+Llm::~Llm() = default;
+
+Llm Llm::load(const std::string& model, const LoadOptions& options) {
+  return Llm(std::make_unique<Impl>(model, options));
+}
+
+std::vector<int32_t> Llm::encode(std::string_view text, bool parse_special) const {
+  return impl_->text().encode(text, {.parse_special = parse_special});
+}
+
+std::string Llm::decode(const std::vector<int32_t>& ids, bool skip_special) const {
+  return impl_->text().decode(ids, skip_special);
+}
+
+SamplingParams Llm::default_sampling() const { return sampling_from_config(impl_->checkpoint.generation_config()); }
+
+Generation Llm::generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text) {
+  return impl_->generate(prompt, params, on_text, {});
+}
+
+Generation Llm::generate(std::string_view prompt, const SamplingParams& params, const TextCallback& on_text) {
+  return generate(impl_->text().encode(prompt, {.add_special_tokens = true, .parse_special = true}), params, on_text);
+}
+
+double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) { return impl_->generator->negative_log_likelihood(ids); }
+
+void Llm::cancel() noexcept { impl_->generator->cancel(); }
+
+int64_t Llm::vocab_size() const { return impl_->model->info().vocab_size; }
+int64_t Llm::max_context() const { return impl_->runner->options().max_context; }
+
+std::string Llm::describe() const {
+  Json out = describe_model(impl_->checkpoint, *impl_->model, impl_->rows, impl_->dtype, impl_->options.ignore_window);
+  out["max_context"] = max_context();
+  out["memory"]["cache_bytes"] = impl_->runner->memory().cache_bytes;
+  out["memory"]["scratch_bytes"] = impl_->runner->memory().scratch_bytes;
+  return out.dump();
+}
+
+std::string Llm::describe_kernels() const { return describe_kernel_table(impl_->kernels).dump(); }
+
+}  // namespace tessera

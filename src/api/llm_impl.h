@@ -1,0 +1,41 @@
+// What stands behind Llm; shared with Chat. See llm.h for thread-safety.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "engine/generator.h"
+#include "loading/checkpoint.h"
+#include "models/model.h"
+#include "tessera/llm.h"
+#include "text/tokenizer.h"
+
+namespace tessera {
+
+struct Llm::Impl {
+  Impl(const std::string& folder, const LoadOptions& options);
+
+  // The tokenizer, or kNotFound saying which file the folder lacks.
+  const Tokenizer& text() const;
+  // As Llm::generate; `on_token` sees every id first.
+  using TokenCallback = std::function<void(int32_t id)>;
+  Generation generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text,
+                      const TokenCallback& on_token);
+
+  LoadOptions options;
+  ThreadPool pool;
+  Checkpoint checkpoint;
+  std::unique_ptr<Model> model;
+  DType dtype;
+  std::vector<LoadedRow> rows;
+  Kernels kernels;
+  std::optional<Tokenizer> tokenizer;
+  std::vector<int32_t> eos_ids;
+  std::unique_ptr<Runner> runner;
+  std::unique_ptr<Generator> generator;
+};
+
+}  // namespace tessera

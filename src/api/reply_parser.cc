@@ -1,0 +1,163 @@
+#include "api/reply_parser.h"
+
+#include <array>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "text/harmony_parse.h"
+
+namespace tessera {
+
+std::string tool_call_id(int64_t number) { return "call_" + std::to_string(number); }
+
+namespace {
+
+constexpr std::string_view kFunctions = "functions.";
+
+class HarmonyReply final : public ReplyParser {
+ public:
+  HarmonyReply(const Tokenizer& tokenizer, HarmonyTokens tokens)
+      : tokenizer_(tokenizer), parser_(std::move(tokens), HarmonyRole::kAssistant) {}
+
+  void push(int32_t id, const Emit& emit) override {
+    handle(parser_.push(id, tokenizer_.is_special(id) ? std::string() : tokenizer_.token_bytes(id)), emit);
+    const HarmonyParsed* current = parser_.current();
+    if (current && part_of(current->message) == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
+  }
+
+  void finish(const Emit& emit) override {
+    handle(parser_.finish(), emit);
+    for (const HarmonyParsed& parsed : parser_.messages()) {
+      const HarmonyMessage& m = parsed.message;
+      switch (part_of(m)) {
+        case ReplyPart::kReasoning:
+          append(parts_.reasoning, parsed.text());
+          break;
+        case ReplyPart::kAnswer:
+          append(parts_.answer, parsed.text());
+          break;
+        case ReplyPart::kToolCall:
+          parts_.tool_calls.push_back({.id = {}, .name = function_name(m.recipient), .arguments = parsed.text()});
+      }
+    }
+  }
+
+ private:
+  static ReplyPart part_of(const HarmonyMessage& m) {
+    if (!m.recipient.empty() && m.recipient != "assistant" && m.recipient != "all") return ReplyPart::kToolCall;
+    return m.channel == "analysis" ? ReplyPart::kReasoning : ReplyPart::kAnswer;
+  }
+  static std::string function_name(const std::string& recipient) {
+    return recipient.starts_with(kFunctions) ? recipient.substr(kFunctions.size()) : recipient;
+  }
+  static void append(std::string& to, const std::string& text) {
+    if (!to.empty() && !text.empty()) to += "\n\n";
+    to += text;
+  }
+
+  void handle(const std::vector<HarmonyEvent>& events, const Emit& emit) {
+    for (const HarmonyEvent& event : events) {
+      if (event.kind != HarmonyEvent::Kind::kDelta) continue;
+      ReplyPart part = part_of(parser_.messages()[event.message].message);
+      auto& last = last_message_[static_cast<size_t>(part)];
+      if (last >= 0 && last != static_cast<int64_t>(event.message)) emit(part, "\n\n");
+      last = static_cast<int64_t>(event.message);
+      emit(part, event.delta);
+    }
+  }
+
+  const Tokenizer& tokenizer_;
+  HarmonyParser parser_;
+  std::array<int64_t, 3> last_message_{-1, -1, -1};  // by ReplyPart: the message that wrote last
+};
+
+// Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes.
+class TaggedReply final : public ReplyParser {
+ public:
+  explicit TaggedReply(const Tokenizer& tokenizer) : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {}
+
+  void push(int32_t id, const Emit& emit) override {
+    held_ += decoder_.push(id);
+    drain(emit, false);
+    if (part_ == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
+  }
+
+  void finish(const Emit& emit) override {
+    held_ += decoder_.flush();
+    drain(emit, true);
+    if (part_ == ReplyPart::kToolCall) close_call();
+    trim(parts_.reasoning);
+    trim(parts_.answer);
+  }
+
+ private:
+  struct Tag {
+    std::string_view text;
+    ReplyPart from, to;
+  };
+  static constexpr Tag kTags[] = {{"<think>", ReplyPart::kAnswer, ReplyPart::kReasoning},
+                                  {"</think>", ReplyPart::kReasoning, ReplyPart::kAnswer},
+                                  {"</think>", ReplyPart::kAnswer, ReplyPart::kAnswer},  // the prompt may open it
+                                  {"<tool_call>", ReplyPart::kAnswer, ReplyPart::kToolCall},
+                                  {"</tool_call>", ReplyPart::kToolCall, ReplyPart::kAnswer}};
+
+  void drain(const Emit& emit, bool last) {
+    for (;;) {
+      const Tag* next = nullptr;
+      size_t at = std::string::npos, keep = 0;
+      for (const Tag& tag : kTags) {
+        if (tag.from != part_) continue;
+        size_t found = held_.find(tag.text);
+        if (found < at) at = found, next = &tag;
+        for (size_t n = std::min(tag.text.size() - 1, held_.size()); n > keep; --n)
+          if (std::string_view(held_).ends_with(tag.text.substr(0, n))) keep = n;
+      }
+      size_t out = next ? at : held_.size() - (last ? 0 : keep);
+      give(emit, held_.substr(0, out));
+      held_.erase(0, next ? at + next->text.size() : out);
+      if (!next) return;
+      if (part_ == ReplyPart::kToolCall) close_call();
+      part_ = next->to;
+    }
+  }
+
+  void give(const Emit& emit, std::string text) {
+    std::string& to = part_ == ReplyPart::kReasoning ? parts_.reasoning : part_ == ReplyPart::kAnswer ? parts_.answer : call_;
+    if (to.empty()) text.erase(0, text.find_first_not_of("\n\r\t "));  // the newlines that follow a tag
+    if (text.empty()) return;
+    to += text;
+    emit(part_, text);
+  }
+
+  void close_call() {
+    OrderedJson call = OrderedJson::parse(call_, nullptr, /*allow_exceptions=*/false);
+    ToolCall out{.arguments = call_};
+    if (call.is_object() && call.contains("name") && call["name"].is_string()) {
+      out.name = call["name"].get<std::string>();
+      const OrderedJson arguments = call.value("arguments", OrderedJson::object());
+      out.arguments = arguments.is_string() ? arguments.get<std::string>()
+                                            : arguments.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+    }
+    parts_.tool_calls.push_back(std::move(out));
+    call_.clear();
+  }
+
+  static void trim(std::string& text) { text.erase(text.find_last_not_of("\n\r\t ") + 1); }
+
+  const Tokenizer& tokenizer_;
+  StreamDecoder decoder_;
+  ReplyPart part_ = ReplyPart::kAnswer;
+  std::string held_;  // may begin a tag
+  std::string call_;
+};
+
+}  // namespace
+
+std::unique_ptr<ReplyParser> make_reply_parser(const Tokenizer& tokenizer) {
+  auto id_of = [&](std::string_view name) { return tokenizer.token_to_id(name); };
+  if (id_of("<|channel|>") && id_of("<|start|>") && id_of("<|message|>"))
+    return std::make_unique<HarmonyReply>(tokenizer, HarmonyTokens::from(id_of));
+  return std::make_unique<TaggedReply>(tokenizer);
+}
+
+}  // namespace tessera
