@@ -1,5 +1,8 @@
 // A Hugging Face model folder: config.json, generation_config.json, one model.safetensors or several with
 // model.safetensors.index.json. Files are memory-mapped; loading binds a model's weight rows to them.
+//
+// Const members are safe from many threads. The mapped files must not be changed or truncated while the Checkpoint
+// lives: load() notices it where it can (see SafetensorsFile), later it cannot be noticed.
 #pragma once
 
 #include <memory>
@@ -8,25 +11,21 @@
 #include <string>
 #include <vector>
 
-#include "core/arena.h"
 #include "core/json.h"
-#include "loading/safetensors.h"
+#include "core/thread_pool.h"
+#include "loading/quantization_config.h"
+#include "loading/safetensors_index.h"
 #include "parallel/weight_plan.h"
 
 namespace tessera {
 
 struct LoadSettings {
   // Type of plain weights in memory: kF32, kBF16, kF16. Conversion happens only where it changes values: a bf16 tensor
-  // asked for as float32 keeps its bytes, since every value is the same.
+  // asked for as float32 keeps its bytes, since every value is the same. Vectors (norms, biases, sinks) are rounded to
+  // this type where it changes values, and then always held as F32.
   DType dtype = DType::kBF16;
-  // Expand MXFP4 experts to bf16.
+  // Expand MXFP4 experts to bf16, which is exact, whatever dtype says.
   bool dequantize = false;
-};
-
-// quantization_config of config.json, as far as it exists.
-struct QuantizationConfig {
-  std::string quant_method;  // "mxfp4"; others are refused at parse with kUnsupported
-  std::vector<std::string> modules_to_not_convert;
 };
 
 // One row of the memory account, for `inspect`.
@@ -34,7 +33,8 @@ struct LoadedRow {
   std::string name;
   Shape shape;
   std::string stored;     // dtype or "MXFP4" in the checkpoint
-  std::string in_memory;  // dtype or "MXFP4" in memory, and why when they differ
+  std::string in_memory;  // dtype or "MXFP4" in memory
+  std::string why;        // when it is not simply the file's own bytes, or not the type asked for; else empty
   int64_t file_bytes = 0;
   int64_t memory_bytes = 0;
   bool mapped = false;  // bytes are the file's own pages
@@ -53,7 +53,7 @@ class Checkpoint {
 
   // Checks every row against the files (missing, unexpected, wrong shape, wrong dtype: all named in one message), then
   // points the rows' targets at mapped bytes, or at converted copies in an arena sized beforehand. The Checkpoint must
-  // outlive the targets. Call once.
+  // outlive the targets. Scales of MXFP4 weights that are NaN are refused too (kCorrupt). Call once.
   std::vector<LoadedRow> load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool);
 
   // The same account without touching tensor data.
