@@ -12,6 +12,9 @@ constexpr EnvRow kRows[] = {
     {Env::kLog, "TESSERA_LOG", "warn", "log level on stderr: trace, debug, info, warn, error, off"},
     {Env::kThreads, "TESSERA_THREADS", "0", "CPU threads; 0 takes the cores this process may use"},
     {Env::kIsa, "TESSERA_ISA", "auto", "CPU kernels: auto, reference, avx2, avx512 (forces a slower one for comparison)"},
+    {Env::kNoColor, "NO_COLOR", "", "set to anything: no dimmed text on a terminal"},
+    {Env::kStateHome, "XDG_STATE_HOME", "", "where tessera/history is kept (default: $HOME/.local/state)"},
+    {Env::kHome, "HOME", "", "the user's folder"},
 };
 const EnvRow& row(Env id) {
   for (const EnvRow& r : kRows)

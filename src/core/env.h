@@ -6,7 +6,7 @@
 
 namespace tessera {
 
-enum class Env { kLog, kThreads, kIsa };
+enum class Env { kLog, kThreads, kIsa, kNoColor, kStateHome, kHome };
 
 struct EnvRow {
   Env id;

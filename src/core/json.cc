@@ -54,10 +54,13 @@ Json read_json_file(const std::string& path, int64_t max_bytes) {
 }
 
 void write_text_file(const std::string& path, const std::string& text) {
-  std::string temporary = fmt::format("{}.{}.tmp", path, getpid());
+  // A device or pipe is written to, not replaced by a file.
+  struct stat st {};
+  bool special = stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode);
+  std::string temporary = special ? path : fmt::format("{}.{}.tmp", path, getpid());
   auto give_up = [&](const char* what) {
     int error = errno;
-    unlink(temporary.c_str());
+    if (!special) unlink(temporary.c_str());
     fail(ErrorCode::kIo, "{}: cannot {}: {}", path, what, std::strerror(error));
   };
   int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -74,8 +77,8 @@ void write_text_file(const std::string& path, const std::string& text) {
     }
     done += static_cast<size_t>(n);
   }
-  if (fsync(fd) != 0 || close(fd) != 0) give_up("write");
-  if (rename(temporary.c_str(), path.c_str()) != 0) give_up("rename");
+  if ((!special && fsync(fd) != 0) || close(fd) != 0) give_up("write");
+  if (!special && rename(temporary.c_str(), path.c_str()) != 0) give_up("rename");
 }
 
 }  // namespace tessera

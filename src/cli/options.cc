@@ -1,0 +1,180 @@
+#include "cli/options.h"
+
+#include <unistd.h>
+#include <utf8proc.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+
+#include "core/error.h"
+
+namespace tessera::cli {
+
+namespace {
+
+constexpr const char* kLoadGroup = "Loading";
+constexpr const char* kSamplingGroup = "Sampling (default: the model's generation_config.json)";
+
+// "17=-2.5" as {17, -2.5}.
+std::pair<int32_t, float> parse_logit_bias(const std::string& text) {
+  int32_t id = 0;
+  float bias = 0;
+  const char* end = text.data() + text.size();
+  auto [after_id, id_error] = std::from_chars(text.data(), end, id);
+  if (id_error == std::errc() && after_id != end && *after_id == '=') {
+    auto [after_bias, bias_error] = std::from_chars(after_id + 1, end, bias);
+    if (bias_error == std::errc() && after_bias == end) return {id, bias};
+  }
+  fail(ErrorCode::kInvalidArgument, "--logit-bias {}: expected TOKEN_ID=NUMBER, for example 1734=-5", text);
+}
+
+bool looks_like_hub_id(const std::string& model) {
+  size_t slash = model.find('/');
+  return slash != std::string::npos && slash > 0 && slash + 1 < model.size() && model[0] != '.' && model[0] != '~' &&
+         model.find('/', slash + 1) == std::string::npos;
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& app, ModelOptions& options) {
+  app.add_option("MODEL", options.model, "a Hugging Face folder: config.json, tokenizer.json, *.safetensors")->required();
+  app.add_option("--device", options.device, "where to run: auto takes the best there is")
+      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->capture_default_str()
+      ->group(kLoadGroup);
+  app.add_option("--dtype", options.load.dtype, "type of activations, cache and plain weights; auto: the checkpoint's")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
+      ->capture_default_str()
+      ->group(kLoadGroup);
+  app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16 (4 times their memory)")
+      ->group(kLoadGroup);
+  app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str()
+      ->group(kLoadGroup);
+  app.add_option("--max-context", options.load.max_context, "tokens a sequence may have; 0: the model's limit")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))
+      ->capture_default_str()
+      ->group(kLoadGroup);
+  app.add_flag("--ignore-window", options.load.ignore_window,
+               "keep the whole past of sliding-window layers in the cache (same answers, more memory)")
+      ->group(kLoadGroup);
+}
+
+void check_model_folder(const std::string& model) {
+  namespace fs = std::filesystem;
+  constexpr const char* kWanted = "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors)";
+  std::error_code ignored;
+  fs::file_status status = fs::status(model, ignored);
+  if (fs::is_directory(status)) return;
+  if (fs::exists(status)) {
+    bool gguf = fs::path(model).extension() == ".gguf";
+    fail(ErrorCode::kUnsupported, "{}: {}; {}", model,
+         gguf ? "GGUF files cannot be read by this version" : "is a file, not a model folder", kWanted);
+  }
+  if (looks_like_hub_id(model)) {
+    fail(ErrorCode::kNotFound,
+         "{}: no such folder, and this version does not download from the hub; fetch the model first (hf download {} "
+         "--local-dir DIR) and give DIR",
+         model, model);
+  }
+  fail(ErrorCode::kNotFound, "{}: no such folder; {}", model, kWanted);
+}
+
+Llm load_llm(const ModelOptions& options) {
+  check_model_folder(options.model);
+  return Llm::load(options.model, options.load);
+}
+
+SamplingParams SamplingOptions::over(SamplingParams base) const {
+  auto set = [](auto& to, const auto& from) {
+    if (from) to = *from;
+  };
+  set(base.temperature, temperature);
+  if (greedy) base.temperature = 0;
+  set(base.top_k, top_k);
+  set(base.top_p, top_p);
+  set(base.min_p, min_p);
+  set(base.repetition_penalty, repetition_penalty);
+  set(base.frequency_penalty, frequency_penalty);
+  set(base.presence_penalty, presence_penalty);
+  set(base.max_tokens, max_tokens);
+  if (seed) base.seed = seed;
+  if (ignore_eos) base.ignore_eos = true;
+  base.stop.insert(base.stop.end(), stop.begin(), stop.end());
+  base.stop_token_ids.insert(base.stop_token_ids.end(), stop_token_ids.begin(), stop_token_ids.end());
+  for (const std::string& text : logit_bias) {
+    auto [id, bias] = parse_logit_bias(text);
+    base.logit_bias[id] = bias;
+  }
+  return base;
+}
+
+void SamplingOptions::validate() const { over({}).validate(std::numeric_limits<int32_t>::max()); }
+
+void add_sampling_options(CLI::App& app, SamplingOptions& options) {
+  auto add = [&](const char* name, auto& target, const char* help) {
+    return app.add_option(name, target, help)->group(kSamplingGroup);
+  };
+  CLI::Option* temperature = add("--temperature", options.temperature, "0: always the likeliest token; 1: as trained");
+  app.add_flag("--greedy", options.greedy, "the same as --temperature 0")->group(kSamplingGroup)->excludes(temperature);
+  add("--top-k", options.top_k, "keep the k likeliest tokens; 0: off");
+  add("--top-p", options.top_p, "keep the likeliest tokens that hold this share of the probability, in (0, 1]");
+  add("--min-p", options.min_p, "drop tokens under this share of the likeliest one's probability, in [0, 1]");
+  add("--repetition-penalty", options.repetition_penalty, "over 1: make tokens of prompt and answer less likely");
+  add("--frequency-penalty", options.frequency_penalty, "subtracted for each time a token was generated, in [-2, 2]");
+  add("--presence-penalty", options.presence_penalty, "subtracted once a token was generated, in [-2, 2]");
+  add("--seed", options.seed, "the same seed gives the same text");
+  add("--max-tokens", options.max_tokens, "tokens to generate at most; 0: until the context is full");
+  add("--stop", options.stop, "text that ends the answer and is not part of it; may be repeated")->allow_extra_args(false);
+  add("--stop-id", options.stop_token_ids, "token id that ends the answer; may be repeated")->allow_extra_args(false);
+  add("--logit-bias", options.logit_bias, "ID=NUMBER added to a token's logit; may be repeated")->allow_extra_args(false);
+  app.add_flag("--ignore-eos", options.ignore_eos, "go on after the model's end tokens")->group(kSamplingGroup);
+}
+
+std::string read_input(const std::string& path) {
+  if (path != "-") return read_text_file(path);
+  constexpr size_t kMaxBytes = size_t{256} << 20;  // as read_text_file
+  std::string text;
+  char buffer[1 << 16];
+  for (;;) {
+    ssize_t n = read(STDIN_FILENO, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(ErrorCode::kIo, "standard input: {}", std::strerror(errno));
+    if (n == 0) return text;
+    text.append(buffer, static_cast<size_t>(n));
+    if (text.size() > kMaxBytes) fail(ErrorCode::kInvalidArgument, "standard input: more than {} bytes", kMaxBytes);
+  }
+}
+
+OrderedJson read_json_input(const std::string& path) {
+  constexpr int kMaxDepth = 256;
+  try {
+    return OrderedJson::parse(read_input(path), [&](int depth, OrderedJson::parse_event_t, OrderedJson&) {
+      if (depth > kMaxDepth) fail(ErrorCode::kInvalidArgument, "{}: nested deeper than {} levels", path, kMaxDepth);
+      return true;
+    });
+  } catch (const OrderedJson::exception& e) {
+    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON ({})", path, e.what());
+  }
+}
+
+void check_utf8(std::string_view text, std::string_view what) {
+  auto* data = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto size = static_cast<utf8proc_ssize_t>(text.size());
+  for (utf8proc_ssize_t at = 0; at < size;) {
+    utf8proc_int32_t code = 0;
+    utf8proc_ssize_t n = utf8proc_iterate(data + at, size - at, &code);
+    if (n <= 0) {
+      fail(ErrorCode::kInvalidArgument, "{}: byte {} (0x{:02x}) is not UTF-8; convert it first, for example with iconv", what,
+           at, data[at]);
+    }
+    at += n;
+  }
+}
+
+}  // namespace tessera::cli

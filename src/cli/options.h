@@ -1,0 +1,57 @@
+// Flags that several commands share, declared once: the model and how it is loaded, and how it samples.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "tessera/llm.h"
+
+namespace CLI {
+class App;
+}
+
+namespace tessera::cli {
+
+struct ModelOptions {
+  std::string model;
+  std::string device = "auto";
+  LoadOptions load;
+};
+
+// MODEL, --device, --dtype, --dequantize, --threads, --max-context, --ignore-window.
+void add_model_options(CLI::App& app, ModelOptions& options);
+
+// Says, before anything is read, why `model` cannot be a checkpoint folder: kNotFound or kUnsupported with what to do.
+void check_model_folder(const std::string& model);
+Llm load_llm(const ModelOptions& options);
+
+// What was given on the command line; the rest comes from the model's generation_config.json.
+struct SamplingOptions {
+  std::optional<double> temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
+  std::optional<int> top_k;
+  std::optional<uint64_t> seed;
+  std::optional<int64_t> max_tokens;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> logit_bias;  // ID=VALUE
+  bool ignore_eos = false;
+  bool greedy = false;
+
+  // `base` with the given flags over it.
+  SamplingParams over(SamplingParams base) const;
+  // Throws kInvalidArgument before a model is loaded, for what no model could accept.
+  void validate() const;
+};
+
+void add_sampling_options(CLI::App& app, SamplingOptions& options);
+
+// The whole of `path`, or of standard input for "-".
+std::string read_input(const std::string& path);
+// The JSON in it. Throws kInvalidArgument where it is none, or nested deeper than 256.
+OrderedJson read_json_input(const std::string& path);
+// Throws kInvalidArgument with the offset of the first byte of `text` that is not UTF-8.
+void check_utf8(std::string_view text, std::string_view what);
+
+}  // namespace tessera::cli
