@@ -9,6 +9,7 @@ namespace cpu {
 
 void add_target(Kernels& kernels, int64_t target) {
   add_linear(kernels, target);
+  add_moe(kernels, target);
 }
 
 }  // namespace cpu
