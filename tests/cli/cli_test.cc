@@ -29,7 +29,9 @@ std::string read_file(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-void write_file(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+void write_file(const fs::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
 
 // Commands as the program lists them, with the subcommands they have.
 std::vector<Args> all_commands() {
@@ -48,7 +50,7 @@ std::vector<Args> all_commands() {
     }
   }
   for (const char* sub : {"perplexity", "exact-match"}) commands.push_back({"eval", sub});
-  for (const char* sub : {"list", "explain"}) commands.push_back({"kernels", sub});
+  commands.push_back({"kernels", "list"});
   return commands;
 }
 
@@ -61,7 +63,9 @@ void expect_error(const Outcome& run, int exit_code, const std::string& part) {
 
 class Cli : public ::testing::Test {
  protected:
-  Cli() : folder_(fs::path(::testing::TempDir()) / ("cli." + std::to_string(getpid()))) { fs::create_directories(folder_); }
+  Cli() : folder_(fs::path(::testing::TempDir()) / ("cli." + std::to_string(getpid()))) {
+    fs::create_directories(folder_);
+  }
   ~Cli() override { fs::remove_all(folder_); }
 
   // A model folder whose files are links to the glossary model's, to be replaced by bad ones.
@@ -87,7 +91,7 @@ class Cli : public ::testing::Test {
 
 TEST_F(Cli, EveryCommandTeaches) {
   std::vector<Args> commands = all_commands();
-  ASSERT_GE(commands.size(), 10u);
+  ASSERT_GE(commands.size(), 9u);
   for (Args args : commands) {
     args.push_back("--help");
     Outcome run = run_tessera(args);
@@ -189,7 +193,8 @@ TEST_F(Cli, BadSideFiles) {
   expect_error(run_tessera({"chat", kModel, "--tools", file("t", "[{\"name\": \"f\"}]"), "x"}), 2, "entry 0");
   expect_error(run_tessera({"chat", kModel, "--tools", file("t", std::string(100000, '[')), "x"}), 2, "nested");
   expect_error(run_tessera({"chat", kModel, "--json"}, {.input = "  \n"}), 2, "empty");
-  expect_error(run_tessera({"eval", "exact-match", kModel, "--questions", file("q", "[{\"question\": 1}]")}), 2, "entry 0");
+  expect_error(run_tessera({"eval", "exact-match", kModel, "--questions", file("q", "[{\"question\": 1}]")}), 2,
+               "entry 0");
   expect_error(run_tessera({"eval", "perplexity", kModel, "--text", file("p", "short")}), 2, "window");
 }
 
@@ -206,7 +211,6 @@ TEST_F(Cli, JsonIsOneObject) {
   std::string questions = file("q.json", R"([{"question": "What does house mean?", "answer": "x"}])");
   for (Args args : std::vector<Args>{{"version"},
                                      {"kernels", "list"},
-                                     {"kernels", "explain", kModel},
                                      {"inspect", kModel},
                                      {"generate", kModel, "-p", "x", "--max-tokens", "3", "--logprobs", "2"},
                                      {"chat", kModel, "What does house mean?", "--greedy"},
@@ -245,14 +249,16 @@ TEST_F(Cli, ChatCallsFunctions) {
   EXPECT_EQ(run_tessera(args).out, "call get_weather({\"location\":\"Paris\"})\n");
   args.insert(args.end(), {"--tool-results", file("other.json", "{\"f\": 1}")});
   expect_error(run_tessera(args), 1, "get_weather");
-  args.back() = file("results.json", R"({"get_weather": {"temperature": 21, "unit": "celsius", "condition": "sunny"}})");
+  args.back() =
+      file("results.json", R"({"get_weather": {"temperature": 21, "unit": "celsius", "condition": "sunny"}})");
   Outcome run = run_tessera(args);
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_THAT(run.out, AllOf(HasSubstr("call get_weather"), HasSubstr("21")));
 }
 
 TEST_F(Cli, SameSeedSameText) {
-  Args args = {"generate", kModel, "-p", "In the beginning", "--max-tokens", "12", "--seed", "5", "--temperature", "1.5"};
+  Args args = {"generate", kModel,   "-p", "In the beginning", "--max-tokens",
+               "12",       "--seed", "5",  "--temperature",    "1.5"};
   Outcome first = run_tessera(args), second = run_tessera(args);
   EXPECT_EQ(first.out, second.out);
   args[7] = "6";

@@ -27,7 +27,9 @@ using Clock = std::chrono::steady_clock;
   _exit(127);
 }
 
-int decoded(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+int decoded(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
 
 struct Pipe {
   int read_end = -1, write_end = -1;
@@ -50,7 +52,8 @@ void converse(Pipe& in, Pipe& out, Pipe& err, const std::string& input, Outcome&
   size_t fed = 0;
   if (input.empty()) in.close_write();
   while (out.read_end >= 0 || err.read_end >= 0) {
-    std::array<pollfd, 3> fds = {pollfd{in.write_end, POLLOUT, 0}, {out.read_end, POLLIN, 0}, {err.read_end, POLLIN, 0}};
+    std::array<pollfd, 3> fds = {
+        pollfd{in.write_end, POLLOUT, 0}, {out.read_end, POLLIN, 0}, {err.read_end, POLLIN, 0}};
     if (poll(fds.data(), fds.size(), 60000) <= 0) break;
     if (fds[0].revents) {
       ssize_t n = write(in.write_end, input.data() + fed, input.size() - fed);

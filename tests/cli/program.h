@@ -12,8 +12,8 @@ struct Outcome {
 };
 
 struct RunSettings {
-  std::string input;              // standard input
-  std::string stdout_path;        // standard output goes there instead of into Outcome::out
+  std::string input;                 // standard input
+  std::string stdout_path;           // standard output goes there instead of into Outcome::out
   bool close_stdout_reader = false;  // standard output is a pipe that nobody reads
 };
 
