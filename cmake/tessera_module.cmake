@@ -19,5 +19,9 @@ function(tessera_test name)
     TESSERA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE tessera GTest::gmock GTest::gtest_main nlohmann_json::nlohmann_json
     simdjson::simdjson spdlog::spdlog PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::UTF8PROC)
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900 LABELS ${name})
+endfunction()
+
+function(tessera_warnings target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-missing-field-initializers $<$<BOOL:${TESSERA_WERROR}>:-Werror>)
 endfunction()

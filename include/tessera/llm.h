@@ -53,7 +53,9 @@ class Llm {
   // MODEL is a folder with config.json. Throws kNotFound, kCorrupt, kUnsupported, kOutOfMemory.
   static Llm load(const std::string& model, const LoadOptions& options = {});
 
-  std::vector<int32_t> encode(std::string_view text, bool parse_special = true) const;
+  // parse_special: special tokens spelled in the text are those tokens. add_special: as the tokenizer opens and closes a
+  // text, for example with a BOS token.
+  std::vector<int32_t> encode(std::string_view text, bool parse_special = true, bool add_special = false) const;
   std::string decode(const std::vector<int32_t>& ids, bool skip_special = true) const;
 
   // Sampling parameters of the model's generation_config.json.

@@ -57,12 +57,13 @@ Json describe_model(const Checkpoint& checkpoint, const Model& model, const std:
   Json kinds = Json::object(), tensors = Json::array();
   int64_t parameters = 0, file_bytes = 0, memory_bytes = 0, mapped_bytes = 0;
   for (const LoadedRow& row : rows) {
-    parameters += row.shape.numel();
+    const int64_t numel = row.file_bytes > 0 ? row.shape.numel() : 0;  // a tied weight is counted where it is stored
+    parameters += numel;
     file_bytes += row.file_bytes;
     memory_bytes += row.memory_bytes;
     if (row.mapped) mapped_bytes += row.memory_bytes;
     Json& kind = kinds[weight_kind(row.name)];
-    kind["parameters"] = kind.value("parameters", int64_t{0}) + row.shape.numel();
+    kind["parameters"] = kind.value("parameters", int64_t{0}) + numel;
     kind["memory_bytes"] = kind.value("memory_bytes", int64_t{0}) + row.memory_bytes;
     Json shape = Json::array();
     for (int i = 0; i < row.shape.rank(); ++i) shape.push_back(row.shape[i]);
@@ -70,6 +71,7 @@ Json describe_model(const Checkpoint& checkpoint, const Model& model, const std:
                        {"shape", shape},
                        {"stored", row.stored},
                        {"in_memory", row.in_memory},
+                       {"why", row.why},
                        {"file_bytes", row.file_bytes},
                        {"memory_bytes", row.memory_bytes},
                        {"mapped", row.mapped}});

@@ -101,8 +101,8 @@ Llm Llm::load(const std::string& model, const LoadOptions& options) {
   return Llm(std::make_unique<Impl>(model, options));
 }
 
-std::vector<int32_t> Llm::encode(std::string_view text, bool parse_special) const {
-  return impl_->text().encode(text, {.parse_special = parse_special});
+std::vector<int32_t> Llm::encode(std::string_view text, bool parse_special, bool add_special) const {
+  return impl_->text().encode(text, {.add_special_tokens = add_special, .parse_special = parse_special});
 }
 
 std::string Llm::decode(const std::vector<int32_t>& ids, bool skip_special) const {

@@ -9,7 +9,9 @@ namespace tessera::cli {
 AnswerPrinter::AnswerPrinter(Output& out, bool show_reasoning)
     : out_(out), style_(Style::of_stdout()), terminal_(stdout_is_terminal()), show_reasoning_(show_reasoning) {}
 
-bool AnswerPrinter::put(std::string_view text) { return out_.put(terminal_ ? printable(text) : std::string(text)); }
+bool AnswerPrinter::put(std::string_view text) {
+  return out_.put(terminal_ ? printable(text) : std::string(text));
+}
 
 bool AnswerPrinter::piece(ReplyPart part, std::string_view text) {
   if (part == ReplyPart::kToolCall || (part == ReplyPart::kReasoning && !show_reasoning_) || text.empty()) return true;

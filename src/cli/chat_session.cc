@@ -30,7 +30,8 @@ void check_tools(const OrderedJson& tools, const std::string& where) {
     if (!tool.is_object() || !tool.contains("function") || !tool["function"].is_object() ||
         !tool["function"].contains("name") || !tool["function"]["name"].is_string()) {
       fail(ErrorCode::kInvalidArgument,
-           "{}: entry {} is no function; expected {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}", where, i);
+           "{}: entry {} is no function; expected {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}", where,
+           i);
     }
   }
 }
@@ -59,7 +60,8 @@ const std::vector<ChatSession::SlashCommand>& ChatSession::slash_commands() {
   static const std::vector<SlashCommand> kRows = {
       {"/help", "", "this list", &ChatSession::help},
       {"/reset", "", "forget the conversation, keep the settings", &ChatSession::reset},
-      {"/system", "TEXT", "instructions for the model; without TEXT: show them, with 'off': none", &ChatSession::system},
+      {"/system", "TEXT", "instructions for the model; without TEXT: show them, with 'off': none",
+       &ChatSession::system},
       {"/effort", "low|medium|high", "how much the model reasons", &ChatSession::effort},
       {"/tools", "FILE", "functions the model may call (OpenAI's JSON); without FILE: list them, with 'off': none",
        &ChatSession::tools},
@@ -137,9 +139,8 @@ void ChatSession::answer(Say say) {
   AnswerPrinter printer(out_, display_.reasoning);
   Reply reply;
   try {
-    reply = say([&](ReplyPart part, std::string_view text) {
-      return printer.piece(part, text) && !scope.interrupted();
-    });
+    reply =
+        say([&](ReplyPart part, std::string_view text) { return printer.piece(part, text) && !scope.interrupted(); });
   } catch (...) {
     printer.finish();
     throw;
@@ -213,8 +214,8 @@ void ChatSession::load(const std::string& file) {
   OrderedJson object = read_json_input(file);
   if (object.is_array()) object = {{"messages", std::move(object)}};  // messages alone, as OpenAI's API has them
   if (!object.is_object() || !object.contains("messages") || !object["messages"].is_array()) {
-    fail(ErrorCode::kInvalidArgument, "{}: expected {{\"messages\": [...]}} as /save writes it, or an array of messages",
-         file);
+    fail(ErrorCode::kInvalidArgument,
+         "{}: expected {{\"messages\": [...]}} as /save writes it, or an array of messages", file);
   }
   ChatOptions options = chat_.options();
   try {

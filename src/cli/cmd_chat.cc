@@ -46,14 +46,16 @@ ToolResults read_tool_results(const std::string& file) {
          object.type_name());
   }
   ToolResults results;
-  for (auto& [name, value] : object.items()) results[name] = value.is_string() ? value.get<std::string>() : value.dump();
+  for (auto& [name, value] : object.items())
+    results[name] = value.is_string() ? value.get<std::string>() : value.dump();
   return results;
 }
 
 const std::string& result_of(const ToolResults& results, const ToolCall& call) {
   auto found = results.find(call.name);
   if (found == results.end()) {
-    fail(ErrorCode::kNotFound, "the model called {}({}), and --tool-results has no '{}'", call.name, call.arguments, call.name);
+    fail(ErrorCode::kNotFound, "the model called {}({}), and --tool-results has no '{}'", call.name, call.arguments,
+         call.name);
   }
   return found->second;
 }
@@ -99,6 +101,8 @@ void add_chat_options(CLI::App& app, Options& options) {
   app.add_option("--tools", options.tools, "functions the model may call: a JSON file");
   app.add_option("--tool-results", options.tool_results, "what the functions return: a JSON file");
   app.add_option("--date", options.chat.current_date, "the date that the model is told, YYYY-MM-DD; default: today");
+  app.add_option("--template-args", options.chat.template_kwargs,
+                 "further variables of the chat template, a JSON object: '{\"enable_thinking\": false}'");
   app.add_flag("!--no-reasoning", options.reasoning, "do not show the reasoning (shown on a terminal only)");
   app.add_flag("--stats", options.stats, "print tokens per second on standard error");
 }
@@ -117,7 +121,8 @@ int cmd_chat(Invocation& call) {
   if (!options.tools.empty()) options.chat.tools = read_tools(options.tools);
   std::string message = fmt::format("{}", fmt::join(options.message, " "));
   bool once = !options.message.empty() || !stdin_is_terminal();
-  if (!once && call.json) fail(ErrorCode::kInvalidArgument, "--json answers one question: give a MESSAGE or pipe one in");
+  if (!once && call.json)
+    fail(ErrorCode::kInvalidArgument, "--json answers one question: give a MESSAGE or pipe one in");
   if (options.message.empty() && once) {
     message = read_input("-");
     while (message.ends_with('\n') || message.ends_with('\r')) message.pop_back();

@@ -56,12 +56,14 @@ int perplexity(Invocation& call, const PerplexityOptions& options) {
   Llm llm = load_llm(options.model);
   std::vector<int32_t> ids = llm.encode(text, false);
   if (options.window > llm.max_context()) {
-    fail(ErrorCode::kInvalidArgument, "--window {}: longer than the context of {} tokens", options.window, llm.max_context());
+    fail(ErrorCode::kInvalidArgument, "--window {}: longer than the context of {} tokens", options.window,
+         llm.max_context());
   }
   int64_t windows = static_cast<int64_t>(ids.size()) / options.window;
   if (windows == 0) {
-    fail(ErrorCode::kInvalidArgument, "{}: {} tokens do not fill one window of {}; give a longer text or a smaller --window",
-         options.text, ids.size(), options.window);
+    fail(ErrorCode::kInvalidArgument,
+         "{}: {} tokens do not fill one window of {}; give a longer text or a smaller --window", options.text,
+         ids.size(), options.window);
   }
   std::vector<double> window_nll;
   double sum = 0;
@@ -133,8 +135,9 @@ int exact_match(Invocation& call, ExactMatchOptions& options) {
     return 0;
   }
   for (const OrderedJson& miss : misses) {
-    call.out.text(printable(fmt::format("miss: {}\n  expected: {}\n  answer:   {}\n", miss["question"].get<std::string>(),
-                                        miss["expected"].get<std::string>(), miss["answer"].get<std::string>())));
+    call.out.text(
+        printable(fmt::format("miss: {}\n  expected: {}\n  answer:   {}\n", miss["question"].get<std::string>(),
+                              miss["expected"].get<std::string>(), miss["answer"].get<std::string>())));
   }
   call.out.text(fmt::format("{} of {} exact\n", exact, questions.size()));
   return 0;
@@ -166,7 +169,8 @@ int cmd_eval(Invocation& call) {
   match_app->add_option("--effort", match.chat.reasoning_effort, "how much the model reasons")
       ->check(CLI::IsMember({"low", "medium", "high"}))
       ->capture_default_str();
-  match_app->add_option("--date", match.chat.current_date, "the date that the model is told, YYYY-MM-DD; default: today");
+  match_app->add_option("--date", match.chat.current_date,
+                        "the date that the model is told, YYYY-MM-DD; default: today");
   match_app->footer(kExactMatchHelp);
 
   if (!parse(app, call)) return 0;

@@ -74,7 +74,9 @@ int cmd_generate(Invocation& call) {
   params.logprobs = options.logprobs;
   InterruptScope interrupt(&llm, SecondInterrupt::kEndsProgram);
   bool terminal = stdout_is_terminal();
-  Generation generation = llm.generate(llm.encode(text, options.raw), params, [&](std::string_view piece) {
+  // Raw text brings its own special tokens, so none are put around it.
+  const std::vector<int32_t> ids = llm.encode(text, options.raw, /*add_special=*/!options.raw);
+  Generation generation = llm.generate(ids, params, [&](std::string_view piece) {
     if (call.json) return true;
     return call.out.put(terminal ? printable(piece) : std::string(piece));
   });

@@ -1,9 +1,8 @@
-// tessera kernels: which kernels this program has, which serve this machine, and which ones a model runs on.
+// tessera kernels: which kernels this program has, and which serve this machine.
 #include <CLI/CLI.hpp>
 
+#include "api/describe.h"
 #include "cli/commands.h"
-#include "cli/options.h"
-#include "kernels/table.h"
 
 namespace tessera::cli {
 
@@ -12,36 +11,23 @@ namespace {
 constexpr const char* kExamples = R"(
 examples:
   tessera kernels list
-  tessera kernels explain models/glossary
   TESSERA_ISA=avx2 tessera kernels list        as on a machine without AVX-512)";
 
-const char* device_name(DeviceType device) { return device == DeviceType::kCpu ? "cpu" : "cuda"; }
-
 int list(Invocation& call) {
-  OrderedJson ops = OrderedJson::array();
-  std::string text = "First row of an op that accepts a problem computes it; only rows that this machine can run are here.\n";
-  const Kernels kernels = Kernels::builtin(cpu_isa_from_env());
-  kernels.for_each([&](const auto& table) {
-    OrderedJson rows = OrderedJson::array();
-    text += fmt::format("\n{}\n", table.op);
-    for (const auto& row : table.rows) {
-      rows.push_back({{"name", row.name}, {"device", device_name(row.device)}, {"summary", row.summary}});
-      text += fmt::format("  {:<32} {:<5} {}\n", row.name, device_name(row.device), row.summary);
-    }
-    ops.push_back({{"op", table.op}, {"rows", rows}});
-  });
+  const Json ops = describe_kernel_table(Kernels::builtin(cpu_isa_from_env()));
   if (call.json) {
     call.out.json({{"ops", ops}});
-  } else {
-    call.out.text(text);
+    return 0;
   }
-  return 0;
-}
-
-int explain(Invocation& call, const ModelOptions& options) {
-  Llm llm = load_llm(options);
-  OrderedJson object = OrderedJson::parse(llm.describe_kernels());
-  call.out.text(call.json ? object.dump(2) + "\n" : as_text(object));
+  std::string text = "Kernels that serve this machine. The first row of an op that accepts a problem computes it.\n";
+  for (const Json& op : ops) {
+    text += fmt::format("\n{}\n", op["op"].get<std::string>());
+    for (const Json& row : op["rows"]) {
+      text += fmt::format("  {:<34} {:<5} {}\n", row["name"].get<std::string>(), row["device"].get<std::string>(),
+                          row["summary"].get<std::string>());
+    }
+  }
+  call.out.text(text);
   return 0;
 }
 
@@ -52,11 +38,9 @@ int cmd_kernels(Invocation& call) {
   app.require_subcommand(1);
   app.footer(kExamples);
   CLI::App* list_app = app.add_subcommand("list", "every kernel that serves this machine, in order of preference");
-  CLI::App* explain_app = app.add_subcommand("explain", "the kernels a model runs on, and why the others do not serve");
-  ModelOptions model;
-  add_model_options(*explain_app, model);
+  list_app->footer(kExamples);
   if (!parse(app, call)) return 0;
-  return list_app->parsed() ? list(call) : explain(call, model);
+  return list(call);
 }
 
 }  // namespace tessera::cli

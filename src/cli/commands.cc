@@ -1,7 +1,7 @@
 #include "cli/commands.h"
 
-#include <algorithm>
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <new>
 #include <numeric>
@@ -19,11 +19,9 @@ constexpr Command kCommands[] = {
     {"generate", cmd_generate, "continue a text"},
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
-    {"kernels", cmd_kernels, "list the kernels, explain which ones a model runs on"},
+    {"kernels", cmd_kernels, "list the kernels that serve this machine"},
     {"version", cmd_version, "print the version"},
 };
-
-
 
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -130,7 +128,8 @@ int guarded(Invocation& call, Job job) {
   } catch (const Error& e) {
     return report(call, code_name(e.code()), e.what(), exit_code(e.code()));
   } catch (const std::bad_alloc&) {
-    return report(call, "out_of_memory", "out of memory; a smaller --max-context needs less, and so does MXFP4 without --dequantize", 1);
+    return report(call, "out_of_memory",
+                  "out of memory; a smaller --max-context needs less, and so does MXFP4 without --dequantize", 1);
   } catch (const std::exception& e) {
     return report(call, "internal", fmt::format("unexpected failure: {}", e.what()), 1);
   }
@@ -161,7 +160,9 @@ int dispatch(Invocation& call) {
 
 }  // namespace
 
-std::span<const Command> commands() { return kCommands; }
+std::span<const Command> commands() {
+  return kCommands;
+}
 
 bool parse(CLI::App& app, Invocation& call) {
   std::vector<CLI::App*> leaves = app.get_subcommands([](CLI::App*) { return true; });

@@ -31,6 +31,8 @@ InterruptScope::~InterruptScope() {
   g_interrupted = outer_interrupted_;
 }
 
-bool InterruptScope::interrupted() const { return g_interrupted; }
+bool InterruptScope::interrupted() const {
+  return g_interrupted;
+}
 
 }  // namespace tessera::cli

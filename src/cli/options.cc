@@ -41,7 +41,8 @@ bool looks_like_hub_id(const std::string& model) {
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options) {
-  app.add_option("MODEL", options.model, "a Hugging Face folder: config.json, tokenizer.json, *.safetensors")->required();
+  app.add_option("MODEL", options.model, "a Hugging Face folder: config.json, tokenizer.json, *.safetensors")
+      ->required();
   app.add_option("--device", options.device, "where to run: auto takes the best there is")
       ->check(CLI::IsMember({"auto", "cpu"}))
       ->capture_default_str()
@@ -114,7 +115,9 @@ SamplingParams SamplingOptions::over(SamplingParams base) const {
   return base;
 }
 
-void SamplingOptions::validate() const { over({}).validate(std::numeric_limits<int32_t>::max()); }
+void SamplingOptions::validate() const {
+  over({}).validate(std::numeric_limits<int32_t>::max());
+}
 
 void add_sampling_options(CLI::App& app, SamplingOptions& options) {
   auto add = [&](const char* name, auto& target, const char* help) {
@@ -130,9 +133,11 @@ void add_sampling_options(CLI::App& app, SamplingOptions& options) {
   add("--presence-penalty", options.presence_penalty, "subtracted once a token was generated, in [-2, 2]");
   add("--seed", options.seed, "the same seed gives the same text");
   add("--max-tokens", options.max_tokens, "tokens to generate at most; 0: until the context is full");
-  add("--stop", options.stop, "text that ends the answer and is not part of it; may be repeated")->allow_extra_args(false);
+  add("--stop", options.stop, "text that ends the answer and is not part of it; may be repeated")
+      ->allow_extra_args(false);
   add("--stop-id", options.stop_token_ids, "token id that ends the answer; may be repeated")->allow_extra_args(false);
-  add("--logit-bias", options.logit_bias, "ID=NUMBER added to a token's logit; may be repeated")->allow_extra_args(false);
+  add("--logit-bias", options.logit_bias, "ID=NUMBER added to a token's logit; may be repeated")
+      ->allow_extra_args(false);
   app.add_flag("--ignore-eos", options.ignore_eos, "go on after the model's end tokens")->group(kSamplingGroup);
 }
 
@@ -170,8 +175,8 @@ void check_utf8(std::string_view text, std::string_view what) {
     utf8proc_int32_t code = 0;
     utf8proc_ssize_t n = utf8proc_iterate(data + at, size - at, &code);
     if (n <= 0) {
-      fail(ErrorCode::kInvalidArgument, "{}: byte {} (0x{:02x}) is not UTF-8; convert it first, for example with iconv", what,
-           at, data[at]);
+      fail(ErrorCode::kInvalidArgument, "{}: byte {} (0x{:02x}) is not UTF-8; convert it first, for example with iconv",
+           what, at, data[at]);
     }
     at += n;
   }

@@ -1,5 +1,5 @@
-// Standard output whose failures are noticed: a reader that went away (EPIPE) ends the command quietly, a full disk ends
-// it with a message. Used by one thread.
+// Standard output whose failures are noticed: a reader that went away (EPIPE) ends the command quietly, a full disk
+// ends it with a message. Used by one thread.
 #pragma once
 
 #include <string_view>

@@ -1,0 +1,138 @@
+// tessera inspect: what a checkpoint holds and what it needs, from its headers alone; no weight is read.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+
+#include "api/describe.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "models/registry.h"
+
+namespace tessera::cli {
+
+namespace {
+
+constexpr const char* kExamples = R"(
+examples:
+  tessera inspect models/glossary
+  tessera inspect MODEL --tensors                     every tensor: shape, type in the file and in memory
+  tessera inspect MODEL --dequantize --tensors        the same with experts expanded to bf16
+  tessera inspect MODEL --json | jq .memory
+
+Only headers are read, so this takes no longer for 120 billion parameters than for one.)";
+
+struct Options {
+  ModelOptions model;
+  bool tensors = false;
+};
+
+// describe_model() as the flags say, plus "memory_dequantize": the same account with experts expanded to bf16.
+Json inspect(const ModelOptions& options) {
+  check_model_folder(options.model);
+  Checkpoint checkpoint = Checkpoint::open(options.model);
+  std::unique_ptr<Model> model = make_model(checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  const DType dtype = resolve_dtype(options.load.dtype, checkpoint.config());
+  auto describe = [&](bool dequantize) {
+    return describe_model(checkpoint, *model, checkpoint.forecast(plan, {dtype, dequantize}), dtype,
+                          options.load.ignore_window);
+  };
+  Json as_is = describe(false), dequantized = describe(true);
+  Json out = options.load.dequantize ? dequantized : as_is;
+  out["memory"] = as_is["memory"];
+  out["memory_dequantize"] = dequantized["memory"];
+  const int64_t limit = model->info().max_position_embeddings;
+  out["context"] = options.load.max_context > 0 ? std::min(options.load.max_context, limit) : limit;
+  return out;
+}
+
+std::string bytes(const Json& value) {
+  auto n = value.get<double>();
+  if (n < 1e7) return fmt::format("{:.1f} kB", n / 1e3);
+  return n < 1e10 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
+}
+
+std::string count(const Json& value) {
+  auto n = value.get<double>();
+  return n < 1e9 ? fmt::format("{:.1f} M", n / 1e6) : fmt::format("{:.2f} B", n / 1e9);
+}
+
+std::string joined(const Json& list) {
+  std::string text;
+  for (const Json& item : list)
+    text += (text.empty() ? "" : ", ") + (item.is_string() ? item.get<std::string>() : item.dump());
+  return text;
+}
+
+// Rows are kinds of weight; columns are memory as it is loaded, and with --dequantize.
+std::string memory_table(const Json& in) {
+  const Json &as_is = in["memory"], &expanded = in["memory_dequantize"];
+  std::string text = fmt::format("{:<24}{:>12}{:>14}{:>14}\n", "weights", "parameters", "in memory", "--dequantize");
+  for (const auto& [kind, row] : as_is["by_kind"].items()) {
+    text += fmt::format("  {:<22}{:>12}{:>14}{:>14}\n", kind, count(row["parameters"]), bytes(row["memory_bytes"]),
+                        bytes(expanded["by_kind"][kind]["memory_bytes"]));
+  }
+  text += fmt::format("  {:<22}{:>12}{:>14}{:>14}\n", "together", count(in["parameters"]), bytes(as_is["weight_bytes"]),
+                      bytes(expanded["weight_bytes"]));
+  return text + fmt::format("  {:<22}{:>12}{:>14}{:>14}\n", "of it the files' pages", "", bytes(as_is["mapped_bytes"]),
+                            bytes(expanded["mapped_bytes"]));
+}
+
+std::string cache_lines(const Json& in) {
+  const Json& cache = in["cache"];
+  auto growing = cache["bytes_per_token"].get<int64_t>(), windows = cache["window_bytes_per_sequence"].get<int64_t>();
+  auto context = in["context"].get<int64_t>();
+  std::string text = fmt::format("cache of a sequence\n  {} a token", bytes(growing));
+  if (windows > 0) text += fmt::format(", and at most {} for the layers with a window", bytes(windows));
+  return text +
+         fmt::format("\n  {} when the context of {} tokens is full\n", bytes(growing * context + windows), context);
+}
+
+std::string as_text(const Json& in, bool tensors) {
+  std::string text = fmt::format(
+      "{}\n  {}, {} parameters, {} layers, hidden size {}, vocabulary {}\n  context {}, activations in {}\n",
+      in["folder"].get<std::string>(), in["architecture"].get<std::string>(), count(in["parameters"]),
+      in["num_hidden_layers"].dump(), in["hidden_size"].dump(), in["vocab_size"].dump(), in["context"].dump(),
+      in["dtype"].get<std::string>());
+  const Json& quantization = in["quantization_config"];
+  if (quantization.is_null()) {
+    text += "quantization_config\n  none\n";
+  } else {
+    text +=
+        fmt::format("quantization_config\n  quant_method: {}\n  modules_to_not_convert: {}\n",
+                    quantization["quant_method"].get<std::string>(), joined(quantization["modules_to_not_convert"]));
+  }
+  text += fmt::format("files\n  {}\n", bytes(in["file_bytes"]));
+  text += memory_table(in) + cache_lines(in);
+  if (!tensors) return text;
+  text += "tensors: shape, type and size in the file, type and size in memory\n";
+  for (const Json& row : in["tensors"]) {
+    auto why = row["why"].get<std::string>();
+    text += fmt::format("  {} [{}] {} {}, {} {}{}{}\n", row["name"].get<std::string>(), joined(row["shape"]),
+                        row["stored"].get<std::string>(), bytes(row["file_bytes"]), row["in_memory"].get<std::string>(),
+                        bytes(row["memory_bytes"]), why.empty() ? "" : ": ", why);
+  }
+  return text;
+}
+
+}  // namespace
+
+int cmd_inspect(Invocation& call) {
+  CLI::App app{"Shows what a checkpoint holds and what it needs: configuration, quantisation, memory, cache, tensors.",
+               "tessera inspect"};
+  Options options;
+  add_model_options(app, options.model);
+  app.add_flag("--tensors", options.tensors, "list every tensor (--json always does)");
+  app.footer(kExamples);
+  if (!parse(app, call)) return 0;
+  Json in = inspect(options.model);
+  if (call.json) {
+    call.out.json(in);
+  } else {
+    call.out.text(printable(as_text(in, options.tensors)));
+  }
+  return 0;
+}
+
+}  // namespace tessera::cli
