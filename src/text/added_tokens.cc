@@ -51,6 +51,11 @@ size_t strip_right(std::string_view text, size_t end) {
   return end;
 }
 
+bool touches(std::span<const TextRange> ranges, size_t begin, size_t end) {
+  auto first = std::lower_bound(ranges.begin(), ranges.end(), begin, [](const TextRange& r, size_t at) { return r.end <= at; });
+  return first != ranges.end() && first->begin < end;
+}
+
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, std::vector<std::string> patterns) {
@@ -88,7 +93,8 @@ const AddedTokenMatcher::Pattern* AddedTokenMatcher::match_at(std::string_view t
   return best;
 }
 
-void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::vector<Piece>& pieces) const {
+void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::span<const TextRange> plain,
+                              std::vector<Piece>& pieces) const {
   size_t done = 0;  // everything before is in a piece
   size_t at = 0;
   while (!patterns_.empty() && at < text.size()) {
@@ -105,7 +111,7 @@ void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::ve
     size_t begin = at;
     size_t end = at += length;
     const AddedToken& token = match->token;
-    if (token.special && !parse_special) continue;
+    if (token.special && (!parse_special || touches(plain, begin, end))) continue;
     if (token.single_word && touches_word(text, begin, end)) continue;
     if (token.lstrip) begin = std::max(strip_left(text, begin, std::min(begin, done)), done);
     if (token.rstrip) end = strip_right(text, end);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,12 @@ struct AddedToken {
   bool lstrip = false;       // takes the white space on its left with it
   bool rstrip = false;
   bool normalized = true;  // is searched, normalized, in the normalized text
+};
+
+// Bytes [begin, end) of a text.
+struct TextRange {
+  size_t begin = 0;
+  size_t end = 0;
 };
 
 // Finds a set of strings in a text: the leftmost, and of those the longest. Time for one text is bounded by its length times
@@ -37,8 +44,9 @@ class AddedTokenMatcher {
     size_t end = 0;
   };
   // Appends the pieces of `text` in order, without empty ones. With `parse_special` false, special tokens are found and
-  // passed over: they stay part of the text around them. REQUIRES valid UTF-8.
-  void split(std::string_view text, bool parse_special, std::vector<Piece>& pieces) const;
+  // passed over: they stay part of the text around them; so are those that touch a range of `plain`, which are in order.
+  // REQUIRES valid UTF-8.
+  void split(std::string_view text, bool parse_special, std::span<const TextRange> plain, std::vector<Piece>& pieces) const;
 
   bool empty() const { return patterns_.empty(); }
 

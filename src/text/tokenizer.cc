@@ -134,7 +134,7 @@ void Tokenizer::Impl::encode_piece(std::string_view text, bool at_start, bool pa
                                    std::vector<int32_t>& out) const {
   text = normalizer.apply(text, work.buffers, work.regex);
   work.inner.clear();
-  normalized_matcher.split(text, parse_special, work.inner);
+  normalized_matcher.split(text, parse_special, {}, work.inner);
   PreTokenizer::Sink sink = [&](std::string_view word) { bpe.encode(word, work.bpe, out); };
   for (const AddedTokenMatcher::Piece& piece : work.inner) {
     if (piece.id >= 0) {
@@ -200,13 +200,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
   std::unique_ptr<Workspace> work = impl_->pool.take();
   work->regex.begin_text(text.size());
   work->outer.clear();
-  impl_->raw_matcher.split(text, options.parse_special, work->outer);
+  impl_->raw_matcher.split(text, options.parse_special, options.plain_ranges, work->outer);
   for (const AddedTokenMatcher::Piece& piece : work->outer) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
     } else {
       std::string_view part = text.substr(piece.begin, piece.end - piece.begin);
-      impl_->encode_piece(part, piece.begin == 0, options.parse_special, *work, ids);
+      // A special token that is searched in the normalized text cannot be told by its place: with ranges it is plain text.
+      impl_->encode_piece(part, piece.begin == 0, options.parse_special && options.plain_ranges.empty(), *work, ids);
     }
   }
   if (options.add_special_tokens) ids.insert(ids.end(), impl_->suffix.begin(), impl_->suffix.end());

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/added_tokens.h"
 #include "text/decoder.h"
 
 namespace tessera {
@@ -35,6 +36,8 @@ class Tokenizer {
   struct EncodeOptions {
     bool add_special_tokens = false;  // what the file's post-processor puts around a text, such as <s>
     bool parse_special = true;        // false: the text of a special token is plain text (for text from strangers)
+    // Parts of the text, in order, from strangers: special tokens that touch one are plain text. REQUIRES valid UTF-8.
+    std::span<const TextRange> plain_ranges = {};
   };
   // Invalid UTF-8 is read as if each maximal invalid part were U+FFFD. Throws kInvalidArgument when the text is longer than
   // kMaxTextBytes; kUnsupported when a pattern of the file needs unreasonably many steps on this text; kCorrupt when the
