@@ -1,10 +1,11 @@
-// Arena: one anonymous mapping, handed out front to back. Owns the memory; Tensors made from it are views that die with
-// it. Pages are touched on first use, so a generous capacity costs address space only.
+// Arena: one block of a device's memory, handed out front to back. Owns the memory; Tensors made from it are views that
+// die with it. On a CPU pages are touched on first use, so a generous capacity costs address space only.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+#include <memory>
 
+#include "core/device_context.h"
 #include "core/tensor.h"
 
 namespace tessera {
@@ -12,17 +13,19 @@ namespace tessera {
 class Arena {
  public:
   Arena() = default;
-  // Throws kOutOfMemory when the system refuses `capacity` bytes.
+  // Throws kOutOfMemory when the device refuses `capacity` bytes. The context must outlive the arena.
+  Arena(DeviceContext& context, int64_t capacity);
+  // On the CPU.
   explicit Arena(int64_t capacity);
   // Hands out addresses that must not be touched, to learn a peak before allocating it.
-  static Arena measuring();
+  static Arena measuring(Device device = {});
   ~Arena();
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // 64-byte aligned, uninitialised (first use: zero). TS_CHECKs capacity: sizes are computed before allocation.
+  // 64-byte aligned (256 on a GPU), uninitialised. TS_CHECKs capacity: sizes are computed before allocation.
   void* allocate(int64_t bytes);
   Tensor tensor(DType dtype, Shape shape);
 
@@ -37,7 +40,9 @@ class Arena {
   int64_t capacity_ = 0;
   int64_t used_ = 0;
   int64_t peak_ = 0;
-  bool owns_ = false;
+  std::shared_ptr<DeviceContext> own_context_;  // of an arena on the CPU
+  DeviceContext* context_ = nullptr;            // null: owns nothing
+  Device device_;
 };
 
 }  // namespace tessera

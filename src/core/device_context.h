@@ -1,0 +1,52 @@
+// DeviceContext: one device's memory and its one stream of work. The CPU's runs everything at once; a GPU's is
+// asynchronous. Used by one thread. Builds without CUDA link device_cuda_absent.cc instead of device_cuda.cc.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace tessera {
+
+struct DeviceInfo {
+  std::string name;        // "NVIDIA H100 80GB HBM3"
+  int capability = 0;      // major * 10 + minor
+  int multiprocessors = 0;
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;
+};
+
+class DeviceContext {
+ public:
+  virtual ~DeviceContext() = default;
+  virtual Device device() const = 0;
+  virtual DeviceInfo info() const = 0;
+
+  // 256-byte aligned. Throws kOutOfMemory naming what was asked and what is free.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* memory) noexcept = 0;
+  // Host memory that the device reads and writes directly.
+  virtual void* allocate_host(int64_t bytes) = 0;
+  virtual void release_host(void* memory) noexcept = 0;
+
+  // In stream order. The host side must stay as it is until synchronize().
+  virtual void to_device(void* device_memory, const void* host, int64_t bytes) = 0;
+  virtual void to_host(void* host, const void* device_memory, int64_t bytes) = 0;
+  // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.
+  virtual void synchronize() = 0;
+  virtual void* native_stream() const = 0;  // cudaStream_t, or null
+};
+
+std::unique_ptr<DeviceContext> make_cpu_context();
+// Throws kNotFound or kUnsupported saying what is missing: a build with CUDA, a driver, a card, its capability.
+std::unique_ptr<DeviceContext> make_cuda_context(int index);
+// The cards that make_cuda_context can open; when there are none, `why` gets one line that says what is missing.
+std::vector<DeviceInfo> cuda_devices(std::string* why);
+
+// "cpu", "cuda", "cuda:1", or "auto": a GPU when there is one, else the CPU, with a line in the log that says so.
+std::unique_ptr<DeviceContext> make_context(const std::string& name);
+
+}  // namespace tessera

@@ -1,0 +1,106 @@
+// NVIDIA GPUs through the CUDA runtime, which is linked statically and opens the driver when it is first called.
+#include <cuda_runtime.h>
+
+#include "core/device_context.h"
+
+namespace tessera {
+
+namespace {
+
+void check(cudaError_t result, const char* what) {
+  if (result != cudaSuccess) fail(ErrorCode::kIo, "CUDA: {}: {}", what, cudaGetErrorString(result));
+}
+
+DeviceInfo describe(int index) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), "reading the device's properties");
+  return {.name = properties.name,
+          .capability = properties.major * 10 + properties.minor,
+          .multiprocessors = properties.multiProcessorCount,
+          .total_bytes = static_cast<int64_t>(properties.totalGlobalMem),
+          .free_bytes = static_cast<int64_t>(properties.totalGlobalMem)};
+}
+
+class CudaContext final : public DeviceContext {
+ public:
+  explicit CudaContext(int index) : index_(index) {
+    check(cudaSetDevice(index_), "selecting the device");
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  }
+  ~CudaContext() override {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+
+  Device device() const override { return {DeviceType::kCuda, index_}; }
+  DeviceInfo info() const override {
+    DeviceInfo info = describe(index_);
+    size_t free_bytes = 0, total = 0;
+    check(cudaMemGetInfo(&free_bytes, &total), "reading the device's memory");
+    info.free_bytes = static_cast<int64_t>(free_bytes);
+    info.total_bytes = static_cast<int64_t>(total);
+    return info;
+  }
+
+  void* allocate(int64_t bytes) override {
+    void* memory = nullptr;
+    cudaError_t result = cudaMalloc(&memory, static_cast<size_t>(bytes));
+    if (result == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // not sticky
+      DeviceInfo now = info();
+      fail(ErrorCode::kOutOfMemory,
+           "{} has {:.2f} GiB free of {:.2f}, and {:.2f} GiB are needed; stop what else runs on it, or lower --max-context",
+           now.name, gib(now.free_bytes), gib(now.total_bytes), gib(bytes));
+    }
+    check(result, "allocating memory");
+    return memory;
+  }
+  void release(void* memory) noexcept override { cudaFree(memory); }
+  void* allocate_host(int64_t bytes) override {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, static_cast<size_t>(bytes)), "allocating pinned memory");
+    return memory;
+  }
+  void release_host(void* memory) noexcept override { cudaFreeHost(memory); }
+
+  void to_device(void* to, const void* from, int64_t bytes) override {
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_), "copying to the device");
+  }
+  void to_host(void* to, const void* from, int64_t bytes) override {
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_), "copying from the device");
+  }
+  void synchronize() override { check(cudaStreamSynchronize(stream_), "running on the device"); }
+  void* native_stream() const override { return stream_; }
+
+ private:
+  static double gib(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
+
+  int index_;
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace
+
+std::vector<DeviceInfo> cuda_devices(std::string* why) {
+  int count = 0;
+  cudaError_t result = cudaGetDeviceCount(&count);
+  std::vector<DeviceInfo> devices;
+  if (result != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    if (why) *why = result == cudaSuccess ? "no NVIDIA GPU is visible" : fmt::format("no usable GPU: {}", cudaGetErrorString(result));
+    return devices;
+  }
+  for (int i = 0; i < count; ++i) devices.push_back(describe(i));
+  return devices;
+}
+
+std::unique_ptr<DeviceContext> make_cuda_context(int index) {
+  std::string why;
+  std::vector<DeviceInfo> devices = cuda_devices(&why);
+  if (devices.empty()) fail(ErrorCode::kNotFound, "{}; use --device cpu", why);
+  if (index >= static_cast<int>(devices.size()))
+    fail(ErrorCode::kNotFound, "there is no cuda:{}; this machine has {} NVIDIA GPU(s)", index, devices.size());
+  return std::make_unique<CudaContext>(index);
+}
+
+}  // namespace tessera

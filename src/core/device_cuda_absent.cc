@@ -1,0 +1,17 @@
+// A build without CUDA.
+#include "core/device_context.h"
+
+namespace tessera {
+
+namespace {
+constexpr const char* kWhy = "this build has no GPU code; build with the preset \"cuda\"";
+}
+
+std::unique_ptr<DeviceContext> make_cuda_context(int) { fail(ErrorCode::kUnsupported, "{}", kWhy); }
+
+std::vector<DeviceInfo> cuda_devices(std::string* why) {
+  if (why) *why = kWhy;
+  return {};
+}
+
+}  // namespace tessera
