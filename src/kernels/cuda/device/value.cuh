@@ -60,6 +60,21 @@ __device__ __forceinline__ float2 unpack2<__half>(uint32_t v) {
   return __half22float2(reinterpret_cast<__half2&>(v));
 }
 
+template <class T>
+__host__ __device__ constexpr DType dtype_of();
+template <>
+__host__ __device__ constexpr DType dtype_of<float>() {
+  return DType::kF32;
+}
+template <>
+__host__ __device__ constexpr DType dtype_of<__nv_bfloat16>() {
+  return DType::kBF16;
+}
+template <>
+__host__ __device__ constexpr DType dtype_of<__half>() {
+  return DType::kF16;
+}
+
 // A vector operand (norm weight, bias, sinks) of run-time type; null reads as zero.
 struct AnyVector {
   const void* data = nullptr;
