@@ -99,6 +99,8 @@ struct Tensor {
 enum class WeightFormat : uint8_t {
   kPlain,  // values: [N, K] or [E, N, K] of F32, BF16 or F16, row-major
   kMxfp4,  // values: U8 [.., N, K/32, 16], low nibble first; scales: U8 E8M0 [.., N, K/32]  (OCP MX; gpt-oss checkpoints)
+  kMxfp4Atoms,  // the same values re-arranged for GPU matrix units, scales inside: U8 [.., N/64, K/64, 2176]
+                // (kernels/cuda/mxfp4_atoms.h)
 };
 
 // One weight matrix [N, K], or E of them [E, N, K], N outputs and K inputs, in the checkpoint's own bytes where

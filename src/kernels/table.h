@@ -90,5 +90,6 @@ class Kernels {
 // Each kind of kernel appends its rows to the tables (defined in reference/, cpu/, cuda/).
 void add_reference_kernels(Kernels& kernels);
 void add_cpu_kernels(Kernels& kernels, CpuIsa isa);
+void add_cuda_kernels(Kernels& kernels);  // nothing in a build without CUDA
 
 }  // namespace tessera

@@ -1,0 +1,337 @@
+// Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
+//   cuda_check [seed]
+#include <cstring>
+
+#include "bench/kernels/cuda_cases.cuh"
+
+namespace tessera::bench {
+namespace {
+
+struct Report {
+  int failed = 0;
+  int cases = 0;
+  // bf16 rounding of the result alone is about 1.7e-3 relative; inner roundings add to it.
+  void line(const char* row, const std::string& what, double error, double bound) {
+    bool good = error <= bound;  // NaN fails
+    failed += !good;
+    ++cases;
+    std::printf("%-24s %-58s %.2e %s\n", row, what.c_str(), error, good ? "ok" : "FAILED");
+    std::fflush(stdout);
+  }
+};
+
+double bound_of(DType t) { return t == DType::kBF16 ? 4e-3 : t == DType::kF16 ? 6e-4 : 2e-5; }
+std::string name(DType t) { return std::string(dtype_name(t)); }
+
+// Runs each accepting row of a table on the same arguments with a poisoned output.
+template <class Args, class Check>
+void each_row(const OpTable<Args>& table, const Args& args, const Tensor& out, Check&& judge) {
+  for (const KernelRow<Args>& row : table.rows) {
+    if (!row.supports(args)) continue;
+    check(cudaMemset(out.data, 0xff, static_cast<size_t>(out.bytes())), "poison");
+    Buffer workspace(row.workspace ? row.workspace(args) : 0);
+    check(cudaMemset(workspace.data(), 0xff, static_cast<size_t>(workspace.bytes())), "poison");
+    Stream stream;
+    stream.workspace = workspace.data();
+    row.launch(args, stream);
+    check(cudaDeviceSynchronize(), row.name);
+    judge(row.name);
+  }
+}
+
+void check_linear(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct Case {
+    int64_t t, n, k;
+    DType act, out;
+    bool bias;
+  };
+  std::vector<Case> cases;
+  for (int64_t t : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 100, 300})
+    for (auto [n, k] : {std::pair<int64_t, int64_t>{5120, 2880}, {2880, 4096}, {32, 2880}})
+      cases.push_back({t, n, k, DType::kBF16, t % 2 ? DType::kBF16 : DType::kF32, t != 7});
+  for (int64_t t : {1, 5, 30, 70}) {
+    cases.push_back({t, 37, 96, DType::kF16, DType::kF16, true});
+    cases.push_back({t, 1001, 2880, DType::kBF16, DType::kBF16, true});
+    cases.push_back({t, 130, 40, DType::kBF16, DType::kF32, true});
+    cases.push_back({t, 128, 2880, DType::kF16, DType::kF32, true});
+    cases.push_back({t, 50, 33, DType::kF32, DType::kF32, true});
+  }
+  cases.push_back({3, 201088, 2880, DType::kBF16, DType::kF32, false});
+  cases.push_back({1, 201088, 2880, DType::kBF16, DType::kF32, false});
+  for (const Case& c : cases) {
+    Pool pool(seeds);
+    LinearArgs a;
+    a.x = pool.normal(c.act, {c.t, c.k}, 1.0f);
+    a.w = pool.plain(c.act, c.n, c.k, 0.05f);
+    if (c.bias) a.bias = pool.normal(c.act, {c.n}, 1.0f);
+    a.out = pool.poisoned(c.out, {c.t, c.n});
+    Tensor ref = pool.raw(DType::kF64, {c.t, c.n});
+    ref_linear<<<cuda::ceil_div(c.t * c.n, 128), 128>>>(any(a.x), any(a.w.values), any(a.bias), ref.as<double>(), c.t, c.n, c.k);
+    check(cudaDeviceSynchronize(), "reference");
+    std::vector<double> want = download(ref);
+    each_row(kernels.linear, a, a.out, [&](const char* row) {
+      report.line(row, fmt::format("[{}, {}] x [{}, {}] {} -> {}", c.t, c.k, c.n, c.k, name(c.act), name(c.out)),
+                  relative_error(download(a.out), want), bound_of(c.out == DType::kF32 ? DType::kF32 : c.act));
+    });
+  }
+}
+
+void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct Case {
+    int64_t t, e, a, h, i;
+    DType act;
+    bool crowded;
+  };
+  std::vector<Case> cases;
+  for (int64_t t : {1, 2, 3, 8, 9, 16, 17, 40}) cases.push_back({t, 32, 4, 2880, 2880, DType::kBF16, t == 9});
+  cases.push_back({4, 128, 4, 2880, 2880, DType::kBF16, false});
+  cases.push_back({256, 8, 2, 192, 128, DType::kBF16, false});
+  cases.push_back({33, 16, 8, 128, 320, DType::kBF16, true});
+  cases.push_back({1, 16, 8, 128, 320, DType::kBF16, false});
+  cases.push_back({1, 5, 3, 64, 64, DType::kBF16, false});
+  cases.push_back({5, 5, 3, 96, 96, DType::kF16, false});
+  cases.push_back({5, 4, 1, 96, 96, DType::kF32, false});
+  for (const Case& c : cases) {
+    Pool pool(seeds);
+    MoeCase m = moe_case(pool, c.t, c.e, c.a, c.h, c.i, c.act, c.crowded);
+    std::vector<double> want = moe_reference(pool, m.args);
+    auto judge = [&](const char* row) {
+      report.line(row, fmt::format("T={} E={} A={} H={} I={} {}{}", c.t, c.e, c.a, c.h, c.i, name(c.act), c.crowded ? " crowded" : ""),
+                  relative_error(download(m.args.out), want), c.act == DType::kF32 ? 2e-5 : c.act == DType::kF16 ? 6e-4 : 5e-3);
+    };
+    if (c.t <= 4 || c.h < 1000) each_row(kernels.moe, m.args, m.args.out, judge);
+    if (!m.gate_up_atoms.defined()) continue;
+    MoeArgs atoms = m.args;
+    atoms.gate_up = m.gate_up_atoms;
+    atoms.down = m.down_atoms;
+    each_row(kernels.moe, atoms, atoms.out, judge);
+    // The arrangement is exact: back on the host it gives the checkpoint's bytes.
+    if (c.h <= 320) {
+      const Weight& w = m.args.gate_up;
+      std::vector<uint8_t> packed(static_cast<size_t>(m.gate_up_atoms.values.bytes())), values(static_cast<size_t>(w.values.bytes())),
+          scales(static_cast<size_t>(w.scales.bytes())), back_values(values.size()), back_scales(scales.size()), host(packed.size());
+      check(cudaMemcpy(packed.data(), m.gate_up_atoms.values.data, packed.size(), cudaMemcpyDeviceToHost), "download");
+      check(cudaMemcpy(values.data(), w.values.data, values.size(), cudaMemcpyDeviceToHost), "download");
+      check(cudaMemcpy(scales.data(), w.scales.data, scales.size(), cudaMemcpyDeviceToHost), "download");
+      int64_t v1 = w.n * w.k / 2, s1 = w.n * w.k / 32, p1 = cuda::atoms_bytes(1, w.n, w.k);
+      for (int64_t e = 0; e < w.experts; ++e) {
+        cuda::from_atoms(packed.data() + e * p1, w.n, w.k, back_values.data() + e * v1, back_scales.data() + e * s1);
+        cuda::to_atoms(values.data() + e * v1, scales.data() + e * s1, w.n, w.k, host.data() + e * p1);
+      }
+      bool same = values == back_values && scales == back_scales && host == packed;
+      report.line("mxfp4_atoms", fmt::format("E={} [{}, {}] device = host, inverse exact", w.experts, w.n, w.k), same ? 0 : 1, 0);
+    }
+  }
+}
+
+void check_attention(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct Case {
+    std::vector<int32_t> queries, context;
+    int64_t q_heads, kv_heads, d, page, window;
+    bool sinks;
+    DType act;
+  };
+  std::vector<Case> cases;
+  for (int64_t window : {0, 128})
+    for (int64_t d : {64, 128}) {
+      cases.push_back({{1}, {4096}, 64, 8, d, 16, window, true, DType::kBF16});
+      cases.push_back({{1}, {1}, 64, 8, d, 64, window, true, DType::kBF16});
+      cases.push_back({{1, 1, 1}, {129, 5000, 33}, 64, 8, d, 24, window, true, DType::kBF16});
+      cases.push_back({{1, 1, 1, 1, 1}, {7, 100, 128, 1000, 257}, 8, 8, d, 16, window, false, DType::kF16});
+      cases.push_back({{300}, {300}, 64, 8, d, 16, window, true, DType::kBF16});
+      cases.push_back({{1, 77, 5, 128}, {500, 77, 1305, 640}, 64, 8, d, 32, window, true, DType::kBF16});
+      cases.push_back({{50, 3}, {50, 200}, 12, 4, d, 16, window, false, DType::kF16});
+    }
+  cases.push_back({{1, 1}, {300, 20}, 20, 4, 64, 16, 100, true, DType::kBF16});
+  cases.push_back({{4, 1}, {30, 20}, 4, 2, 80, 8, 10, true, DType::kF32});
+  for (const Case& c : cases) {
+    Pool pool(seeds);
+    AttentionCase a = attention_case(pool, c.queries, c.context, c.q_heads, c.kv_heads, c.d, c.page, c.window, c.sinks, c.act,
+                                     kernels.kv_write.rows[0], true);
+    each_row(kernels.attention, a.args, a.args.out, [&](const char* row) {
+      int64_t most = *std::max_element(c.context.begin(), c.context.end());
+      report.line(row, fmt::format("B={} T={} ctx<={} Q={} K={} D={} P={} W={}{} {}", c.context.size(), a.args.q.dim(0), most,
+                                   c.q_heads, c.kv_heads, c.d, c.page, c.window, c.sinks ? " sinks" : "", name(c.act)),
+                  relative_error(download(a.args.out), a.reference), c.act == DType::kBF16 ? 5e-3 : c.act == DType::kF16 ? 7e-4 : 2e-5);
+    });
+  }
+}
+
+void check_norm_and_elementwise(const Kernels& kernels, Seeds& seeds, Report& report) {
+  auto rounded = [](double v, DType t) -> double {
+    float f = static_cast<float>(v);
+    return t == DType::kBF16 ? bf16_to_float(float_to_bf16(f)) : t == DType::kF16 ? f16_to_float(float_to_f16(f)) : f;
+  };
+  for (DType act : {DType::kBF16, DType::kF16, DType::kF32})
+    for (auto [t, n] : {std::pair<int64_t, int64_t>{1, 2880}, {33, 2880}, {5, 64}, {3, 67}, {2, 8192}, {300, 4096}})
+      for (bool delta : {true, false}) {
+        Pool pool(seeds);
+        RmsNormArgs a;
+        a.residual = pool.normal(act, {t, n}, 2.0f);
+        if (delta) a.delta = pool.normal(act, {t, n}, 1.0f);
+        a.weight = pool.normal(delta ? DType::kBF16 : DType::kF32, {n}, 1.0f);
+        a.round_before_weight = t == 33;
+        a.out = pool.poisoned(act, {t, n});
+        std::vector<double> x = download(a.residual), w = download(a.weight), want(x.size());
+        if (delta) {
+          std::vector<double> d = download(a.delta);
+          for (size_t i = 0; i < x.size(); ++i) x[i] = rounded(x[i] + d[i], act);
+        }
+        for (int64_t r = 0; r < t; ++r) {
+          double sum = 0;
+          for (int64_t i = 0; i < n; ++i) sum += x[r * n + i] * x[r * n + i];
+          double inverse = 1 / std::sqrt(sum / n + a.eps);
+          for (int64_t i = 0; i < n; ++i)
+            want[r * n + i] = (a.round_before_weight ? rounded(x[r * n + i] * inverse, act) : x[r * n + i] * inverse) * w[i];
+        }
+        each_row(kernels.rms_norm, a, a.out, [&](const char* row) {
+          double error = relative_error(download(a.out), want);
+          if (delta) error = std::max(error, relative_error(download(a.residual), x) == 0 ? 0.0 : 1.0);
+          report.line(row, fmt::format("[{}, {}] {}{}", t, n, name(act), delta ? " + delta" : ""), error, bound_of(act));
+        });
+        if (n == 67 || n == 2880) {
+          AddArgs add{pool.normal(act, {t, n}, 1.0f), pool.normal(act, {t, n}, 1.0f)};
+          std::vector<double> p = download(add.x), q = download(add.delta);
+          for (size_t i = 0; i < p.size(); ++i) want[i] = rounded(p[i] + q[i], act);
+          Stream stream;
+          kernels.add.rows[0].launch(add, stream);
+          report.line(kernels.add.rows[0].name, fmt::format("[{}, {}] {}", t, n, name(act)), relative_error(download(add.x), want), 0);
+          SiluMulArgs silu{pool.normal(act, {t, n}, 2.0f), pool.normal(act, {t, n}, 1.0f), pool.poisoned(act, {t, n})};
+          p = download(silu.gate), q = download(silu.up);
+          for (size_t i = 0; i < p.size(); ++i) want[i] = p[i] / (1 + std::exp(-p[i])) * q[i];
+          each_row(kernels.silu_mul, silu, silu.out, [&](const char* row) {
+            report.line(row, fmt::format("[{}, {}] {}", t, n, name(act)), relative_error(download(silu.out), want), bound_of(act));
+          });
+          std::vector<int32_t> ids;
+          for (int64_t i = 0; i < t; ++i) ids.push_back(static_cast<int32_t>(seeds.below(100)));
+          for (DType table_type : {act, DType::kBF16}) {
+            EmbedArgs embed{pool.ints(ids, {t}), pool.normal(table_type, {100, n}, 1.0f), pool.poisoned(act, {t, n})};
+            std::vector<double> table = download(embed.table);
+            for (int64_t r = 0; r < t; ++r)
+              for (int64_t i = 0; i < n; ++i) want[r * n + i] = rounded(table[ids[r] * n + i], act);
+            each_row(kernels.embed, embed, embed.out, [&](const char* row) {
+              report.line(row, fmt::format("[{}, {}] {} from {}", t, n, name(act), name(table_type)),
+                          relative_error(download(embed.out), want), 0);
+            });
+          }
+        }
+      }
+}
+
+void check_rope(const Kernels& kernels, Seeds& seeds, Report& report) {
+  for (DType act : {DType::kBF16, DType::kF32})
+    for (auto [t, heads, d] : {std::tuple<int64_t, int64_t, int64_t>{1, 64, 64}, {19, 8, 128}, {3, 1, 6}}) {
+      Pool pool(seeds);
+      int64_t half = d / 2;
+      std::vector<int32_t> positions;
+      for (int64_t i = 0; i < t; ++i) positions.push_back(static_cast<int32_t>(seeds.below(131072)));
+      RopeTableArgs table;
+      table.positions = pool.ints(positions, {t});
+      table.inv_freq = pool.normal(DType::kF32, {half}, 0.1f);
+      table.factor = 1.3466f;
+      table.cos = pool.poisoned(act, {t, half});
+      table.sin = pool.poisoned(act, {t, half});
+      Stream stream;
+      kernels.rope_table.rows[0].launch(table, stream);
+      std::vector<double> freq = download(table.inv_freq), cos = download(table.cos), sin = download(table.sin), want_cos, want_sin;
+      for (int64_t i = 0; i < t * half; ++i) {
+        float angle = static_cast<float>(positions[i / half]) * static_cast<float>(freq[i % half]);  // the product is F32
+        want_cos.push_back(std::cos(static_cast<double>(angle)) * table.factor);
+        want_sin.push_back(std::sin(static_cast<double>(angle)) * table.factor);
+      }
+      report.line(kernels.rope_table.rows[0].name, fmt::format("T={} D={} {}", t, d, name(act)),
+                  std::max(relative_error(cos, want_cos), relative_error(sin, want_sin)), bound_of(act));
+      RopeArgs rope{pool.normal(act, {t, heads, d}, 1.0f), table.cos, table.sin};
+      std::vector<double> x = download(rope.x), want(x.size());
+      for (int64_t r = 0; r < t * heads; ++r)
+        for (int64_t i = 0; i < half; ++i) {
+          double c = cos[r / heads * half + i], s = sin[r / heads * half + i], p = x[r * d + i], q = x[r * d + half + i];
+          want[r * d + i] = p * c - q * s;
+          want[r * d + half + i] = q * c + p * s;
+        }
+      kernels.rope.rows[0].launch(rope, stream);
+      report.line(kernels.rope.rows[0].name, fmt::format("[{}, {}, {}] {}", t, heads, d, name(act)),
+                  relative_error(download(rope.x), want), bound_of(act));
+    }
+}
+
+void check_router(const Kernels& kernels, Seeds& seeds, Report& report) {
+  for (RouterMode mode : {RouterMode::kSoftmaxOfTopK, RouterMode::kTopKOfSoftmax, RouterMode::kTopKOfSoftmaxNormalised})
+    for (auto [t, e, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 32, 4}, {37, 128, 4}, {9, 5, 3}, {64, 256, 8}}) {
+      Pool pool(seeds);
+      RouterArgs a;
+      a.logits = pool.normal(DType::kBF16, {t, e}, 1.0f);
+      a.mode = mode;
+      a.indices = pool.poisoned(DType::kI32, {t, k});
+      a.weights = pool.poisoned(DType::kF32, {t, k});
+      Stream stream;
+      kernels.router.rows[0].launch(a, stream);
+      std::vector<double> x = download(a.logits), got_index = download(a.indices), got = download(a.weights), want;
+      int wrong = 0;
+      for (int64_t r = 0; r < t; ++r) {
+        std::vector<int64_t> order(static_cast<size_t>(e));
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](int64_t p, int64_t q) { return x[r * e + p] > x[r * e + q]; });
+        double all = 0, top = 0;
+        for (int64_t i = 0; i < e; ++i) all += std::exp(x[r * e + order[i]]);
+        for (int64_t i = 0; i < k; ++i) top += std::exp(x[r * e + order[i]]);
+        for (int64_t i = 0; i < k; ++i) {
+          wrong += got_index[r * k + i] != static_cast<double>(order[i]);
+          want.push_back(std::exp(x[r * e + order[i]]) / (mode == RouterMode::kTopKOfSoftmax ? all : top));
+        }
+      }
+      report.line(kernels.router.rows[0].name, fmt::format("T={} E={} A={} mode {}", t, e, k, static_cast<int>(mode)),
+                  wrong ? 1.0 : relative_error(got, want), bound_of(DType::kBF16));
+    }
+}
+
+// The same call twice gives the same bits.
+void check_repeats(const Kernels& kernels, Seeds& seeds, Report& report) {
+  Pool pool(seeds);
+  MoeCase m = moe_case(pool, 12, 32, 4, 2880, 2880, DType::kBF16, false);
+  MoeArgs a = m.args;
+  a.gate_up = m.gate_up_atoms;
+  a.down = m.down_atoms;
+  std::vector<double> first;
+  int changed = 0;
+  for (int i = 0; i < 20; ++i)
+    each_row(kernels.moe, a, a.out, [&](const char*) {
+      std::vector<double> now = download(a.out);
+      if (first.empty()) first = now;
+      changed += now != first;
+    });
+  report.line("moe", "20 runs, same bits", changed, 0);
+}
+
+int main_of(int argc, char** argv) {
+  uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10)
+                           : static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  Seeds seeds{seed};
+  cudaDeviceProp device;
+  check(cudaGetDeviceProperties(&device, 0), "device");
+  std::printf("%s, seed %llu\n%-24s %-58s rel. error\n", device.name, static_cast<unsigned long long>(seed), "row", "case");
+  Kernels kernels;
+  add_cuda_kernels(kernels);
+  Report report;
+  check_norm_and_elementwise(kernels, seeds, report);
+  check_rope(kernels, seeds, report);
+  check_router(kernels, seeds, report);
+  check_linear(kernels, seeds, report);
+  check_moe(kernels, seeds, report);
+  check_attention(kernels, seeds, report);
+  check_repeats(kernels, seeds, report);
+  std::printf("%d cases, %d failed\n", report.cases, report.failed);
+  return report.failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tessera::bench
+
+int main(int argc, char** argv) {
+  try {
+    return tessera::bench::main_of(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "cuda_check: %s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,280 @@
+// Decode attention: one query a sequence over the paged cache, keys split over warps and blocks. A kv head's query heads
+// (up to 8) are the 8 columns of mma.sync: S^T = K Q^T and O^T = V^T P^T, so nothing is padded; P^T goes from accumulator
+// to operand by movmatrix, V^T is built from 16-byte row loads by byte permutes. Partial results meet in a fixed order;
+// the sink enters the denominator once, at the end.
+#include "kernels/cuda/device/ptx.cuh"
+#include "kernels/cuda/device/value.cuh"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/rows.h"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kWarpKeys = 32;
+constexpr int kBlockKeys = kWarps * kWarpKeys;
+constexpr int kMaxSplits = 64;
+constexpr float kLog2e = 1.4426950408889634f;
+
+struct DecodeArgs {
+  const void* q;  // [B, Q, D]
+  const void* k;  // [pages, K, P, D]
+  const void* v;
+  const int32_t* page_table;  // [B, M]
+  const int32_t* context;     // [B]
+  AnyVector sinks;
+  void* out;  // [B, Q, D]
+  float* partial_o;  // [B, Q, splits, D]
+  float* partial_ml;  // [B, Q, splits, 2]: maximum (log2 units), sum
+  int q_heads, kv_heads, page_size, pages_per_sequence, window;
+  float scale_log2;
+};
+
+// Final value of one element: the merged o and l at maximum m, with the sink in the denominator.
+__device__ __forceinline__ float finish(float o, float m, float l, const AnyVector& sinks, int head) {
+  if (sinks.data == nullptr) return l > 0.0f ? o / l : 0.0f;
+  float sink = sinks.at(head) * kLog2e;
+  float top = fmaxf(m, sink);
+  float own = exp2f(m - top);
+  return o * own / (l * own + exp2f(sink - top));
+}
+
+// Grid: (kv heads, B, splits).
+template <class T, int D>
+__global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  constexpr int kChunks = D / 32;  // 16-byte pieces of K a lane reads per key row
+  constexpr int kParts = D / 64;   // 16-byte pieces of V a lane reads per key
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  int kv_head = blockIdx.x, sequence = blockIdx.y, split = blockIdx.z, splits = gridDim.z;
+  int group = a.q_heads / a.kv_heads;
+  int context = a.context[sequence];
+  int first_key = a.window > 0 ? max(0, context - a.window) : 0;
+  int tiles = (context - first_key + kBlockKeys - 1) / kBlockKeys;
+  int tiles_per_split = (tiles + splits - 1) / splits;
+  int begin = first_key + split * tiles_per_split * kBlockKeys + warp * kWarpKeys;
+  int end = min(context, first_key + (split + 1) * tiles_per_split * kBlockKeys);
+  const int32_t* table = a.page_table + static_cast<int64_t>(sequence) * a.pages_per_sequence;
+
+  // Q^T fragments: lane (g, c) holds head g, columns 32j + 8c .. +7.
+  uint4 q[kChunks];
+  {
+    const T* row = static_cast<const T*>(a.q) +
+                   (static_cast<int64_t>(sequence) * a.q_heads + kv_head * group + min(g, group - 1)) * D + 8 * c;
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) q[j] = load_act(row + 32 * j);
+  }
+  float o[kParts][4][4] = {};  // rows d = 64 part + 8g + 2j and +1, heads 2c, 2c+1
+  float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0f, 0.0f};
+
+  for (int tile = begin; tile < end; tile += kBlockKeys) {
+    // Lane i finds where key tile+i lives; keys past the end repeat the last one and are masked below.
+    int key = min(tile + lane, end - 1);
+    int64_t page = table[key / a.page_size];
+    int64_t my_row = ((page * a.kv_heads + kv_head) * a.page_size + key % a.page_size) * D;
+    uint4 k[4][kChunks];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const T* row = static_cast<const T*>(a.k) + __shfl_sync(0xffffffffu, my_row, 8 * i + g) + 8 * c;
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j) k[i][j] = load_act(row + 32 * j);
+    }
+    // V of key 16 half + {2c, 2c+1, 2c+8, 2c+9}, columns 64 part + 8g .. +7.
+    uint4 v[2][4][kParts];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int source = 16 * half + 2 * c + (i & 1) + 8 * (i >> 1);
+        const T* row = static_cast<const T*>(a.v) + __shfl_sync(0xffffffffu, my_row, source) + 8 * g;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) v[half][i][part] = load_act(row + 64 * part);
+      }
+    float s[2][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j) {
+        const uint4 &lo = k[2 * half][j], &hi = k[2 * half + 1][j];
+        mma_16x8x16<T>(s[half], lo.x, hi.x, lo.y, hi.y, q[j].x, q[j].y);
+        mma_16x8x16<T>(s[half], lo.z, hi.z, lo.w, hi.w, q[j].z, q[j].w);
+      }
+    // s[half][0..1]: key 16 half + g, heads 2c, 2c+1; [2..3]: key + 8.
+    float top[2] = {m[0], m[1]};
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        bool visible = tile + 16 * half + g + 8 * (i >> 1) < end;
+        s[half][i] = visible ? s[half][i] * a.scale_log2 : -INFINITY;
+        top[i & 1] = fmaxf(top[i & 1], s[half][i]);
+      }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int offset = 4; offset < 32; offset *= 2) top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], offset));
+      float shrink = exp2f(m[h] - top[h]);  // the tile has a visible key, so top is finite
+      m[h] = top[h];
+      l[h] *= shrink;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          o[part][j][h] *= shrink;
+          o[part][j][2 + h] *= shrink;
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[half][i] = exp2f(s[half][i] - m[i & 1]);
+        l[i & 1] += s[half][i];
+      }
+      uint32_t b0 = movmatrix_trans(pack2<T>(s[half][0], s[half][1]));
+      uint32_t b1 = movmatrix_trans(pack2<T>(s[half][2], s[half][3]));
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const uint32_t* v0 = reinterpret_cast<const uint32_t*>(&v[half][0][part]);
+        const uint32_t* v1 = reinterpret_cast<const uint32_t*>(&v[half][1][part]);
+        const uint32_t* v2 = reinterpret_cast<const uint32_t*>(&v[half][2][part]);
+        const uint32_t* v3 = reinterpret_cast<const uint32_t*>(&v[half][3][part]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          mma_16x8x16<T>(o[part][j], prmt(v0[j], v1[j], 0x5410), prmt(v0[j], v1[j], 0x7632), prmt(v2[j], v3[j], 0x5410),
+                         prmt(v2[j], v3[j], 0x7632), b0, b1);
+      }
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2) l[h] += __shfl_xor_sync(0xffffffffu, l[h], offset);
+
+  __shared__ float warp_o[kWarps][8][D + 4];
+  __shared__ float warp_m[kWarps][8], warp_l[kWarps][8];
+#pragma unroll
+  for (int part = 0; part < kParts; ++part)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        int d = 64 * part + 8 * g + 2 * j;
+        warp_o[warp][2 * c + h][d] = o[part][j][h];
+        warp_o[warp][2 * c + h][d + 1] = o[part][j][2 + h];
+      }
+  if (g == 0)
+    for (int h = 0; h < 2; ++h) {
+      warp_m[warp][2 * c + h] = m[h];
+      warp_l[warp][2 * c + h] = l[h];
+    }
+  __syncthreads();
+  for (int i = threadIdx.x; i < group * D; i += 32 * kWarps) {
+    int h = i / D, d = i % D;
+    float top = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, warp_m[w][h]);
+    float sum_o = 0.0f, sum_l = 0.0f;
+    for (int w = 0; w < kWarps; ++w) {
+      float f = top == -INFINITY ? 0.0f : exp2f(warp_m[w][h] - top);
+      sum_o += f * warp_o[w][h][d];
+      sum_l += f * warp_l[w][h];
+    }
+    int head = kv_head * group + h;
+    int64_t row = static_cast<int64_t>(sequence) * a.q_heads + head;
+    if (splits == 1) {
+      static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(sum_o, top, sum_l, a.sinks, head));
+    } else {
+      int64_t part = row * splits + split;
+      a.partial_o[part * D + d] = sum_o;
+      if (d == 0) {
+        a.partial_ml[part * 2] = top;
+        a.partial_ml[part * 2 + 1] = sum_l;
+      }
+    }
+  }
+}
+
+// Grid: B * Q blocks of D threads.
+template <class T>
+__global__ void attention_merge(DecodeArgs a, int splits) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  int64_t row = blockIdx.x;
+  int d = threadIdx.x, D = blockDim.x;
+  const float* ml = a.partial_ml + row * splits * 2;
+  float top = -INFINITY;
+  for (int s = 0; s < splits; ++s) top = fmaxf(top, ml[2 * s]);
+  float o = 0.0f, l = 0.0f;
+#pragma unroll 8
+  for (int s = 0; s < splits; ++s) {
+    float f = top == -INFINITY ? 0.0f : exp2f(ml[2 * s] - top);
+    o += f * a.partial_o[(row * splits + s) * D + d];
+    l += f * ml[2 * s + 1];
+  }
+  static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(o, top, l, a.sinks, static_cast<int>(row % a.q_heads)));
+}
+
+Verdict supports(const AttentionArgs& a) {
+  if (!on_gpu(a.q)) return {"the tensors are not on a CUDA device"};
+  if (!is_16_bit(a.q.dtype) || a.cache.k.dtype != a.q.dtype) return {"queries and cache are not both BF16 or both F16"};
+  if (a.max_queries != 1 || a.q.dim(0) != a.context.dim(0)) return {"some sequence has other than one query"};
+  if (a.q.dim(2) != 64 && a.q.dim(2) != 128) return {"the head dimension is not 64 or 128"};
+  if (a.q.dim(1) % a.cache.k.dim(1) != 0 || a.q.dim(1) / a.cache.k.dim(1) > 8)
+    return {"a kv head serves more than 8 query heads"};
+  return kAccepted;
+}
+
+// A function of the batch and the largest context only, so that a captured step keeps its grid: about two blocks for
+// each of 132 multiprocessors, at least 128 keys each.
+int64_t split_count(const AttentionArgs& a) {
+  int64_t keys = a.window > 0 && a.window < a.max_context ? a.window : a.max_context;
+  int64_t tiles = ceil_div(keys, kBlockKeys);
+  int64_t splits = ceil_div(264, a.q.dim(0) * a.cache.k.dim(1));
+  splits = splits < tiles ? splits : tiles;
+  if (splits < 1) splits = 1;
+  return splits < kMaxSplits ? splits : kMaxSplits;
+}
+
+int64_t workspace(const AttentionArgs& a) {
+  int64_t splits = split_count(a);
+  return splits == 1 ? 0 : a.q.dim(0) * a.q.dim(1) * splits * (a.q.dim(2) + 2) * 4;
+}
+
+void run(const AttentionArgs& a, Stream& stream) {
+  int64_t batch = a.q.dim(0), q_heads = a.q.dim(1), kv_heads = a.cache.k.dim(1), head_dim = a.q.dim(2);
+  if (batch == 0) return;
+  int64_t splits = split_count(a);
+  float* scratch = static_cast<float*>(stream.workspace);
+  DecodeArgs d{a.q.data,
+               a.cache.k.data,
+               a.cache.v.data,
+               a.page_table.i32(),
+               a.context.i32(),
+               {a.sinks.data, a.sinks.dtype},
+               a.out.data,
+               scratch,
+               scratch + batch * q_heads * splits * head_dim,
+               static_cast<int>(q_heads),
+               static_cast<int>(kv_heads),
+               static_cast<int>(a.cache.page_size()),
+               static_cast<int>(a.page_table.dim(1)),
+               static_cast<int>(a.window),
+               a.scale * kLog2e};
+  dispatch_16_bit(a.q.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    auto kernel = head_dim == 64 ? attention_decode<T, 64> : attention_decode<T, 128>;
+    launch("attention", kernel, dim3(kv_heads, batch, splits), dim3(32 * kWarps), 0, stream, d);
+    if (splits > 1)
+      launch("attention merge", attention_merge<T>, dim3(batch * q_heads), dim3(head_dim), 0, stream, d,
+             static_cast<int>(splits));
+  });
+}
+
+}  // namespace
+
+KernelRow<AttentionArgs> attention_decode_row() {
+  return {"attention_decode_16bit", DeviceType::kCuda, "one query a sequence, keys split over the chip", supports, workspace, run};
+}
+
+}  // namespace tessera::cuda

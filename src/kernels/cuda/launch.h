@@ -1,0 +1,61 @@
+// Launching: dtype dispatch, checks of CUDA results, and launches that may overlap the tail of the grid before them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "core/error.h"
+#include "kernels/table.h"
+
+namespace tessera::cuda {
+
+inline void check(cudaError_t result, const char* what) {
+  if (result != cudaSuccess) fail(ErrorCode::kIo, "CUDA: {}: {}", what, cudaGetErrorString(result));
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Launches with programmatic stream serialization: the grid may start while the one before it drains. Kernels call
+// wait_for_previous_grid() before they touch anything that is not a weight.
+template <class... Params, class... Args>
+void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, int64_t smem, const Stream& stream,
+            Args&&... args) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(smem);
+  config.stream = static_cast<cudaStream_t>(stream.native);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, Params(std::forward<Args>(args))...), name);
+}
+
+constexpr bool is_16_bit(DType t) { return t == DType::kBF16 || t == DType::kF16; }
+constexpr bool is_float(DType t) { return t == DType::kF32 || is_16_bit(t); }
+
+// Calls f with a null pointer of the activation's type.
+template <class F>
+void dispatch_act(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(static_cast<__nv_bfloat16*>(nullptr));
+  if (dtype == DType::kF16) return f(static_cast<__half*>(nullptr));
+  TS_CHECK(dtype == DType::kF32);
+  f(static_cast<float*>(nullptr));
+}
+template <class F>
+void dispatch_16_bit(DType dtype, F&& f) {
+  if (dtype == DType::kF16) return f(static_cast<__half*>(nullptr));
+  TS_CHECK(dtype == DType::kBF16);
+  f(static_cast<__nv_bfloat16*>(nullptr));
+}
+
+inline bool on_gpu(const Tensor& t) { return t.device.type == DeviceType::kCuda; }
+
+}  // namespace tessera::cuda

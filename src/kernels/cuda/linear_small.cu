@@ -1,0 +1,155 @@
+// x * w^T + bias for few tokens, 16-bit weights as they lie in the checkpoint: bound by weight reads. A warp takes 16
+// rows of w and all or a share of K, weights as the A operand of mma.sync, up to 32 tokens as its columns. Lane 4g+c
+// reads 16 bytes (columns 8c..8c+7 of each 32) of rows 2g and 2g+1 and of token g: the same permutation of K on both
+// sides, so nothing is re-arranged.
+#include "kernels/cuda/device/ptx.cuh"
+#include "kernels/cuda/device/value.cuh"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/rows.h"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr int kMaxTokens = 32;
+
+struct SmallArgs {
+  const void* x;  // [T, K]
+  const void* w;  // [N, K]
+  AnyVector bias;
+  AnyOutput out;  // [T, N]
+  int tokens;
+  int n;
+  int k;
+};
+
+// kRowWarps x kColumnWarps warps; a block covers 16 * kRowWarps rows, each split in K over kColumnWarps warps whose sums
+// meet in shared memory in a fixed order.
+template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth>
+__global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(SmallArgs a) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
+  int row = (blockIdx.x * kRowWarps + row_warp) * 16 + 2 * g;
+  int steps = a.k / 32;
+  int begin = steps * column_warp / kColumnWarps;
+  int count = steps * (column_warp + 1) / kColumnWarps - begin;
+  const T* w = static_cast<const T*>(a.w) + 32 * begin + 8 * c;
+  const T* w0 = w + static_cast<int64_t>(min(row, a.n - 1)) * a.k;
+  const T* w1 = w + static_cast<int64_t>(min(row + 1, a.n - 1)) * a.k;
+  const T* x[kTiles];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+    x[t] = static_cast<const T*>(a.x) + static_cast<int64_t>(min(t * 8 + g, a.tokens - 1)) * a.k + 32 * begin + 8 * c;
+
+  uint4 v0[kDepth], v1[kDepth];
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) {
+    v0[i] = load_weights_if(w0 + 32 * i, i < count);
+    v1[i] = load_weights_if(w1 + 32 * i, i < count);
+  }
+  wait_for_previous_grid();
+  allow_next_grid();
+  float acc[kTiles][4] = {};
+  for (int base = 0; base < count; base += kDepth) {
+    w0 += 32 * kDepth;
+    w1 += 32 * kDepth;
+#pragma unroll
+    for (int i = 0; i < kDepth; ++i) {
+      int column = min(base + i, count - 1) * 32;
+      uint4 xb[kTiles];
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) xb[t] = load_act(x[t] + column);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        mma_16x8x16<T>(acc[t], v0[i].x, v1[i].x, v0[i].y, v1[i].y, xb[t].x, xb[t].y);
+        mma_16x8x16<T>(acc[t], v0[i].z, v1[i].z, v0[i].w, v1[i].w, xb[t].z, xb[t].w);
+      }
+      bool more = base + i + kDepth < count;
+      v0[i] = load_weights_if(w0 + 32 * i, more);
+      v1[i] = load_weights_if(w1 + 32 * i, more);
+    }
+  }
+
+  if constexpr (kColumnWarps > 1) {
+    __shared__ float partial[kColumnWarps][kRowWarps][kTiles][32][4];
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+      *reinterpret_cast<float4*>(partial[column_warp][row_warp][t][lane]) =
+          make_float4(acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
+    __syncthreads();
+    if (column_warp != 0) return;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+      for (int s = 1; s < kColumnWarps; ++s) {
+        float4 p = *reinterpret_cast<const float4*>(partial[s][row_warp][t][lane]);
+        acc[t][0] += p.x;
+        acc[t][1] += p.y;
+        acc[t][2] += p.z;
+        acc[t][3] += p.w;
+      }
+  }
+  if (row >= a.n) return;
+  float bias0 = a.bias.at(row), bias1 = row + 1 < a.n ? a.bias.at(row + 1) : 0.0f;
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      int token = t * 8 + 2 * c + j;
+      if (token >= a.tokens) continue;
+      int64_t at = static_cast<int64_t>(token) * a.n + row;
+      a.out.put(at, acc[t][j] + bias0);
+      if (row + 1 < a.n) a.out.put(at + 1, acc[t][2 + j] + bias1);
+    }
+}
+
+Verdict supports(const LinearArgs& a) {
+  if (!on_gpu(a.x)) return {"the tensors are not on a CUDA device"};
+  if (!is_16_bit(a.x.dtype)) return {"activations are not BF16 or F16"};
+  if (a.w.format != WeightFormat::kPlain || a.w.values.dtype != a.x.dtype) return {"weights are not of the activations' type"};
+  if (a.w.k % 32 != 0) return {"K is not a multiple of 32"};
+  if (a.x.dim(0) > kMaxTokens) return {"more than 32 tokens"};
+  return kAccepted;
+}
+
+template <class T, int kTiles>
+void run_typed(const SmallArgs& a, Stream& stream) {
+  // Enough warps for the whole chip at once: long K shares where rows are few.
+  int64_t strips = ceil_div(a.n, 16);
+  if (strips >= 8 * 132) {
+    launch("linear", linear_small<T, kTiles, 4, 1, 6>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a);
+  } else if (strips >= 64) {
+    launch("linear", linear_small<T, kTiles, 1, 8, 4>, dim3(strips), dim3(256), 0, stream, a);
+  } else {
+    launch("linear", linear_small<T, kTiles, 1, 16, 3>, dim3(strips), dim3(512), 0, stream, a);
+  }
+}
+
+void run(const LinearArgs& a, Stream& stream) {
+  if (a.x.dim(0) == 0) return;
+  SmallArgs s{a.x.data,
+              a.w.values.data,
+              {a.bias.data, a.bias.dtype},
+              {a.out.data, a.out.dtype},
+              static_cast<int>(a.x.dim(0)),
+              static_cast<int>(a.w.n),
+              static_cast<int>(a.w.k)};
+  dispatch_16_bit(a.x.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    if (s.tokens <= 8) {
+      run_typed<T, 1>(s, stream);
+    } else if (s.tokens <= 16) {
+      run_typed<T, 2>(s, stream);
+    } else {
+      run_typed<T, 4>(s, stream);
+    }
+  });
+}
+
+}  // namespace
+
+KernelRow<LinearArgs> linear_small_row() {
+  return {"linear_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 32 tokens",
+          supports, nullptr, run};
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,25 @@
+// One function a row of this backend; cuda.cc puts them into the table, best first.
+#pragma once
+
+#include "kernels/table.h"
+
+namespace tessera::cuda {
+
+KernelRow<EmbedArgs> embed_row();
+KernelRow<RmsNormArgs> rms_norm_row();
+KernelRow<AddArgs> add_row();
+KernelRow<SiluMulArgs> silu_mul_row();
+KernelRow<LinearArgs> linear_small_row();
+KernelRow<LinearArgs> linear_tiles_row();
+KernelRow<LinearArgs> linear_any_row();
+KernelRow<RopeTableArgs> rope_table_row();
+KernelRow<RopeArgs> rope_row();
+KernelRow<KvWriteArgs> kv_write_row();
+KernelRow<AttentionArgs> attention_decode_row();
+KernelRow<AttentionArgs> attention_flash_row();
+KernelRow<AttentionArgs> attention_any_row();
+KernelRow<RouterArgs> router_row();
+KernelRow<MoeArgs> moe_bf16_mxfp4_small_row();
+KernelRow<MoeArgs> moe_any_row();
+
+}  // namespace tessera::cuda
