@@ -8,7 +8,14 @@ namespace tessera {
 namespace cpu {
 
 void add_target(Kernels& kernels, int64_t target) {
+  add_embed(kernels, target);
+  add_rms_norm(kernels, target);
+  add_elementwise(kernels, target);
   add_linear(kernels, target);
+  add_rope(kernels, target);
+  add_kv_write(kernels, target);
+  add_attention(kernels, target);
+  add_router(kernels, target);
   add_moe(kernels, target);
 }
 
