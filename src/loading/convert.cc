@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "loading/checkpoint_tensors.h"
+#include "loading/output_folder.h"
 #include "loading/safetensors_writer.h"
 #include "loading/strict_json.h"
 #include "quant/mxfp4.h"
@@ -19,43 +20,14 @@ namespace {
 const char* const kNotConverted[] = {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
                                      "lm_head"};
 
-// The output folder, removed again with all its files unless kept.
-class OutputFolder {
- public:
-  explicit OutputFolder(const std::string& path) : path_(path) {
-    std::error_code error;
-    bool exists = fs::exists(path, error);
-    if (exists && (!fs::is_directory(path, error) || !fs::is_empty(path, error)))
-      fail(ErrorCode::kInvalidArgument, "{}: exists and is no empty folder; choose another place", path);
-    fs::create_directories(path, error);
-    if (error) fail(ErrorCode::kIo, "{}: cannot create the folder: {}", path, error.message());
-    made_ = !exists;
-  }
-  ~OutputFolder() {
-    if (kept_) return;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(path_, error)) fs::remove_all(entry.path(), error);
-    if (made_) fs::remove(path_, error);
-  }
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
-  void keep() { kept_ = true; }
-
- private:
-  std::string path_;
-  bool made_ = false, kept_ = false;
-};
-
 // Tokenizer, templates, generation_config.json, licence: every plain file but weights and config.json.
-void copy_other_files(const std::string& in, const std::string& out) {
+void copy_other_files(const std::string& in, OutputFolder& out) {
   for (const auto& entry : fs::directory_iterator(in)) {
     std::string name = entry.path().filename().string();
     if (!entry.is_regular_file() || name[0] == '.' || name == "config.json" || name == kIndexName ||
         name.ends_with(".safetensors"))
       continue;
-    std::error_code error;
-    fs::copy_file(entry.path(), fs::path(out) / name, error);
-    if (error) fail(ErrorCode::kIo, "{}: cannot copy to {}: {}", entry.path().string(), out, error.message());
+    out.copy(entry.path());
   }
 }
 
@@ -98,7 +70,7 @@ class Converter {
       for (const Tensor& t : c.from) advance(t.bytes());
     }
     in_.tensors().check_unchanged();
-    copy_other_files(in_.folder(), out);
+    copy_other_files(in_.folder(), folder);
     write_text_file((fs::path(out) / "config.json").string(), config());
     writer.finish();
     folder.keep();
