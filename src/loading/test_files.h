@@ -28,6 +28,7 @@ class TempFolder {
   std::string file(const std::string& name) const { return path_ + "/" + name; }
   std::string write(const std::string& name, const std::string& bytes) const {
     std::filesystem::create_directories(std::filesystem::path(file(name)).parent_path());
+    std::filesystem::remove(file(name));  // some file systems flush a file that is truncated and rewritten
     std::ofstream(file(name), std::ios::binary) << bytes;
     return file(name);
   }

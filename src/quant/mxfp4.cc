@@ -61,8 +61,8 @@ bool mxfp4_quantize_columns(const Mxfp4Columns& a) {
       for (int64_t c = 0; c < count; ++c) {
         float y = x[i * a.stride + c] * inverse[c];
         float m = std::fabs(y);
-        // Each code begins half-way from the one before it.
-        int code = (m >= 0.25f) + (m >= 0.75f) + (m >= 1.25f) + (m >= 1.75f) + (m >= 2.5f) + (m >= 3.5f) + (m >= 5.0f);
+        // Each code begins half-way from the one before it; a tie goes to the even code.
+        int code = (m > 0.25f) + (m >= 0.75f) + (m > 1.25f) + (m >= 1.75f) + (m > 2.5f) + (m >= 3.5f) + (m > 5.0f);
         codes[i][c] = static_cast<uint8_t>(code | static_cast<int>((std::bit_cast<uint32_t>(y) >> 28) & 8));
       }
     }

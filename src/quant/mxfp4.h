@@ -28,8 +28,8 @@ float mxfp4_scale(uint8_t scale);
 // Quantizes `columns` blocks at once: block c holds x[i * stride + c], i < 32; its codes go to blocks + c * block_step
 // (16 bytes), its scale to scales + c * scale_step. The rule is that of transformers' MXFP4 kernels (not the OCP floor
 // rule), byte for byte: scale = max|x| / 6 rounded up to a power of two (byte 0 for an all-zero block);
-// magnitudes round half up to the next code; the sign of a zero is kept. Returns false, with unspecified bytes, when a
-// value is not finite.
+// magnitudes round to the nearest code, ties to the even one; the sign of a zero is kept. Returns false, with
+// unspecified bytes, when a value is not finite.
 struct Mxfp4Columns {
   const float* x;
   int64_t stride;
