@@ -1,4 +1,4 @@
-// What a model's layers need of the key/value cache, and how layers share page tables.
+// What a model's layers need of the key/value cache, and how layers share page tables and memory. Pure.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,35 @@ struct CacheGroup {
   std::vector<int> layers;
 };
 
-// Groups in order of first layer. With ignore_window every layer keeps its whole past, in one group.
-std::vector<CacheGroup> group_layers(const CacheSpec& spec, bool ignore_window);
+// Groups of about equal size, so that one pool serves all: a page is one slice of every store, and whichever group takes
+// it keeps its layers' keys and values there. A kind of layer that is much more frequent than the rarest one is split.
+struct CacheLayout {
+  std::vector<CacheGroup> groups;   // in order of first layer
+  std::vector<LayerCache> stores;   // shape of each store; window unused
+  std::vector<int> store_of_layer;
+
+  // Bytes of one page in all stores.
+  int64_t page_bytes(int64_t page_size, int64_t element_size) const;
+  // Most pages one sequence of `length` tokens holds during a step of `chunk` new tokens.
+  int64_t pages_for(int64_t length, int64_t chunk, int64_t page_size) const;
+  // Longest sequence that `pages` pages hold with steps of `chunk` tokens.
+  int64_t tokens_for(int64_t pages, int64_t chunk, int64_t page_size) const;
+};
+
+// With ignore_window every layer keeps its whole past, in one group.
+CacheLayout layout_cache(const CacheSpec& spec, bool ignore_window);
 
 // Bytes of keys and values one token takes in one layer.
 inline int64_t token_bytes(const LayerCache& layer, int64_t element_size) {
   return 2 * layer.kv_heads * layer.head_dim * element_size;
+}
+
+// Most pages a sequence holds in a group: all of its tokens', or what a step of `chunk` new tokens sees of them.
+inline int64_t group_pages(int64_t window, int64_t length, int64_t chunk, int64_t page_size) {
+  const int64_t all = (length + page_size - 1) / page_size;
+  if (window == 0) return all;
+  const int64_t seen = (window + chunk - 2 + page_size - 1) / page_size + 1;
+  return seen < all ? seen : all;
 }
 
 }  // namespace tessera

@@ -1,8 +1,10 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
+#include "core/host_memory.h"
 
 namespace tessera {
 
@@ -15,6 +17,12 @@ void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
     fail(ErrorCode::kInvalidArgument, "{} is {}; expected {} to {}", name, value, low, high);
 }
 
+std::vector<int64_t> windows_of(const CacheLayout& layout) {
+  std::vector<int64_t> windows;
+  for (const CacheGroup& group : layout.groups) windows.push_back(group.window);
+  return windows;
+}
+
 }  // namespace
 
 Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, const RunnerOptions& options)
@@ -25,42 +33,50 @@ Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, con
   check_range("tokens in a step", options_.max_batch_tokens, 1, 65536);
   options_.max_batch_tokens = std::max(options_.max_batch_tokens, options_.max_sequences);
   options_.max_logit_rows = std::clamp(options_.max_logit_rows, options_.max_sequences, options_.max_batch_tokens);
-  groups_ = group_layers(spec_, options_.ignore_window);
+  layout_ = layout_cache(spec_, options_.ignore_window);
   allocate_cache();
   measure();
 }
 
+// Pages of the stated budget, or as many as the sequences can use at once within half of what is free. One sequence of
+// max_context must fit, so that a scheduler which preempts all others can always finish it.
+int64_t Runner::count_pages() const {
+  const int64_t page_size = options_.page_size, bytes = page_bytes();
+  const int64_t chunk = std::min(options_.max_batch_tokens, options_.max_context);
+  const int64_t one = layout_.pages_for(options_.max_context, chunk, page_size);
+  if (options_.cache_bytes > 0) {
+    const int64_t pages = options_.cache_bytes / bytes;
+    if (pages < one) {
+      fail(ErrorCode::kOutOfMemory,
+           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, or raise "
+           "--cache-memory to {:.1f} MiB",
+           static_cast<double>(options_.cache_bytes) / (1 << 20), layout_.tokens_for(pages, chunk, page_size),
+           options_.max_context, static_cast<double>(one * bytes) / (1 << 20));
+    }
+    return pages;
+  }
+  const int64_t free = available_memory() / 2 / bytes;
+  return std::max(one, std::min(one * options_.max_sequences, free));
+}
+
 void Runner::allocate_cache() {
-  const int64_t element = dtype_size(options_.dtype), page_size = options_.page_size;
-  std::vector<int64_t> pages;
-  int64_t bytes = 0;
-  for (const CacheGroup& group : groups_) {
-    int64_t each = ceil_div(options_.max_context, page_size);
-    // A window group holds what a step of max_batch_tokens new tokens can see, whatever the length.
-    if (group.window > 0)
-      each = std::min(each, ceil_div(group.window + options_.max_batch_tokens - 2, page_size) + 1);
-    int64_t count = each * options_.max_sequences;
-    if (count * page_size > INT32_MAX) {
-      fail(ErrorCode::kInvalidArgument, "a cache for {} sequences of {} tokens has too many slots; lower --max-context",
-           options_.max_sequences, options_.max_context);
-    }
-    pages.push_back(count);
-    pools_.push_back(std::make_unique<PagePool>(static_cast<int32_t>(count)));
-    for (int layer : group.layers)
-      bytes += (token_bytes(spec_.layers[static_cast<size_t>(layer)], element) * page_size * count + 256);
+  const int64_t pages = std::min(count_pages(), INT32_MAX / options_.page_size);
+  cache_ = std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
+                                                     .page_size = options_.page_size,
+                                                     .pages = static_cast<int32_t>(pages),
+                                                     .prefix_cache = options_.prefix_cache,
+                                                     .checkpoint_tokens = options_.checkpoint_tokens});
+  memory_.cache_bytes = pages * page_bytes();
+  cache_arena_ = Arena(memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 128);
+  std::vector<KvPages> stores;
+  for (const LayerCache& c : layout_.stores) {
+    Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
+    Tensor k = cache_arena_.tensor(options_.dtype, shape);
+    stores.push_back({k, cache_arena_.tensor(options_.dtype, shape)});
   }
-  cache_arena_ = Arena(bytes);
-  memory_.cache_bytes = bytes;
   views_.resize(spec_.layers.size());
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    for (int layer : groups_[g].layers) {
-      const LayerCache& c = spec_.layers[static_cast<size_t>(layer)];
-      Shape shape{pages[g], c.kv_heads, page_size, c.head_dim};
-      views_[static_cast<size_t>(layer)].pages = {cache_arena_.tensor(options_.dtype, shape),
-                                                  cache_arena_.tensor(options_.dtype, shape)};
-    }
-  }
-  widths_.resize(groups_.size());
+  for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores[static_cast<size_t>(layout_.store_of_layer[i])];
+  widths_.resize(layout_.groups.size());
 }
 
 // Runs the forward pass without launching anything, for the largest prefill and the largest decode step.
@@ -85,14 +101,6 @@ void Runner::measure() {
   scratch_ = Arena(memory_.scratch_bytes);
 }
 
-std::unique_ptr<Sequence> Runner::open() {
-  auto sequence = std::make_unique<Sequence>();
-  sequence->groups.reserve(groups_.size());
-  for (size_t g = 0; g < groups_.size(); ++g)
-    sequence->groups.emplace_back(*pools_[g], options_.page_size, groups_[g].window);
-  return sequence;
-}
-
 Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths) {
   Step step;
   step.kernels = &kernels_;
@@ -103,10 +111,10 @@ Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_
   step.query_start = step.alloc(DType::kI32, {sequences + 1});
   step.context = step.alloc(DType::kI32, {sequences});
   step.logit_rows = step.alloc(DType::kI32, {rows});
-  for (size_t g = 0; g < groups_.size(); ++g) {
+  for (size_t g = 0; g < layout_.groups.size(); ++g) {
     Tensor slots = step.alloc(DType::kI32, {tokens});
     Tensor table = step.alloc(DType::kI32, {sequences, table_widths[g]});
-    for (int layer : groups_[g].layers) {
+    for (int layer : layout_.groups[g].layers) {
       views_[static_cast<size_t>(layer)].slots = slots;
       views_[static_cast<size_t>(layer)].page_table = table;
     }
@@ -121,49 +129,57 @@ void Runner::fill(const Step& step, std::span<const RunItem> items) {
     const RunItem& item = items[b];
     const auto count = static_cast<int64_t>(item.tokens.size());
     step.query_start.i32()[b] = token;
-    step.context.i32()[b] = static_cast<int32_t>(item.sequence->length + count);
+    step.context.i32()[b] = static_cast<int32_t>(item.sequence->length() + count);
     for (int64_t i = 0; i < count; ++i, ++token) {
       const int32_t id = item.tokens[static_cast<size_t>(i)];
       TS_DCHECK(id >= 0 && id < model_.info().vocab_size);
       step.ids.i32()[token] = id;
-      step.positions.i32()[token] = static_cast<int32_t>(item.sequence->length + i);
+      step.positions.i32()[token] = static_cast<int32_t>(item.sequence->length() + i);
       if (item.want == WantLogits::kAll || (item.want == WantLogits::kLast && i + 1 == count))
         step.logit_rows.i32()[row++] = token;
     }
   }
   step.query_start.i32()[items.size()] = token;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    const LayerCacheView& view = views_[static_cast<size_t>(groups_[g].layers[0])];
+  for (size_t g = 0; g < layout_.groups.size(); ++g) {
+    const LayerCacheView& view = views_[static_cast<size_t>(layout_.groups[g].layers[0])];
     int32_t* slot = view.slots.i32();
     for (size_t b = 0; b < items.size(); ++b) {
       const Sequence& sequence = *items[b].sequence;
-      const SequencePages& pages = sequence.groups[g];
-      for (size_t i = 0; i < items[b].tokens.size(); ++i) *slot++ = pages.slot(sequence.length + static_cast<int64_t>(i));
-      int32_t* table = view.page_table.i32() + static_cast<int64_t>(b) * view.page_table.dim(1);
-      std::copy(pages.table().begin(), pages.table().end(), table);
+      for (size_t i = 0; i < items[b].tokens.size(); ++i)
+        *slot++ = sequence.slot(g, sequence.length() + static_cast<int64_t>(i));
+      int32_t* row = view.page_table.i32() + static_cast<int64_t>(b) * view.page_table.dim(1);
+      std::copy(sequence.table(g).begin(), sequence.table(g).end(), row);
     }
   }
 }
 
-std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {
+void Runner::copy_pages() {
+  for (const PageCopy& copy : cache_->take_copies()) {
+    for (int layer : layout_.groups[static_cast<size_t>(copy.group)].layers) {
+      const KvPages& pages = views_[static_cast<size_t>(layer)].pages;
+      for (const Tensor& t : {pages.k, pages.v}) {
+        const Tensor to = t.rows(copy.to, 1);
+        std::memcpy(to.data, t.rows(copy.from, 1).data, static_cast<size_t>(to.bytes()));
+      }
+    }
+  }
+}
+
+Tensor Runner::forward(std::span<const RunItem> items, const Probe* probe) {
   int64_t tokens = 0, rows = 0, max_queries = 0, max_context = 0;
+  std::fill(widths_.begin(), widths_.end(), 1);
   for (const RunItem& item : items) {
     const auto count = static_cast<int64_t>(item.tokens.size());
     tokens += count;
     rows += item.want == WantLogits::kAll ? count : item.want == WantLogits::kLast;
     max_queries = std::max(max_queries, count);
-    max_context = std::max(max_context, item.sequence->length + count);
-    // Pages reserved for an item stay with its sequence if a later item finds none: reserve() is idempotent.
-    for (SequencePages& pages : item.sequence->groups)
-      if (!pages.reserve(item.sequence->length + count)) return std::nullopt;
+    max_context = std::max(max_context, item.sequence->length() + count);
+    for (size_t g = 0; g < widths_.size(); ++g)
+      widths_[g] = std::max(widths_[g], static_cast<int64_t>(item.sequence->table(g).size()));
   }
   TS_CHECK(tokens > 0 && tokens <= options_.max_batch_tokens && rows <= options_.max_logit_rows &&
            max_context <= options_.max_context && static_cast<int64_t>(items.size()) <= options_.max_sequences);
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    widths_[g] = 1;
-    for (const RunItem& item : items)
-      widths_[g] = std::max(widths_[g], static_cast<int64_t>(item.sequence->groups[g].table().size()));
-  }
+  copy_pages();
   scratch_.rewind(0);
   void* workspace = scratch_.allocate(workspace_bytes_);
   Step step = make_step(scratch_, tokens, static_cast<int64_t>(items.size()), rows, widths_);
@@ -173,11 +189,16 @@ std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* p
   step.probe = probe;
   fill(step, items);
   model_.forward(step);
-  for (const RunItem& item : items) {
-    item.sequence->length += static_cast<int64_t>(item.tokens.size());
-    for (SequencePages& pages : item.sequence->groups) pages.commit(item.sequence->length);
-  }
   return step.logits;
+}
+
+std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {
+  // Pages reserved for an item stay with its sequence if a later item finds none: reserve() is idempotent.
+  for (const RunItem& item : items)
+    if (!cache_->reserve(*item.sequence, static_cast<int64_t>(item.tokens.size()))) return std::nullopt;
+  Tensor logits = forward(items, probe);
+  for (const RunItem& item : items) cache_->commit(*item.sequence, item.tokens);
+  return logits;
 }
 
 }  // namespace tessera

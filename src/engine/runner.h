@@ -1,5 +1,5 @@
 // Runner: a model with its cache memory, scratch and kernels on one device; turns "these tokens of these sequences" into
-// logits. All memory is sized and taken in the constructor; run() allocates nothing. Used by one thread.
+// logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cache/cache_spec.h"
-#include "cache/pages.h"
+#include "cache/paged_cache.h"
 #include "models/model.h"
 
 namespace tessera {
@@ -21,13 +21,12 @@ struct RunnerOptions {
   int64_t max_logit_rows = 128;    // rows of logits in one step
   int64_t page_size = 32;
   bool ignore_window = false;
+  int64_t cache_bytes = 0;  // of all pages; 0: enough for max_sequences, as far as half of the free memory goes
+  bool prefix_cache = true;
+  int64_t checkpoint_tokens = 4096;  // see CacheOptions
 };
 
-// The cache pages of one sequence. Made by Runner::open.
-struct Sequence {
-  std::vector<SequencePages> groups;
-  int64_t length = 0;  // tokens stored
-};
+using Sequence = CacheSequence;
 
 enum class WantLogits : uint8_t { kNone, kLast, kAll };
 
@@ -38,7 +37,7 @@ struct RunItem {
 };
 
 struct RunnerMemory {
-  int64_t cache_bytes = 0;    // address space of the cache; pages are touched when first used
+  int64_t cache_bytes = 0;    // of all pages; on a CPU they are touched when first used
   int64_t scratch_bytes = 0;  // activations and kernel workspace
 };
 
@@ -47,20 +46,29 @@ class Runner {
   // Throws kOutOfMemory or kInvalidArgument. model, kernels and pool must outlive the runner.
   Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, const RunnerOptions& options);
 
-  std::unique_ptr<Sequence> open();
+  std::unique_ptr<Sequence> open() { return cache_->open(); }
 
-  // One step. Logits F32 [R, V], items' rows in order; valid until the next run. nullopt, and nothing changed, when the
-  // cache has too few pages. REQUIRES: limits of the options hold, and every token id is in [0, V).
+  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items' rows
+  // in order; valid until the next step. The caller commits. REQUIRES: the options' limits hold, token ids are in [0, V),
+  // and at least one token.
+  Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
 
   const RunnerOptions& options() const { return options_; }
   const RunnerMemory& memory() const { return memory_; }
-  const std::vector<CacheGroup>& groups() const { return groups_; }
-  const PagePool& pool(size_t group) const { return *pools_[group]; }
+  const CacheLayout& layout() const { return layout_; }
+  PagedCache& cache() { return *cache_; }
+  const PagedCache& cache() const { return *cache_; }
+  ThreadPool& thread_pool() { return thread_pool_; }
+  int64_t vocab_size() const { return model_.info().vocab_size; }
+  int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.dtype)); }
 
  private:
+  int64_t count_pages() const;
   void allocate_cache();
   void measure();
+  void copy_pages();
   Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths);
   void fill(const Step& step, std::span<const RunItem> items);
 
@@ -69,8 +77,8 @@ class Runner {
   ThreadPool& thread_pool_;
   RunnerOptions options_;
   CacheSpec spec_;
-  std::vector<CacheGroup> groups_;
-  std::vector<std::unique_ptr<PagePool>> pools_;
+  CacheLayout layout_;
+  std::unique_ptr<PagedCache> cache_;
   Arena cache_arena_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
