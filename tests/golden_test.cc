@@ -8,6 +8,7 @@
 
 #include "core/json.h"
 #include "engine/generator.h"
+#include "engine/placement.h"
 #include "loading/checkpoint.h"
 #include "models/registry.h"
 #include "support/fixtures.h"
@@ -21,11 +22,12 @@ struct Case {
   bool dequantize;
   int64_t page_size;
   int64_t chunk;  // longest prefill step
+  const char* device = "cpu";
 };
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
-  return std::string(c.folder) + (c.reference ? "_reference" : "_cpu") + (c.dequantize ? "_dequantized" : "") + "_page" +
+  return std::string(c.folder) + "_" + (c.reference ? "reference" : c.device) + (c.dequantize ? "_dequantized" : "") + "_page" +
          std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk);
 }
 
@@ -40,8 +42,10 @@ class Golden : public testing::TestWithParam<Case> {
     WeightPlan plan;
     model_->declare(plan);
     checkpoint_->load(plan, {.dtype = DType::kF32, .dequantize = c.dequantize}, pool_);
+    context_ = make_context(c.device);
+    if (context_->device().type == DeviceType::kCuda) weights_ = place_weights(plan, *context_);
     kernels_ = c.reference ? Kernels::reference() : Kernels::builtin(cpu_isa_from_env());
-    runner_ = std::make_unique<Runner>(*model_, kernels_, pool_,
+    runner_ = std::make_unique<Runner>(*model_, kernels_, pool_, *context_,
                                        RunnerOptions{.dtype = DType::kF32,
                                                      .max_context = 512,
                                                      .max_batch_tokens = c.chunk,
@@ -79,8 +83,10 @@ class Golden : public testing::TestWithParam<Case> {
 
   std::string folder_;
   ThreadPool pool_{2};
+  std::unique_ptr<DeviceContext> context_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Model> model_;
+  Arena weights_;
   Kernels kernels_;
   std::unique_ptr<Runner> runner_;
   std::unique_ptr<SafetensorsFile> golden_;
@@ -168,6 +174,12 @@ std::vector<Case> cases() {
     all.push_back({folder, false, false, 1, 1});
   }
   all.push_back({"gpt_oss_mxfp4", false, true, 32, 512});
+  if (!cuda_devices(nullptr).empty()) {
+    for (const char* folder : {"gpt_oss", "gpt_oss_mxfp4", "llama", "mistral", "qwen3", "qwen3_moe"}) {
+      all.push_back({folder, false, false, 32, 512, "cuda"});
+      all.push_back({folder, false, false, 16, 37, "cuda"});
+    }
+  }
   return all;
 }
 

@@ -20,6 +20,7 @@
 namespace tessera {
 
 struct LoadOptions {
+  std::string device = "auto";  // auto (a GPU when there is one), cpu, cuda, cuda:N
   std::string dtype = "auto";   // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
   bool dequantize = false;      // expand MXFP4 experts to bf16
   int threads = 0;              // 0: all cores this process may use

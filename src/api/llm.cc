@@ -9,13 +9,13 @@
 #include "api/text_stream.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "engine/placement.h"
 #include "models/registry.h"
 
 namespace tessera {
 
 Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
-    : options(load_options), pool(options.threads), checkpoint(Checkpoint::open(folder)) {
-  init_logging();
+    : options((init_logging(), load_options)), pool(options.threads), context(make_context(options.device)), checkpoint(Checkpoint::open(folder)) {
   // A big tokenizer.json takes as long as everything else together, so it is read beside it.
   std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
     const std::string path = folder + "/tokenizer.json";
@@ -27,6 +27,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   WeightPlan plan;
   model->declare(plan);
   rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
+  if (context->device().type == DeviceType::kCuda) device_weights = place_weights(plan, *context);
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t context = std::min<int64_t>(model->info().max_position_embeddings, 131072);
@@ -36,7 +37,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
          model->info().max_position_embeddings);
   }
   if (options.max_context > 0) context = options.max_context;
-  runner = std::make_unique<Runner>(*model, kernels, pool,
+  runner = std::make_unique<Runner>(*model, kernels, pool, *context,
                                     RunnerOptions{.dtype = dtype,
                                                   .max_context = context,
                                                   .max_batch_tokens = std::min(options.max_batch_tokens, context),

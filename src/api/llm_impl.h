@@ -27,10 +27,12 @@ struct Llm::Impl {
 
   LoadOptions options;
   ThreadPool pool;
+  std::unique_ptr<DeviceContext> context;
   Checkpoint checkpoint;
   std::unique_ptr<Model> model;
   DType dtype;
   std::vector<LoadedRow> rows;
+  Arena device_weights;  // empty on a CPU, where weights stay in the checkpoint's mapping
   Kernels kernels;
   std::optional<Tokenizer> tokenizer;
   std::vector<int32_t> eos_ids;

@@ -43,6 +43,7 @@ class CpuContext final : public DeviceContext {
   void release_host(void* memory) noexcept override { release(memory); }
   void to_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void to_host(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
+  void copy_on_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void synchronize() override {}
   void* native_stream() const override { return nullptr; }
 

@@ -35,6 +35,7 @@ class DeviceContext {
   // In stream order. The host side must stay as it is until synchronize().
   virtual void to_device(void* device_memory, const void* host, int64_t bytes) = 0;
   virtual void to_host(void* host, const void* device_memory, int64_t bytes) = 0;
+  virtual void copy_on_device(void* to, const void* from, int64_t bytes) = 0;
   // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.
   virtual void synchronize() = 0;
   virtual void* native_stream() const = 0;  // cudaStream_t, or null

@@ -69,6 +69,9 @@ class CudaContext final : public DeviceContext {
   void to_host(void* to, const void* from, int64_t bytes) override {
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_), "copying from the device");
   }
+  void copy_on_device(void* to, const void* from, int64_t bytes) override {
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_), "copying on the device");
+  }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "running on the device"); }
   void* native_stream() const override { return stream_; }
 

@@ -1,7 +1,6 @@
 #include "engine/runner.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
 #include "core/host_memory.h"
@@ -25,8 +24,8 @@ std::vector<int64_t> windows_of(const CacheLayout& layout) {
 
 }  // namespace
 
-Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, const RunnerOptions& options)
-    : model_(model), kernels_(kernels), thread_pool_(pool), options_(options), spec_(model.cache()) {
+Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, const RunnerOptions& options)
+    : model_(model), kernels_(kernels), thread_pool_(pool), context_(context), options_(options), spec_(model.cache()) {
   check_range("page size", options_.page_size, 1, 4096);
   check_range("context", options_.max_context, 1, int64_t{1} << 24);
   check_range("sequences at once", options_.max_sequences, 1, 65536);
@@ -36,6 +35,11 @@ Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, con
   layout_ = layout_cache(spec_, options_.ignore_window);
   allocate_cache();
   measure();
+}
+
+Runner::~Runner() {
+  context_.release_host(staging_);
+  context_.release_host(host_logits_);
 }
 
 // Pages of the stated budget, or as many as the sequences can use at once within half of what is free. One sequence of
@@ -55,7 +59,8 @@ int64_t Runner::count_pages() const {
     }
     return pages;
   }
-  const int64_t free = available_memory() / 2 / bytes;
+  const bool on_gpu = context_.device().type == DeviceType::kCuda;
+  const int64_t free = (on_gpu ? context_.info().free_bytes : available_memory()) / 2 / bytes;
   return std::max(one, std::min(one * options_.max_sequences, free));
 }
 
@@ -67,7 +72,7 @@ void Runner::allocate_cache() {
                                                      .prefix_cache = options_.prefix_cache,
                                                      .checkpoint_tokens = options_.checkpoint_tokens});
   memory_.cache_bytes = pages * page_bytes();
-  cache_arena_ = Arena(memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 128);
+  cache_arena_ = Arena(context_, memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 512);
   std::vector<KvPages> stores;
   for (const LayerCache& c : layout_.stores) {
     Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
@@ -87,8 +92,9 @@ void Runner::measure() {
   const std::pair<int64_t, int64_t> steps[] = {{options_.max_batch_tokens, 1},
                                                {options_.max_batch_tokens, options_.max_sequences}};
   for (auto [tokens, sequences] : steps) {
-    Arena arena = Arena::measuring();
+    Arena arena = Arena::measuring(context_.device());
     Step step = make_step(arena, tokens, sequences, std::min(tokens, options_.max_logit_rows), widths_);
+    input_bytes_ = std::max(input_bytes_, arena.used());
     step.measure = true;
     step.max_queries = tokens;
     step.max_context = options_.max_context;
@@ -96,9 +102,36 @@ void Runner::measure() {
     peak = std::max(peak, arena.peak());
     workspace_bytes_ = std::max(workspace_bytes_, step.workspace_bytes);
   }
-  workspace_bytes_ = ceil_div(workspace_bytes_, 64) * 64;
+  workspace_bytes_ = ceil_div(workspace_bytes_, 256) * 256;
   memory_.scratch_bytes = peak + workspace_bytes_;
-  scratch_ = Arena(memory_.scratch_bytes);
+  scratch_ = Arena(context_, memory_.scratch_bytes);
+  if (context_.device().type == DeviceType::kCuda) {
+    staging_ = static_cast<char*>(context_.allocate_host(input_bytes_));
+    host_logits_ = static_cast<float*>(context_.allocate_host(options_.max_logit_rows * vocab_size() * int64_t{sizeof(float)}));
+  }
+}
+
+// Where the host writes one of the step's inputs.
+int32_t* Runner::host(const Tensor& input) const {
+  if (!staging_) return input.i32();
+  return reinterpret_cast<int32_t*>(staging_ + (input.as<char>() - inputs_));
+}
+
+Tensor Runner::logits_on_host(const Tensor& logits) {
+  if (!staging_) return logits;
+  if (logits.defined()) context_.to_host(host_logits_, logits.data, logits.bytes());
+  context_.synchronize();  // also frees the staging block for the next step
+  return {host_logits_, logits.shape, DType::kF32, Device{}};
+}
+
+// Shows a GPU's tensors to a probe that reads host memory.
+Probe Runner::host_probe(const Probe& probe) {
+  return [this, &probe](std::string_view name, int layer, const Tensor& value) {
+    std::vector<char> copy(static_cast<size_t>(value.bytes()));
+    context_.to_host(copy.data(), value.data, value.bytes());
+    context_.synchronize();
+    probe(name, layer, {copy.data(), value.shape, value.dtype, Device{}});
+  };
 }
 
 Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths) {
@@ -128,26 +161,26 @@ void Runner::fill(const Step& step, std::span<const RunItem> items) {
   for (size_t b = 0; b < items.size(); ++b) {
     const RunItem& item = items[b];
     const auto count = static_cast<int64_t>(item.tokens.size());
-    step.query_start.i32()[b] = token;
-    step.context.i32()[b] = static_cast<int32_t>(item.sequence->length() + count);
+    host(step.query_start)[b] = token;
+    host(step.context)[b] = static_cast<int32_t>(item.sequence->length() + count);
     for (int64_t i = 0; i < count; ++i, ++token) {
       const int32_t id = item.tokens[static_cast<size_t>(i)];
       TS_DCHECK(id >= 0 && id < model_.info().vocab_size);
-      step.ids.i32()[token] = id;
-      step.positions.i32()[token] = static_cast<int32_t>(item.sequence->length() + i);
+      host(step.ids)[token] = id;
+      host(step.positions)[token] = static_cast<int32_t>(item.sequence->length() + i);
       if (item.want == WantLogits::kAll || (item.want == WantLogits::kLast && i + 1 == count))
-        step.logit_rows.i32()[row++] = token;
+        host(step.logit_rows)[row++] = token;
     }
   }
-  step.query_start.i32()[items.size()] = token;
+  host(step.query_start)[items.size()] = token;
   for (size_t g = 0; g < layout_.groups.size(); ++g) {
     const LayerCacheView& view = views_[static_cast<size_t>(layout_.groups[g].layers[0])];
-    int32_t* slot = view.slots.i32();
+    int32_t* slot = host(view.slots);
     for (size_t b = 0; b < items.size(); ++b) {
       const Sequence& sequence = *items[b].sequence;
       for (size_t i = 0; i < items[b].tokens.size(); ++i)
         *slot++ = sequence.slot(g, sequence.length() + static_cast<int64_t>(i));
-      int32_t* row = view.page_table.i32() + static_cast<int64_t>(b) * view.page_table.dim(1);
+      int32_t* row = host(view.page_table) + static_cast<int64_t>(b) * view.page_table.dim(1);
       std::copy(sequence.table(g).begin(), sequence.table(g).end(), row);
     }
   }
@@ -159,7 +192,7 @@ void Runner::copy_pages() {
       const KvPages& pages = views_[static_cast<size_t>(layer)].pages;
       for (const Tensor& t : {pages.k, pages.v}) {
         const Tensor to = t.rows(copy.to, 1);
-        std::memcpy(to.data, t.rows(copy.from, 1).data, static_cast<size_t>(to.bytes()));
+        context_.copy_on_device(to.data, t.rows(copy.from, 1).data, to.bytes());
       }
     }
   }
@@ -182,14 +215,19 @@ Tensor Runner::forward(std::span<const RunItem> items, const Probe* probe) {
   copy_pages();
   scratch_.rewind(0);
   void* workspace = scratch_.allocate(workspace_bytes_);
+  const int64_t inputs_at = scratch_.used();
   Step step = make_step(scratch_, tokens, static_cast<int64_t>(items.size()), rows, widths_);
-  step.stream = {.pool = &thread_pool_, .workspace = workspace};
+  step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace};
   step.max_queries = max_queries;
   step.max_context = max_context;
-  step.probe = probe;
+  inputs_ = step.ids.as<char>();
   fill(step, items);
+  Probe shown;
+  if (probe && staging_) shown = host_probe(*probe);
+  step.probe = shown ? &shown : probe;
+  if (staging_) context_.to_device(inputs_, staging_, scratch_.used() - inputs_at);
   model_.forward(step);
-  return step.logits;
+  return logits_on_host(step.logits);
 }
 
 std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {

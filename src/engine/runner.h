@@ -43,13 +43,15 @@ struct RunnerMemory {
 
 class Runner {
  public:
-  // Throws kOutOfMemory or kInvalidArgument. model, kernels and pool must outlive the runner.
-  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, const RunnerOptions& options);
+  // Throws kOutOfMemory or kInvalidArgument. The model's weights are on the context's device. All four must outlive the
+  // runner.
+  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, const RunnerOptions& options);
+  ~Runner();
 
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
   // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items' rows
-  // in order; valid until the next step. The caller commits. REQUIRES: the options' limits hold, token ids are in [0, V),
+  // in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold, token ids are in [0, V),
   // and at least one token.
   Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
@@ -71,10 +73,14 @@ class Runner {
   void copy_pages();
   Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths);
   void fill(const Step& step, std::span<const RunItem> items);
+  int32_t* host(const Tensor& input) const;
+  Tensor logits_on_host(const Tensor& logits);
+  Probe host_probe(const Probe& probe);
 
   const Model& model_;
   const Kernels& kernels_;
   ThreadPool& thread_pool_;
+  DeviceContext& context_;
   RunnerOptions options_;
   CacheSpec spec_;
   CacheLayout layout_;
@@ -82,6 +88,11 @@ class Runner {
   Arena cache_arena_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
+  // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
+  char* inputs_ = nullptr;
+  int64_t input_bytes_ = 0;
+  char* staging_ = nullptr;       // pinned; null on a CPU
+  float* host_logits_ = nullptr;  // pinned; null on a CPU
   std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
   std::vector<int64_t> widths_;
   RunnerMemory memory_;

@@ -22,6 +22,7 @@ Kernels Kernels::reference() {
 
 Kernels Kernels::builtin(CpuIsa isa) {
   Kernels kernels;
+  add_cuda_kernels(kernels);
   if (isa != CpuIsa::kReference) add_cpu_kernels(kernels, isa);
   add_reference_kernels(kernels);
   return kernels;
