@@ -1,14 +1,15 @@
 """Compares tessera's tokenizer with the `tokenizers` wheel, string by string.
 
     compare_tokenizers.py [--driver build/release/tokenize_batch] [--strings 100000] [--seed 1] [--synthetic FOLDER]
-                          [--unicode] [--speed TEXT] [TOKENIZER.json ...]
+                          [--unicode] [--speed TEXT] [--vectors] [TOKENIZER.json ...]
 
 Encodes random and natural strings with both (special tokens parsed, as text, and post-processed), decodes the ids and random
 ids (with and without special tokens, and as a stream) and prints every difference. --synthetic also makes and compares one
 small file of each kind (synthetic_tokenizers.py). --unicode first tries every code point, lists those that differ and leaves
 them out of the strings; a difference is expected only where Python's unicodedata (3.11: Unicode 14, as PCRE2 10.42) does not
 know the code point, or normalizes it otherwise than the wheel does. --speed times loading and single-thread encoding of a text
-cut into documents of 4,000 characters. Exit 0 without unexpected differences, 1 with, 2 for wrong usage.
+cut into documents of 4,000 characters. --vectors compares nothing: beside each TOKENIZER.json it writes what the wheel makes
+of 40 strings, for unit tests. Exit 0 without unexpected differences, 1 with, 2 for wrong usage.
 """
 import argparse
 import json
@@ -224,6 +225,27 @@ def compare(driver, wheel, strings, count, report):
     return compared
 
 
+def write_vectors(path, wheel, specials, seed):
+    """The wheel's answers for a few strings of characters that Unicode 14 knows, for tests without Python."""
+    unknown = {chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) in ("Cn", "Cs")}
+    strings = Strings(seed, specials, unknown)
+    strings.natural = [synthetic_tokenizers.SAMPLES]  # nobody else's text goes into the repository
+    vectors = []
+    while len(vectors) < 40:
+        text = strings.next()[:120]
+        vector = {"text": text, "ids": wheel.encode(text, add_special_tokens=False).ids,
+                  "processed": wheel.encode(text, add_special_tokens=True).ids}
+        wheel.encode_special_tokens = True
+        vector["plain"] = wheel.encode(text, add_special_tokens=False).ids
+        wheel.encode_special_tokens = False
+        vector["decoded"] = wheel.decode(vector["ids"], skip_special_tokens=False)
+        shuffled = list(vector["ids"])
+        strings.random.shuffle(shuffled)
+        vector["shuffled"] = [shuffled, wheel.decode(shuffled, skip_special_tokens=True)]
+        vectors.append(vector)
+    path.write_text("[" + ",\n".join(json.dumps(v, separators=(",", ":")) for v in vectors) + "]\n", encoding="ascii")
+
+
 def speed(driver, wheel, path, text):
     documents = [text[i:i + 4000].replace("\0", " ") for i in range(0, len(text), 4000)]
     size = sum(len(d.encode()) for d in documents) / 1e6
@@ -258,6 +280,7 @@ def main():
     parser.add_argument("--synthetic", metavar="FOLDER")
     parser.add_argument("--unicode", action="store_true")
     parser.add_argument("--speed", metavar="TEXT", type=pathlib.Path)
+    parser.add_argument("--vectors", action="store_true")
     arguments = parser.parse_args()
     paths = arguments.tokenizers + (synthetic_tokenizers.write_all(arguments.synthetic) if arguments.synthetic else [])
     if not paths:
@@ -266,6 +289,10 @@ def main():
     for path in paths:
         print(path, flush=True)
         wheel = Tokenizer.from_file(str(path))
+        specials = [t.content for t in wheel.get_added_tokens_decoder().values()]
+        if arguments.vectors:
+            write_vectors(path.with_suffix(".vectors.json"), wheel, specials, arguments.seed)
+            continue
         driver = Driver(arguments.driver, path)
         avoid = set()
         if arguments.unicode:
@@ -275,7 +302,6 @@ def main():
             failed = failed or bool(unexpected)
             print(f"  {len(differing)} code points differ: {ranges(differing)}\n  unexpected: {ranges(unexpected) or 'none'}")
         differences = []
-        specials = [t.content for t in wheel.get_added_tokens_decoder().values()]
         count = compare(driver, wheel, Strings(arguments.seed, specials, avoid), arguments.strings, differences.append) \
             if arguments.strings else 0
         print(f"  {count} strings, {len(differences)} differences", flush=True)
