@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/log.h"
 #include "text/tokenizer.h"
 
 namespace tessera {
@@ -107,6 +108,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: tokenize_batch TOKENIZER.json REQUESTS ANSWERS\n");
     return 2;
   }
+  tessera::init_logging();
   try {
     tessera::run(argv[1], argv[2], argv[3]);
     return 0;

@@ -97,6 +97,7 @@ void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::sp
                               std::vector<Piece>& pieces) const {
   size_t done = 0;  // everything before is in a piece
   size_t at = 0;
+  size_t stripped_to = 0;  // the white space before was all passed by the last rstrip
   while (!patterns_.empty() && at < text.size()) {
     if (!starts_[static_cast<uint8_t>(text[at])]) {
       ++at;
@@ -114,7 +115,7 @@ void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::sp
     if (token.special && (!parse_special || touches(plain, begin, end))) continue;
     if (token.single_word && touches_word(text, begin, end)) continue;
     if (token.lstrip) begin = std::max(strip_left(text, begin, std::min(begin, done)), done);
-    if (token.rstrip) end = strip_right(text, end);
+    if (token.rstrip) end = stripped_to = end <= stripped_to ? stripped_to : strip_right(text, end);
     if (done < begin) pieces.push_back({-1, done, begin});
     // A token whose own characters went with the rstrip of the one before is dropped; without lstrip it counts, and the text
     // after it is read again: both as Hugging Face's library has it.

@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "text/byte_alphabet.h"
+#include "text/utf8.h"
 
 namespace tessera {
 namespace {
@@ -81,7 +82,7 @@ struct Decoder::Apply {
   }
   void operator()(const ByteLevelStage&) const {
     std::string text;
-    own().repair.push(alphabet_bytes(token), text);
+    own().lossy.push(alphabet_bytes(token), text);
     next(text);
   }
   void operator()(const ByteFallbackStage&) const {
@@ -137,9 +138,9 @@ void Decoder::feed(size_t index, std::string_view token, State& state, std::stri
 }
 
 void Decoder::push_bytes(std::string_view bytes, State& state, std::string& out) const {
-  if (stages_.size() == 1) return state.stages[0].repair.push(bytes, out);
+  if (stages_.size() == 1) return state.stages[0].lossy.push(bytes, out);
   std::string text;
-  state.stages[0].repair.push(bytes, text);
+  state.stages[0].lossy.push(bytes, text);
   feed(1, text, state, out);
 }
 
@@ -153,7 +154,7 @@ void Decoder::flush(State& state, std::string& out) const {
     }
     if (std::holds_alternative<ByteFallbackStage>(stages_[i].stage)) Apply{*this, i, {}, state, out}.end_run();
     std::string rest;
-    own.repair.flush(rest);
+    own.lossy.flush(rest);
     if (!rest.empty()) feed(i + 1, rest, state, out);
     own = StageState{};
   }

@@ -12,7 +12,7 @@
 
 #include "text/normalizer.h"
 #include "text/regex.h"
-#include "text/utf8.h"
+#include "text/utf8_lossy.h"
 
 namespace tessera {
 
@@ -48,7 +48,7 @@ class Decoder {
     int64_t tokens = 0;   // that this stage has seen
     int64_t stripped = 0; // Strip on fused text: characters removed so far
     bool past_start = false;
-    Utf8Repair repair;
+    Utf8Lossy lossy;
   };
   struct State {
     std::vector<StageState> stages;

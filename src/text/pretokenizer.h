@@ -2,6 +2,7 @@
 // immutable and thread-safe; each thread runs it with its own Scratch.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,9 @@ class PreTokenizer {
 
   void add(Stage stage) { stages_.push_back(std::move(stage)); }
   size_t stages() const { return stages_.size(); }
+  bool has_metaspace() const {
+    return std::any_of(stages_.begin(), stages_.end(), [](const Stage& s) { return std::holds_alternative<MetaspaceStage>(s); });
+  }
 
   // Calls sink for each word of `text` in order; no word is empty. `at_start` says that the user's text begins here. REQUIRES
   // valid UTF-8. Throws kUnsupported when a pattern needs too many steps.

@@ -12,12 +12,12 @@
 namespace tessera {
 namespace {
 
-// A match may first cost this many backtracking steps. Ordinary patterns need about ten; only runs of thousands of
-// characters need more. A match that wants more is tried again with ten times as many, paid from the text's allowance, so
-// that a hostile pattern costs time in proportion to the text and then an error.
+// From each character a match may first cost this many backtracking steps. Ordinary patterns need about ten; only runs of
+// thousands of characters need more. A match that wants more is tried again with twice as many, paid from the text's
+// allowance, so that a pattern that backtracks without end gives an error and not a standstill.
 constexpr uint32_t kFirstLimit = 2000;
-constexpr uint64_t kAllowanceBase = 20'000'000;
-constexpr uint64_t kAllowancePerByte = 1000;
+constexpr uint64_t kAllowanceBase = 100'000'000;
+constexpr uint64_t kAllowancePerByte = 100;
 constexpr uint32_t kHeapLimitKiB = 256 * 1024;  // the interpreter's, where PCRE2 has no just-in-time compiler
 constexpr size_t kJitStackStart = 32 * 1024;
 constexpr size_t kJitStackMax = 16 * 1024 * 1024;
@@ -75,33 +75,45 @@ Regex::Regex(std::string_view pattern, std::string where) : where_(std::move(whe
          kMaxPatternBytes);
   }
   std::string translated = translate_oniguruma(pattern, where_);
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF | PCRE2_UCP, &error,
-                            &offset, nullptr));
-  if (!code_) {
-    fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" does not compile: {}", where_, pattern, pcre2_message(error));
-  }
-  // Without a just-in-time compiler on this machine, pcre2_match() interprets: same matches, slower.
-  pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);
+  auto compile = [&](uint32_t options) {
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options, &error, &offset, nullptr));
+    if (!code) fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" does not compile: {}", where_, pattern, pcre2_message(error));
+    // Without a just-in-time compiler on this machine, pcre2_match() interprets: same matches, slower.
+    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
+    return code;
+  };
+  search_ = compile(PCRE2_UTF | PCRE2_UCP);
+  anchored_ = compile(PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED);
 }
 
-int Regex::match_within(std::string_view text, size_t from, Scratch::State& state) const {
-  return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, PCRE2_NO_UTF_CHECK,
+int Regex::match(const Code& code, std::string_view text, size_t from, Scratch::State& state) const {
+  return pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, PCRE2_NO_UTF_CHECK,
                      state.data.get(), state.context.get());
+}
+
+// The search hit the limit of steps somewhere: goes from character to character, so that each pays for itself.
+int Regex::find_slowly(std::string_view text, size_t from, Scratch::State& state) const {
+  while (true) {
+    int found = match(anchored_, text, from, state);
+    uint64_t limit = kFirstLimit;
+    while (found == PCRE2_ERROR_MATCHLIMIT && limit * 2 <= std::min<uint64_t>(state.allowance, UINT32_MAX)) {
+      limit *= 2;
+      state.allowance -= limit;
+      pcre2_set_match_limit(state.context.get(), static_cast<uint32_t>(limit));
+      found = match(anchored_, text, from, state);
+      pcre2_set_match_limit(state.context.get(), kFirstLimit);
+    }
+    if (found != PCRE2_ERROR_NOMATCH || from >= text.size()) return found;
+    from += static_cast<size_t>(utf8_length(text[from]));
+  }
 }
 
 bool Regex::find(std::string_view text, size_t from, Scratch& scratch, Match& match) const {
   Scratch::State& state = *scratch.state_;
-  int found = match_within(text, from, state);
-  uint64_t limit = kFirstLimit;
-  while (found == PCRE2_ERROR_MATCHLIMIT && limit * 10 <= std::min<uint64_t>(state.allowance, UINT32_MAX)) {
-    limit *= 10;
-    state.allowance -= limit;
-    pcre2_set_match_limit(state.context.get(), static_cast<uint32_t>(limit));
-    found = match_within(text, from, state);
-    pcre2_set_match_limit(state.context.get(), kFirstLimit);
-  }
+  int found = this->match(search_, text, from, state);
+  if (found == PCRE2_ERROR_MATCHLIMIT) found = find_slowly(text, from, state);
   if (found == PCRE2_ERROR_NOMATCH) return false;
   if (found < 0) {
     fail(ErrorCode::kUnsupported, "{}: the pattern cannot be matched against a text of {} bytes at byte {}: {}", where_,

@@ -51,9 +51,12 @@ class Regex {
   struct Free {
     void operator()(pcre2_real_code_8* code) const;
   };
-  int match_within(std::string_view text, size_t from, Scratch::State& state) const;
+  using Code = std::unique_ptr<pcre2_real_code_8, Free>;
+  int match(const Code& code, std::string_view text, size_t from, Scratch::State& state) const;
+  int find_slowly(std::string_view text, size_t from, Scratch::State& state) const;
 
-  std::unique_ptr<pcre2_real_code_8, Free> code_;
+  Code search_;
+  Code anchored_;  // the same pattern, matching only where it is told to begin
   std::string where_;
 };
 

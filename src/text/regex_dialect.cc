@@ -1,5 +1,5 @@
-// Oniguruma's Ruby dialect to PCRE2's. Most of a tokenizer's pattern is the same in both; \s, \w, \d, \v, \u and script
-// names differ and are rewritten; anchors, inline options, named groups, nested classes, \h and the like mean something
+// Oniguruma's Ruby dialect to PCRE2's. Most of a tokenizer's pattern is the same in both; \s, \w, \d, \v, \u, ^, $ and script
+// names differ and are rewritten; inline options, named groups, nested classes, \h and the like mean something
 // else in PCRE2 and are refused by name, never passed through.
 #include <cctype>
 
@@ -33,8 +33,10 @@ class Translator {
         character_class();
       } else if (c == '(') {
         group();
-      } else if (c == '^' || c == '$') {
-        refuse("the anchors ^ and $");
+      } else if (c == '^') {  // Ruby's anchors are those of lines; after a last newline there is no line
+        rewrite(R"((?:\A|(?<=\n)(?!\z)))");
+      } else if (c == '$') {
+        rewrite(R"((?:(?=\n)|(?<!\n)\z))");
       } else if (c == '{') {
         repeat();
       } else {
@@ -55,6 +57,11 @@ class Translator {
   void take(size_t n) {
     out_ += in_.substr(at_, n);
     at_ += n;
+  }
+
+  void rewrite(std::string_view text) {
+    out_ += text;
+    ++at_;
   }
 
   void group() {

@@ -13,6 +13,7 @@
 #include "text/pretokenizer.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
+#include "text/utf8_lossy.h"
 
 namespace tessera {
 namespace {
@@ -48,6 +49,28 @@ class WorkspacePool {
   std::mutex mutex_;
   std::vector<std::unique_ptr<Workspace>> free_;
 };
+
+// A text made valid UTF-8, each range and each part between ranges on its own, and where the ranges are then.
+struct Repaired {
+  std::string text;
+  std::vector<TextRange> plain;
+};
+Repaired repair(std::string_view text, std::span<const TextRange> plain) {
+  Repaired result;
+  size_t done = 0;
+  auto copy_to = [&](size_t end) {
+    end = std::clamp(end, done, text.size());
+    result.text += utf8_lossy(text.substr(done, end - done));
+    done = end;
+    return result.text.size();
+  };
+  for (const TextRange& range : plain) {
+    size_t begin = copy_to(range.begin);
+    result.plain.push_back({begin, copy_to(range.end)});
+  }
+  copy_to(text.size());
+  return result;
+}
 
 // How an added token appears to the decoder: normalized, when it is searched normalized.
 std::string decoded_form(const AddedToken& token, const Normalizer& normalizer) {
@@ -189,10 +212,11 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
     fail(ErrorCode::kInvalidArgument, "{}: a text of {} bytes is longer than the {} that can be encoded at once; split it",
          impl_->name, text.size(), kMaxTextBytes);
   }
-  std::string repaired;
+  Repaired repaired;
   if (!utf8_is_valid(text)) {
-    repaired = utf8_replace_invalid(text);
-    text = repaired;
+    repaired = repair(text, options.plain_ranges);
+    text = repaired.text;
+    options.plain_ranges = repaired.plain;
   }
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 4 + 8);

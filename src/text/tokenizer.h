@@ -36,7 +36,7 @@ class Tokenizer {
   struct EncodeOptions {
     bool add_special_tokens = false;  // what the file's post-processor puts around a text, such as <s>
     bool parse_special = true;        // false: the text of a special token is plain text (for text from strangers)
-    // Parts of the text, in order, from strangers: special tokens that touch one are plain text. REQUIRES valid UTF-8.
+    // Parts of the text, in order, from strangers: special tokens that touch one are plain text.
     std::span<const TextRange> plain_ranges = {};
   };
   // Invalid UTF-8 is read as if each maximal invalid part were U+FFFD. Throws kInvalidArgument when the text is longer than

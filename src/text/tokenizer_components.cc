@@ -1,5 +1,6 @@
 #include "text/tokenizer_components.h"
 
+#include <algorithm>
 #include <functional>
 
 #include "core/error.h"
@@ -10,6 +11,10 @@ namespace {
 
 constexpr int kMaxDepth = 8;      // of sequences in sequences
 constexpr size_t kMaxStages = 64;  // published files have up to six
+// What components may insert, so that a file cannot turn a short text into gigabytes. Published files replace a space by the
+// three bytes of a mark.
+constexpr size_t kMaxInserted = 64;  // bytes at once
+constexpr double kMaxGrowth = 16;
 
 // ByteLevel's own pattern: GPT-2's (Radford et al. 2019, encoder.py).
 constexpr std::string_view kGpt2Pattern =
@@ -41,17 +46,26 @@ std::variant<Regex, std::string> read_pattern(const JsonNode& node) {
   return Regex(node.at("Regex").string(), node.where());
 }
 
+std::string inserted_text(const JsonNode& node) {
+  if (node.string().size() > kMaxInserted) node.unsupported(fmt::format("a text of more than {} bytes", kMaxInserted));
+  return std::string(node.string());
+}
+
 std::string one_character(const JsonNode& node) {
   std::string text = not_empty(node);
   if (static_cast<size_t>(utf8_length(text[0])) != text.size()) node.corrupt("is not one character");
   return text;
 }
 
-// Serves the normalizer and the decoder of this name.
+// Serves the normalizer and the decoder of this name. `growth` is how much longer the replacements before it can make a text.
 template <class Target>
-void add_replace(const JsonNode& node, Target& target) {
+void add_replace(const JsonNode& node, Target& target, double& growth) {
   auto pattern = read_pattern(node.at("pattern"));
-  std::string content(node.at("content").string());
+  std::string content = inserted_text(node.at("content"));
+  const auto* replaced = std::get_if<std::string>(&pattern);
+  auto added = static_cast<double>(content.size());
+  growth *= std::max(1.0, replaced != nullptr ? added / static_cast<double>(replaced->size()) : added + 1);
+  if (growth > kMaxGrowth) node.unsupported(fmt::format("replacements that make a text more than {} times longer", kMaxGrowth));
   if (auto* literal = std::get_if<std::string>(&pattern)) {
     target.add(ReplaceText{std::move(*literal), std::move(content)});
   } else {
@@ -105,6 +119,7 @@ void add_pre_tokenizer(const JsonNode& node, TokenizerParts& parts) {
     parts.bpe.byte_level = true;
   } else if (type == "Metaspace") {
     std::string mark = one_character(node.at("replacement"));
+    if (target.has_metaspace()) node.unsupported("a second Metaspace");
     target.add(MetaspaceStage{mark, read_prepend(node)});
     if (node.flag("split", true)) target.add(SplitStage{mark, SplitBehavior::kMergedWithNext});
   } else if (type == "Digits") {
@@ -115,7 +130,7 @@ void add_pre_tokenizer(const JsonNode& node, TokenizerParts& parts) {
   }
 }
 
-void add_normalizer(const JsonNode& node, TokenizerParts& parts) {
+void add_normalizer(const JsonNode& node, TokenizerParts& parts, double& growth) {
   Normalizer& target = parts.normalizer;
   check_stages(node, target.steps());
   std::string_view type = node.type();
@@ -128,9 +143,9 @@ void add_normalizer(const JsonNode& node, TokenizerParts& parts) {
   } else if (type == "NFKD") {
     target.add(UnicodeForm{UnicodeForm::Form::kNfkd});
   } else if (type == "Prepend") {
-    target.add(PrependText{std::string(node.at("prepend").string())});
+    target.add(PrependText{inserted_text(node.at("prepend"))});
   } else if (type == "Replace") {
-    add_replace(node, target);
+    add_replace(node, target, growth);
   } else if (type == "Strip") {
     target.add(StripSpace{node.flag("strip_left", true), node.flag("strip_right", true)});
   } else {
@@ -138,7 +153,7 @@ void add_normalizer(const JsonNode& node, TokenizerParts& parts) {
   }
 }
 
-void add_decoder(const JsonNode& node, TokenizerParts& parts) {
+void add_decoder(const JsonNode& node, TokenizerParts& parts, double& growth) {
   Decoder& target = parts.decoder;
   check_stages(node, target.stages());
   std::string_view type = node.type();
@@ -153,7 +168,7 @@ void add_decoder(const JsonNode& node, TokenizerParts& parts) {
     target.add(StripTokenStage{one_character(node.at("content")), node.at("start").integer(0, kMaxStrip),
                                node.at("stop").integer(0, kMaxStrip)});
   } else if (type == "Replace") {
-    add_replace(node, target);
+    add_replace(node, target, growth);
   } else if (type == "Metaspace") {
     target.add(MetaspaceDecodeStage{one_character(node.at("replacement")),
                                     read_prepend(node) != MetaspaceStage::Prepend::kNever});
@@ -182,7 +197,8 @@ void add_template(const JsonNode& node, TokenizerParts& parts) {
 }  // namespace
 
 void read_normalizer(const JsonNode& node, TokenizerParts& parts) {
-  for_each_component(node, "normalizers", [&](const JsonNode& item) { add_normalizer(item, parts); });
+  double growth = 1;
+  for_each_component(node, "normalizers", [&](const JsonNode& item) { add_normalizer(item, parts, growth); });
 }
 
 void read_pre_tokenizer(const JsonNode& node, TokenizerParts& parts) {
@@ -202,7 +218,8 @@ void read_post_processor(const JsonNode& node, TokenizerParts& parts) {
 }
 
 void read_decoder(const JsonNode& node, TokenizerParts& parts) {
-  for_each_component(node, "decoders", [&](const JsonNode& item) { add_decoder(item, parts); });
+  double growth = 1;
+  for_each_component(node, "decoders", [&](const JsonNode& item) { add_decoder(item, parts, growth); });
 }
 
 }  // namespace tessera

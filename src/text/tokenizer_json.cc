@@ -141,6 +141,8 @@ void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
   std::unordered_map<std::string, size_t> known;
   TokenFinder finder(parts.vocab, parts.bpe.byte_level);
   auto next_id = static_cast<int32_t>(parts.vocab.size());
+  int64_t moved = 0;
+  std::string first_moved;
   for (const JsonNode& item : node.items()) {
     AddedToken token;
     token.content = item.at("content").string();
@@ -170,12 +172,12 @@ void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
         item.corrupt(fmt::format("its id would be {}, which a token of the vocabulary has: ids there have gaps", token.id));
       }
     }
-    if (item.has("id") && item.at("id").integer(INT64_MIN, INT64_MAX) != token.id) {
-      log::warn("{}: added token \"{}\" gets id {}, not the {} written there", item.where(), token.content, token.id,
-                item.at("id").integer(INT64_MIN, INT64_MAX));
+    if (item.has("id") && item.at("id").integer(INT64_MIN, INT64_MAX) != token.id && moved++ == 0) {
+      first_moved = fmt::format("{} has id {}", item.where(), token.id);
     }
     parts.added.push_back(std::move(token));
   }
+  if (moved > 0) log::warn("{} added tokens have other ids than the file says, as in other libraries; first: {}", moved, first_moved);
 }
 
 void check_template_ids(const JsonNode& root, const TokenizerParts& parts) {

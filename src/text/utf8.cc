@@ -6,15 +6,6 @@ namespace tessera {
 
 bool utf8_is_valid(std::string_view text) { return simdjson::validate_utf8(text.data(), text.size()); }
 
-std::string utf8_replace_invalid(std::string_view bytes) {
-  std::string out;
-  out.reserve(bytes.size() + 16);
-  Utf8Repair repair;
-  repair.push(bytes, out);
-  repair.flush(out);
-  return out;
-}
-
 char32_t utf8_front(std::string_view text) {
   auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   switch (utf8_length(text[0])) {
@@ -58,63 +49,6 @@ bool is_white_space(char32_t code) {
   return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
          (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
          code == 0x3000;
-}
-
-// Begins a character, or replaces a byte that cannot begin one. The ranges of the second byte keep out overlong forms,
-// surrogates and values above U+10FFFF (Unicode, table 3-7).
-void Utf8Repair::start(uint8_t byte, std::string& out) {
-  low_ = 0x80;
-  high_ = 0xBF;
-  if (byte < 0x80) {
-    out.push_back(static_cast<char>(byte));
-    return;
-  }
-  if (byte >= 0xC2 && byte <= 0xDF) {
-    need_ = 2;
-  } else if (byte >= 0xE0 && byte <= 0xEF) {
-    need_ = 3;
-    if (byte == 0xE0) low_ = 0xA0;
-    if (byte == 0xED) high_ = 0x9F;
-  } else if (byte >= 0xF0 && byte <= 0xF4) {
-    need_ = 4;
-    if (byte == 0xF0) low_ = 0x90;
-    if (byte == 0xF4) high_ = 0x8F;
-  } else {
-    out += kReplacementCharacter;
-    return;
-  }
-  pending_[0] = static_cast<char>(byte);
-  have_ = 1;
-}
-
-void Utf8Repair::push(std::string_view bytes, std::string& out) {
-  if (have_ == 0 && utf8_is_valid(bytes)) {
-    out += bytes;
-    return;
-  }
-  for (char c : bytes) {
-    auto byte = static_cast<uint8_t>(c);
-    if (have_ == 0) {
-      start(byte, out);
-    } else if (byte >= low_ && byte <= high_) {
-      pending_[have_++] = c;
-      low_ = 0x80;
-      high_ = 0xBF;
-      if (have_ == need_) {
-        out.append(pending_, static_cast<size_t>(have_));
-        have_ = 0;
-      }
-    } else {
-      out += kReplacementCharacter;
-      have_ = 0;
-      start(byte, out);
-    }
-  }
-}
-
-void Utf8Repair::flush(std::string& out) {
-  if (have_ > 0) out += kReplacementCharacter;
-  have_ = 0;
 }
 
 }  // namespace tessera
