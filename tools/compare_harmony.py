@@ -608,26 +608,35 @@ def template_renderer(path):
     return environment.from_string(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
-def compare_template(args, probe):
+def template_case(template, chats):
+    """A chat and what the template makes of it, or nothing where the template refuses (channel tags in texts)."""
     import jinja2
+    messages, tools = chats.chat()
+    training = messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1] and chats.chance(0.3)
+    effort = chats.random.choice(["low", "medium", "high"])
+    try:
+        text = template.render(messages=messages, tools=tools, add_generation_prompt=not training,
+                               reasoning_effort=effort)
+    except jinja2.TemplateError:
+        return None
+    return {"mode": "training" if training else "completion", "effort": effort, "messages": messages, "tools": tools,
+            "text": text}
+
+
+def compare_template(args, probe):
     template = template_renderer(args.template)
     chats = Chats(args.seed)
     same = 0
     for number in range(args.count):
-        messages, tools = chats.chat()
-        training = messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1] and chats.chance(0.3)
-        effort = chats.random.choice(["low", "medium", "high"])
-        try:
-            expected = template.render(messages=messages, tools=tools, add_generation_prompt=not training,
-                                       reasoning_effort=effort)
-        except jinja2.TemplateError:  # it refuses channel tags in texts
+        case = template_case(template, chats)
+        if case is None:
             continue
-        got = probe.ask(op="chat", messages=messages, tools=tools, effort=effort, current_date="2025-06-28",
-                        drop="finished", mode="training" if training else "completion")
+        expected = case.pop("text")
+        got = probe.ask(op="chat", current_date="2025-06-28", drop="finished", **case)
         actual = got.get("error") or "".join(text for _, text in got["pieces"])
         if actual != expected:
-            print(f"chat {number} differs (training: {training})")
-            print("messages", json.dumps(messages, ensure_ascii=False), "\ntools", json.dumps(tools))
+            print(f"chat {number} differs")
+            print("chat", json.dumps(case, ensure_ascii=False))
             print("template", expected, "\nC++     ", actual)
             return 1
         same += 1
@@ -642,7 +651,7 @@ def write_golden(args, wheel, vocabulary):
     folder = ROOT / "tests" / "data" / "harmony"
     generator = Generator(args.seed)
     cases = []
-    while len(cases) < 120:
+    while len(cases) < 60:
         messages = generator.conversation()
         mode = generator.random.choice(["conversation", "completion", "training"])
         drop = generator.random.choice(["library", "library", "none"])
@@ -660,6 +669,13 @@ def write_golden(args, wheel, vocabulary):
         pieces = [NAMES[t] if t in NAMES else vocabulary.bytes[t].hex() for t in tokens]
         cases.append({"role": role, "tokens": pieces, "messages": messages})
     write_lines(folder / "parse_cases.json", cases)
+    chats = Chats(args.seed + 2)
+    cases = []
+    while len(cases) < 60:
+        case = template_case(template_renderer(args.template), chats)
+        if case is not None:
+            cases.append(case)
+    write_lines(folder / "chat_cases.json", cases)
     used = {int(t) for f in ("test_simple_reasoning_response", "test_simple_tool_call")
             for t in (folder / f"{f}.txt").read_text().split()}
     table = {str(t): vocabulary.bytes[t].hex() for t in sorted(used) if t in vocabulary.bytes}

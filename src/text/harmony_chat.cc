@@ -65,13 +65,13 @@ HarmonyNamespace functions_of(const OrderedJson& tools) {
 // Turns the messages one by one, and remembers the calls, so that results find their tools.
 class FromChat {
  public:
-  FromChat(const HarmonySystem& system, HarmonyNamespace functions)
-      : system_(system), functions_(std::move(functions)) {}
+  FromChat(const HarmonyChatOptions& options, HarmonyNamespace functions)
+      : options_(options), functions_(std::move(functions)) {}
 
   std::vector<HarmonyMessage> run(const OrderedJson& messages) {
     if (!messages.is_array()) bad("messages", messages.type_name(), "an array");
     HarmonyMessage head = harmony_text_message(HarmonyRole::kSystem, "");
-    head.content.front() = system_;
+    head.content.front() = options_.system;
     out_.push_back(std::move(head));
     if (messages.empty() || !is_instructions(messages[0])) add_developer(std::nullopt);
     for (size_t i = 0; i < messages.size(); ++i) add(messages[i], fmt::format("messages[{}]", i));
@@ -149,6 +149,7 @@ class FromChat {
     HarmonyMessage message = harmony_text_message(HarmonyRole::kAssistant, std::move(text), "commentary");
     message.recipient = full_name(text_member(function, "name", where));
     message.content_type = "json";
+    message.constrained = options_.constrain_calls;
     last_called_ = message.recipient;
     if (const OrderedJson* id = member(call, "id"); id != nullptr && id->is_string()) {
       called_[id->get<std::string>()] = message.recipient;
@@ -179,13 +180,13 @@ class FromChat {
   // The built-in tools are addressed by their own names, all others as functions.NAME.
   std::string full_name(const std::string& name) const {
     if (name.starts_with(kFunctions)) return name;
-    for (const HarmonyNamespace& space : system_.tools) {
+    for (const HarmonyNamespace& space : options_.system.tools) {
       if (name == space.name || name.starts_with(space.name + ".")) return name;
     }
     return std::string(kFunctions) + name;
   }
 
-  const HarmonySystem& system_;
+  const HarmonyChatOptions& options_;
   HarmonyNamespace functions_;
   bool declared_ = false;
   std::vector<HarmonyMessage> out_;
@@ -196,8 +197,8 @@ class FromChat {
 }  // namespace
 
 std::vector<HarmonyMessage> harmony_from_chat(const OrderedJson& messages, const OrderedJson& tools,
-                                              const HarmonySystem& system) {
-  return FromChat(system, functions_of(tools)).run(messages);
+                                              const HarmonyChatOptions& options) {
+  return FromChat(options, functions_of(tools)).run(messages);
 }
 
 HarmonyPart harmony_part(const HarmonyParsed& parsed) {

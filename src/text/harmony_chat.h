@@ -20,12 +20,17 @@
 
 namespace tessera {
 
+struct HarmonyChatOptions {
+  HarmonySystem system;          // the system message
+  bool constrain_calls = false;  // earlier calls have `<|constrain|>json`, as models write it, not the template's `json`
+};
+
 // messages: array of {role, content, name?, thinking | reasoning_content | reasoning?, tool_calls?, tool_call_id?}.
 // tools: array of {type: function, function: {name, description, parameters}} (or the inner objects), or null.
-// `system` becomes the system message; a first message of role system or developer becomes the instructions.
-// Throws kInvalidArgument naming the message and field.
+// A first message of role system or developer becomes the instructions. Throws kInvalidArgument naming the message and
+// the field.
 std::vector<HarmonyMessage> harmony_from_chat(const OrderedJson& messages, const OrderedJson& tools,
-                                              const HarmonySystem& system);
+                                              const HarmonyChatOptions& options);
 
 // Where the content of a message that the model wrote belongs in a reply.
 enum class HarmonyPart : uint8_t {

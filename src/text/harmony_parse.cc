@@ -80,8 +80,7 @@ void HarmonyParser::on_text(std::string_view bytes) {
 }
 
 void HarmonyParser::on_header_byte(char byte) {
-  if (header_.bytes == kMaxHarmonyHeader && header_.blank()) header_.clear();
-  if (header_.bytes < kMaxHarmonyHeader) return header_.append(byte);
+  if (header_.append(byte)) return;
   HarmonyBareMessage bare = read_harmony_bare(header_, context_);
   open(std::move(bare.header), true);
   add_content(bare.content + byte);

@@ -40,8 +40,6 @@
 
 namespace tessera {
 
-inline constexpr size_t kMaxHarmonyHeader = 256;
-
 enum class HarmonyEnd : uint8_t {
   kOpen,    // still being read
   kEnd,     // <|end|>

@@ -59,7 +59,8 @@ void add_header(Pieces& pieces, const HarmonyMessage& message, const HarmonyRend
     if (!author.name.empty()) add(pieces, ":" + author.name);
   }
   const bool addressed = !message.recipient.empty() && message.recipient != "all";
-  const bool late = options.recipient_in_channel && !message.channel.empty();
+  const bool late =
+      options.recipient_in_channel && author.role == HarmonyRole::kAssistant && !message.channel.empty();
   if (addressed && !late) add(pieces, " to=" + message.recipient);
   if (!message.channel.empty()) {
     add(pieces, HarmonySpecial::kChannel);
