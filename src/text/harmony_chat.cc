@@ -143,7 +143,7 @@ class FromChat {
     const OrderedJson& function = inner == nullptr ? call : *inner;
     if (!function.is_object()) bad(where + ".function", function.type_name(), "an object");
     const OrderedJson* arguments = member(function, "arguments");
-    std::string text = arguments == nullptr       ? "{}"
+    std::string text = arguments == nullptr     ? "{}"
                        : arguments->is_string() ? arguments->get<std::string>()
                                                 : json_text(*arguments, JsonStyle::kPython);
     HarmonyMessage message = harmony_text_message(HarmonyRole::kAssistant, std::move(text), "commentary");
@@ -165,12 +165,13 @@ class FromChat {
     } else if (id != nullptr && id->is_string() && called_.count(id->get<std::string>()) > 0) {
       name = called_[id->get<std::string>()];
     }
-    if (name.empty()) bad(where, "a tool result with no call before it", "a name, or a tool_call_id of an earlier call");
+    if (name.empty())
+      bad(where, "a tool result with no call before it", "a name, or a tool_call_id of an earlier call");
     const bool parts = content != nullptr && content->is_array() && !content->empty() && content->front().is_object() &&
                        content->front().contains("type");
-    std::string text = content == nullptr                  ? ""
+    std::string text = content == nullptr              ? ""
                        : content->is_string() || parts ? content_text(*content, where + ".content")
-                                                           : json_text(*content, JsonStyle::kPython);
+                                                       : json_text(*content, JsonStyle::kPython);
     HarmonyMessage result = harmony_text_message(HarmonyRole::kTool, std::move(text), "commentary");
     result.author.name = std::move(name);
     result.recipient = "assistant";
@@ -227,7 +228,9 @@ OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t 
   };
   for (const HarmonyParsed& parsed : messages) {
     switch (harmony_part(parsed)) {
-      case HarmonyPart::kReasoning: append(reasoning, parsed.text()); break;
+      case HarmonyPart::kReasoning:
+        append(reasoning, parsed.text());
+        break;
       case HarmonyPart::kAnswer:
         append(answer, parsed.text());
         answered = true;
@@ -237,7 +240,8 @@ OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t 
                          {"type", "function"},
                          {"function", {{"name", harmony_call_name(parsed.message)}, {"arguments", parsed.text()}}}});
         break;
-      case HarmonyPart::kNone: break;
+      case HarmonyPart::kNone:
+        break;
     }
   }
   OrderedJson out = {{"role", "assistant"}};

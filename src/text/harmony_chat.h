@@ -21,8 +21,9 @@
 namespace tessera {
 
 struct HarmonyChatOptions {
-  HarmonySystem system;          // the system message
-  bool constrain_calls = false;  // earlier calls have `<|constrain|>json`, as models write it, not the template's `json`
+  HarmonySystem system;  // the system message
+  bool constrain_calls =
+      false;  // earlier calls have `<|constrain|>json`, as models write it, not the template's `json`
 };
 
 // messages: array of {role, content, name?, thinking | reasoning_content | reasoning?, tool_calls?, tool_call_id?}.
@@ -43,8 +44,9 @@ HarmonyPart harmony_part(const HarmonyParsed& parsed);
 // "functions.get_weather" -> "get_weather"; the names of built-in tools stay whole (browser.search, python).
 std::string harmony_call_name(const HarmonyMessage& message);
 
-// One assistant message {role, content, reasoning_content?, tool_calls?} of all that the model wrote. Calls are numbered
-// "call_0", ... from `first_call`; several reasonings or answers are joined by a newline. Content is null beside calls.
+// One assistant message {role, content, reasoning_content?, tool_calls?} of all that the model wrote. Calls are
+// numbered "call_0", ... from `first_call`; several reasonings or answers are joined by a newline. Content is null
+// beside calls.
 OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t first_call = 0);
 
 }  // namespace tessera

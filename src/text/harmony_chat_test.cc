@@ -25,9 +25,9 @@ TEST(HarmonyChat, MatchesTheChatTemplate) {
     options.system.effort = harmony_effort(one["effort"].get<std::string>());
     const std::vector<HarmonyMessage> messages = harmony_from_chat(one["messages"], one["tools"], options);
     const HarmonyRenderOptions render{HarmonyDrop::kFinished};
-    const std::string text =
-        harmony_text(one["mode"] == "training" ? render_harmony_for_training(messages, render)
-                                               : render_harmony_for_completion(messages, HarmonyRole::kAssistant, render));
+    const std::string text = harmony_text(
+        one["mode"] == "training" ? render_harmony_for_training(messages, render)
+                                  : render_harmony_for_completion(messages, HarmonyRole::kAssistant, render));
     ASSERT_EQ(text, one["text"].get<std::string>()) << "case " << i;
   }
 }
@@ -59,9 +59,8 @@ TEST(HarmonyChat, MatchesTheGlossaryPrompts) {
 std::string prompt(const char* messages, const char* tools = "null", bool builtin = false) {
   HarmonyChatOptions options;
   if (builtin) options.system.tools = {harmony_browser(), harmony_python()};
-  const std::string text = harmony_text(
-      render_harmony(harmony_from_chat(OrderedJson::parse(messages), OrderedJson::parse(tools), options),
-                     {HarmonyDrop::kFinished}));
+  const std::string text = harmony_text(render_harmony(
+      harmony_from_chat(OrderedJson::parse(messages), OrderedJson::parse(tools), options), {HarmonyDrop::kFinished}));
   return text.substr(text.find("<|end|>") + 7);  // without the system message
 }
 
@@ -85,16 +84,18 @@ TEST(HarmonyChat, TurnsFollowTheLibraryWhereTheTemplateDiffers) {
             "<|start|>assistant to=functions.g<|channel|>commentary json<|message|>{\"b\": [1, 2]}<|call|>"
             "<|start|>functions.f to=assistant<|channel|>commentary<|message|>one<|end|>"
             "<|start|>functions.g to=assistant<|channel|>commentary<|message|>{\"two\": 2}<|end|>");
-  EXPECT_EQ(prompt(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "browser.search", "arguments": "{}"}}]},
+  EXPECT_EQ(
+      prompt(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "browser.search", "arguments": "{}"}}]},
                        {"role": "tool", "content": "found"},
                        {"role": "tool", "name": "functions.x", "content": "other"}])",
-                   "null", true),
-            "<|start|>assistant to=browser.search<|channel|>commentary json<|message|>{}<|call|>"
-            "<|start|>browser.search to=assistant<|channel|>commentary<|message|>found<|end|>"
-            "<|start|>functions.x to=assistant<|channel|>commentary<|message|>other<|end|>");
-  EXPECT_THAT(prompt(R"([{"role": "user", "content": "Hi"}])",
-                     R"([{"type": "function", "function": {"name": "f"}}, {"name": "g", "description": "Two\nlines"}])"),
-              HasSubstr("namespace functions {\n\ntype f = () => any;\n\n// Two\n// lines\ntype g = () => any;\n\n}"));
+             "null", true),
+      "<|start|>assistant to=browser.search<|channel|>commentary json<|message|>{}<|call|>"
+      "<|start|>browser.search to=assistant<|channel|>commentary<|message|>found<|end|>"
+      "<|start|>functions.x to=assistant<|channel|>commentary<|message|>other<|end|>");
+  EXPECT_THAT(
+      prompt(R"([{"role": "user", "content": "Hi"}])",
+             R"([{"type": "function", "function": {"name": "f"}}, {"name": "g", "description": "Two\nlines"}])"),
+      HasSubstr("namespace functions {\n\ntype f = () => any;\n\n// Two\n// lines\ntype g = () => any;\n\n}"));
 }
 
 TEST(HarmonyChat, ErrorsNameThePlace) {
@@ -106,7 +107,8 @@ TEST(HarmonyChat, ErrorsNameThePlace) {
       {R"([{"role": "user"}])", "messages[0].content: found nothing"},
       {R"([{"role": "user", "content": 3}])", "messages[0].content: found number"},
       {R"([{"role": "user", "content": [{"type": "image_url"}]}])", "messages[0].content[0].type: found \"image_url\""},
-      {R"([{"role": "user", "content": "x"}, {"role": "assistant", "thinking": 3}])", "messages[1].thinking: found number"},
+      {R"([{"role": "user", "content": "x"}, {"role": "assistant", "thinking": 3}])",
+       "messages[1].thinking: found number"},
       {R"([{"role": "assistant", "tool_calls": 3}])", "messages[0].tool_calls: found number"},
       {R"([{"role": "assistant", "tool_calls": [{"function": {}}]}])", "messages[0].tool_calls[0].name: found nothing"},
       {R"([{"role": "tool", "content": "x"}])", "messages[0]: found a tool result with no call"}};
@@ -153,10 +155,10 @@ TEST(HarmonyChat, PartsOfAReply) {
 TEST(HarmonyChat, RepliesComeBack) {
   EXPECT_EQ(harmony_to_chat({parsed("think", "analysis"), parsed("more", "analysis"), parsed("4", "final")}),
             OrderedJson::parse(R"({"role": "assistant", "content": "4", "reasoning_content": "think\nmore"})"));
-  EXPECT_EQ(harmony_to_chat({parsed("t", "analysis"), parsed("{}", "commentary", "functions.f"),
-                             parsed("1+1", "analysis", "python")},
-                            3),
-            OrderedJson::parse(R"({"role": "assistant", "content": null, "reasoning_content": "t", "tool_calls": [
+  EXPECT_EQ(
+      harmony_to_chat(
+          {parsed("t", "analysis"), parsed("{}", "commentary", "functions.f"), parsed("1+1", "analysis", "python")}, 3),
+      OrderedJson::parse(R"({"role": "assistant", "content": null, "reasoning_content": "t", "tool_calls": [
                 {"id": "call_3", "type": "function", "function": {"name": "f", "arguments": "{}"}},
                 {"id": "call_4", "type": "function", "function": {"name": "python", "arguments": "1+1"}}]})"));
   EXPECT_EQ(harmony_to_chat({}), OrderedJson::parse(R"({"role": "assistant", "content": ""})"));

@@ -37,7 +37,8 @@ std::vector<Token> read(std::string_view text) {
     size_t best = text.size();
     Token special{kText, ""};
     for (int i = 0; i <= kHarmonySpecials; ++i) {
-      const std::string_view name = i == kHarmonySpecials ? kEosText : harmony_special_text(static_cast<HarmonySpecial>(i));
+      const std::string_view name =
+          i == kHarmonySpecials ? kEosText : harmony_special_text(static_cast<HarmonySpecial>(i));
       const size_t at = text.find(name);
       if (at < best) {
         best = at;
@@ -99,9 +100,10 @@ TEST(HarmonyParse, ReadsTheFixturesIds) {
     for (const HarmonyParsed& message : parser.messages()) out.push_back(show(message));
     return out;
   };
-  EXPECT_THAT(parse_file("test_simple_reasoning_response.txt"),
-              ElementsAre("assistant #analysis \"User asks: \"What is 2 + 2?\" Simple arithmetic. Provide answer.\" return",
-                          "assistant #final \"2 + 2 = 4.\" cut"));
+  EXPECT_THAT(
+      parse_file("test_simple_reasoning_response.txt"),
+      ElementsAre("assistant #analysis \"User asks: \"What is 2 + 2?\" Simple arithmetic. Provide answer.\" return",
+                  "assistant #final \"2 + 2 = 4.\" cut"));
   EXPECT_THAT(parse_file("test_simple_tool_call.txt"),
               ElementsAre("assistant #analysis \"User asks: \"What is the weather in Tokyo?\" We need to use "
                           "lookup_weather tool.\" return",
@@ -140,11 +142,13 @@ TEST(HarmonyParse, MatchesTheLibraryOnWellFormedStreams) {
 
 TEST(HarmonyParse, HeaderSpellings) {
   const std::string expected = "assistant >functions.f #commentary [!json] \"{}\" call";
-  for (const char* header :
-       {"<|channel|>commentary to=functions.f <|constrain|>json", "<|channel|>commentary to=functions.f<|constrain|>json",
-        " to=functions.f<|channel|>commentary <|constrain|>json", " to=functions.f<|channel|>commentary<|constrain|>json",
-        "<|channel|> commentary  to=functions.f  <|constrain|> json", "<|channel|>commentary functions.f <|constrain|>json",
-        "assistant<|channel|>commentary to=functions.f <|constrain|>json"}) {
+  for (const char* header : {"<|channel|>commentary to=functions.f <|constrain|>json",
+                             "<|channel|>commentary to=functions.f<|constrain|>json",
+                             " to=functions.f<|channel|>commentary <|constrain|>json",
+                             " to=functions.f<|channel|>commentary<|constrain|>json",
+                             "<|channel|> commentary  to=functions.f  <|constrain|> json",
+                             "<|channel|>commentary functions.f <|constrain|>json",
+                             "assistant<|channel|>commentary to=functions.f <|constrain|>json"}) {
     EXPECT_THAT(parse(std::string(header) + "<|message|>{}<|call|>"), ElementsAre(expected)) << header;
   }
   EXPECT_THAT(parse(" to=functions.f<|channel|>commentary json<|message|>{}<|call|>"),
@@ -155,7 +159,8 @@ TEST(HarmonyParse, HeaderSpellings) {
               ElementsAre("assistant >python #analysis [code] \"x\" call"));
   EXPECT_THAT(parse("<|channel|>final <|constrain|>json<|message|>{}<|return|>"),
               ElementsAre("assistant #final [!json] \"{}\" return"));
-  EXPECT_THAT(parse("<|channel|>final json<|message|>{}<|return|>"), ElementsAre("assistant #final [json] \"{}\" return"));
+  EXPECT_THAT(parse("<|channel|>final json<|message|>{}<|return|>"),
+              ElementsAre("assistant #final [json] \"{}\" return"));
   EXPECT_THAT(parse("<|channel|>commentary python<|message|>x<|call|>"),
               ElementsAre("assistant >python #commentary \"x\" call"));
   EXPECT_THAT(parse("<|start|>functions.f to=assistant<|channel|>commentary<|message|>18<|end|>"
@@ -179,9 +184,13 @@ TEST(HarmonyParse, BrokenHeaders) {
               ElementsAre("assistant >assistant #commentary \"x\" end"));
   EXPECT_THAT(parse("<|channel|>bash<|channel|>commentary to=functions.bash code<|message|>ls<|call|>"),
               ElementsAre("assistant >functions.bash #commentary [code] \"ls\" call"));
-  EXPECT_THAT(parse("<|channel|>?? The user asks<|end|>"), ElementsAre("assistant #analysis \"?? The user asks\" bare end"));
+  EXPECT_THAT(parse("<|channel|>?? The user asks<|end|>"),
+              ElementsAre("assistant #analysis \"?? The user asks\" bare end"));
   EXPECT_THAT(parse("<|channel|><|channel|>analysis<|message|>a<|end|>"), ElementsAre("assistant #analysis \"a\" end"));
-  EXPECT_THAT(parse("<|channel|>analysis<|channel|>final<|message|>a<|end|>"), ElementsAre("assistant #final \"a\" end"));
+  EXPECT_THAT(parse("<|channel|>analysis<|channel|>final<|message|>a<|end|>"),
+              ElementsAre("assistant #final \"a\" end"));
+  EXPECT_THAT(parse("<|channel|>final<|channel|>notes<|message|>a<|end|>"), ElementsAre("assistant #final \"a\" end"));
+  EXPECT_THAT(parse("<|channel|>notes<|channel|>more<|message|>a<|end|>"), ElementsAre("assistant #more \"a\" end"));
   EXPECT_THAT(parse("<|channel|><|message|>a<|end|>"), ElementsAre("assistant \"a\" end"));
   EXPECT_THAT(parse("<|channel|>commentary to=functions.f 彩票 json<|message|>{}<|call|>"),
               ElementsAre("assistant >functions.f #commentary [json] \"{}\" call"));
@@ -196,7 +205,8 @@ TEST(HarmonyParse, BrokenHeaders) {
               ElementsAre("assistant #final \"a\" end", "assistant #final \"b\" end", "assistant #final \"c\" end",
                           "assistant \"d\" end"));
   EXPECT_THAT(parse("finalto=functions.f<|message|>"), ElementsAre("assistant \"\" cut"));
-  EXPECT_THAT(parse("<|channel|>finalto=functions.f<|message|>"), ElementsAre("assistant >functions.f #final \"\" cut"));
+  EXPECT_THAT(parse("<|channel|>finalto=functions.f<|message|>"),
+              ElementsAre("assistant >functions.f #final \"\" cut"));
 }
 
 TEST(HarmonyParse, MissingMessageToken) {
@@ -211,7 +221,8 @@ TEST(HarmonyParse, MissingMessageToken) {
   EXPECT_THAT(parse(" to=functions.f{\"a\": 1}"), ElementsAre("assistant >functions.f \"{\"a\": 1}\" bare cut"));
   EXPECT_THAT(parse("We should think about it<|channel|>final<|message|>Yes<|return|>"),
               ElementsAre("assistant \"We should think about it\" bare cut", "assistant #final \"Yes\" return"));
-  EXPECT_THAT(parse("<|start|>assistantWell then<|end|><|start|>assistant Well<|end|><|start|>Hello there<|end|>", std::nullopt),
+  EXPECT_THAT(parse("<|start|>assistantWell then<|end|><|start|>assistant Well<|end|><|start|>Hello there<|end|>",
+                    std::nullopt),
               ElementsAre("assistant \"Well then\" bare end", "assistant \"Well\" bare end",
                           "assistant \"Hello there\" bare end"));
   // A header that says nothing but who speaks is no message; one with a channel is.
@@ -228,10 +239,12 @@ TEST(HarmonyParse, SpecialTokensWhereTheyDoNotBelong) {
               ElementsAre("user:bob \"a\" cut", "user:bob #x \"b\" cut"));
   EXPECT_THAT(parse("<|channel|>final<|message|>a<|start|>assistant<|channel|>final<|message|>b"),
               ElementsAre("assistant #final \"a\" cut", "assistant #final \"b\" cut"));
-  EXPECT_THAT(parse("<|channel|>final<|message|>a<|endoftext|><|endoftext|>"), ElementsAre("assistant #final \"a\" cut"));
+  EXPECT_THAT(parse("<|channel|>final<|message|>a<|endoftext|><|endoftext|>"),
+              ElementsAre("assistant #final \"a\" cut"));
   EXPECT_THAT(parse("<|channel|>final<|endoftext|>"), ElementsAre("assistant #final \"\" bare cut"));
-  EXPECT_THAT(parse("<|channel|>analysis<|message|>a<|end|> 364 <|start|>assistant<|channel|>final<|message|>b<|return|>"),
-              ElementsAre("assistant #analysis \"a\" end", "assistant \"364 \" bare cut", "assistant #final \"b\" return"));
+  EXPECT_THAT(
+      parse("<|channel|>analysis<|message|>a<|end|> 364 <|start|>assistant<|channel|>final<|message|>b<|return|>"),
+      ElementsAre("assistant #analysis \"a\" end", "assistant \"364 \" bare cut", "assistant #final \"b\" return"));
   EXPECT_THAT(parse("<|channel|>analysis<|message|>a<|end|>assistant<|channel|>final<|message|>b<|return|>"),
               ElementsAre("assistant #analysis \"a\" end", "assistant #final \"b\" return"));
   EXPECT_THAT(parse("<|message|>a<|call|><|message|>b<|return|><|message|>c<|end|>", std::nullopt),
@@ -243,8 +256,8 @@ TEST(HarmonyParse, HeadersAreBounded) {
   const std::string prose = "I " + std::string(kMaxHarmonyHeader, 'x') + " really";
   EXPECT_THAT(parse(prose + "<|message|> go on<|end|>"), ElementsAre("assistant \"" + prose + " go on\" bare end"));
   const std::string name(kMaxHarmonyHeader + 40, 'n');
-  EXPECT_THAT(parse("<|channel|>" + name + "<|end|>"),
-              ElementsAre("assistant #" + name.substr(0, kMaxHarmonyHeader) + " \"" + std::string(40, 'n') + "\" bare end"));
+  EXPECT_THAT(parse("<|channel|>" + name + "<|end|>"), ElementsAre("assistant #" + name.substr(0, kMaxHarmonyHeader) +
+                                                                   " \"" + std::string(40, 'n') + "\" bare end"));
   EXPECT_THAT(parse(std::string(10 * kMaxHarmonyHeader, ' ') + "<|channel|>final<|message|>a<|end|>"),
               ElementsAre("assistant #final \"a\" end"));
   std::string marks;
@@ -287,9 +300,8 @@ TEST(HarmonyParse, StreamsWholeCharacters) {
 TEST(HarmonyParse, RolesOfThePrompt) {
   EXPECT_THAT(parse("<|message|>hi<|end|>", HarmonyRole::kUser), ElementsAre("user \"hi\" end"));
   EXPECT_THAT(parse("<|message|>hi<|end|>", HarmonyRole::kTool), ElementsAre("tool:tool \"hi\" end"));
-  const std::vector<HarmonyParsed> all = parse_harmony({200, 1, 202, 2, 201}, [](int32_t id) {
-    return std::string_view(id == 1 ? "user" : "hi");
-  }, test_tokens());
+  const std::vector<HarmonyParsed> all = parse_harmony(
+      {200, 1, 202, 2, 201}, [](int32_t id) { return std::string_view(id == 1 ? "user" : "hi"); }, test_tokens());
   ASSERT_EQ(all.size(), 1u);
   EXPECT_EQ(show(all[0]), "user \"hi\" end");
 }

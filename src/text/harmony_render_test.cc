@@ -33,7 +33,9 @@ HarmonyMessage developer_message(HarmonyDeveloper developer) {
   return message;
 }
 
-HarmonyMessage user(std::string text) { return harmony_text_message(HarmonyRole::kUser, std::move(text)); }
+HarmonyMessage user(std::string text) {
+  return harmony_text_message(HarmonyRole::kUser, std::move(text));
+}
 HarmonyMessage assistant(std::string text, std::string channel) {
   return harmony_text_message(HarmonyRole::kAssistant, std::move(text), std::move(channel));
 }
@@ -141,10 +143,10 @@ TEST(HarmonyRender, MatchesTheLibraryOnGeneratedConversations) {
     const OrderedJson& one = cases[i];
     const std::vector<HarmonyMessage> messages = harmony_messages_from_json(one["messages"]);
     const HarmonyRenderOptions options{one["drop"] == "none" ? HarmonyDrop::kNone : HarmonyDrop::kBeforeFirstFinal};
-    const OrderedJson actual = joined(
-        one["mode"] == "training"     ? render_harmony_for_training(messages, options)
-        : one["mode"] == "completion" ? render_harmony_for_completion(messages, HarmonyRole::kAssistant, options)
-                                      : render_harmony(messages, options));
+    const OrderedJson actual =
+        joined(one["mode"] == "training"     ? render_harmony_for_training(messages, options)
+               : one["mode"] == "completion" ? render_harmony_for_completion(messages, HarmonyRole::kAssistant, options)
+                                             : render_harmony(messages, options));
     ASSERT_EQ(actual, one["pieces"]) << "case " << i;
     for (const HarmonyMessage& message : messages) {  // and the JSON form loses nothing
       const HarmonyMessage again = harmony_message_from_json(harmony_to_json(message));
@@ -177,8 +179,8 @@ TEST(HarmonyRender, CallsEndWithCallAndSpellConstrain) {
 }
 
 TEST(HarmonyRender, DropRulesDiffer) {
-  const std::vector<HarmonyMessage> chat = {user("1"),       assistant("a1", "analysis"), assistant("f1", "final"),
-                                            user("2"),       assistant("a2", "analysis"), call("{}", "functions.f"),
+  const std::vector<HarmonyMessage> chat = {user("1"),      assistant("a1", "analysis"), assistant("f1", "final"),
+                                            user("2"),      assistant("a2", "analysis"), call("{}", "functions.f"),
                                             user("result"), assistant("a3", "analysis"), assistant("f2", "final")};
   const auto kept = [&](HarmonyDrop drop, bool training) {
     const HarmonyRenderOptions options{drop};
@@ -214,9 +216,8 @@ TEST(HarmonyRender, BuiltInToolsAndFunctions) {
 }
 
 TEST(HarmonyRender, IdsComeFromTheTokenizer) {
-  HarmonyTokens tokens = HarmonyTokens::from([](std::string_view name) -> std::optional<int32_t> {
-    return 8176 + static_cast<int32_t>(name.size());
-  });
+  HarmonyTokens tokens = HarmonyTokens::from(
+      [](std::string_view name) -> std::optional<int32_t> { return 8176 + static_cast<int32_t>(name.size()); });
   const auto encode = [](std::string_view text) {
     std::vector<int32_t> ids;
     for (char c : text) ids.push_back(c);
