@@ -83,7 +83,7 @@ Recipe read_recipe(std::string_view data) {
   if (first % 3 != 0) recipe.role = first % 3 == 1 ? HarmonyRole::kAssistant : static_cast<HarmonyRole>(first / 3 % 5);
   recipe.cut_seed = next() * 2654435761u + 1;
   size_t total = 0;  // bytes of text; enough to pass the limit of a header a few times
-  while (at < data.size() && total < 5 * kMaxHarmonyHeader) {
+  while (at < data.size() && total < 3 * kMaxHarmonyHeader) {
     const uint32_t op = next();
     if (op < 112) {
       recipe.atoms.push_back({static_cast<int32_t>(op % 8), {}});  // a special token, or the eos
