@@ -92,10 +92,10 @@ OrderedJson answer(const OrderedJson& ask) {
   if (op == "render") return {{"pieces", render(ask, harmony_messages_from_json(ask["messages"]))}};
   if (op == "parse") return parse(ask);
   if (op == "chat") {
-    HarmonySystem system;
-    if (ask.contains("current_date")) system.current_date = ask["current_date"].get<std::string>();
-    system.effort = harmony_effort(ask.value("effort", "medium"));
-    return {{"pieces", render(ask, harmony_from_chat(ask["messages"], ask.value("tools", OrderedJson()), system))}};
+    HarmonyChatOptions options;
+    if (ask.contains("current_date")) options.system.current_date = ask["current_date"].get<std::string>();
+    options.system.effort = harmony_effort(ask.value("effort", "medium"));
+    return {{"pieces", render(ask, harmony_from_chat(ask["messages"], ask.value("tools", OrderedJson()), options))}};
   }
   fail(ErrorCode::kInvalidArgument, "op: found \"{}\", expected render, parse or chat", op);
 }

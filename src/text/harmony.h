@@ -32,7 +32,7 @@ enum class HarmonyDrop {
 
 struct HarmonyRenderOptions {
   HarmonyDrop drop = HarmonyDrop::kBeforeFirstFinal;
-  // `assistant<|channel|>commentary to=f` as models write it, rather than the library's `assistant to=f<|channel|>...`.
+  // `assistant<|channel|>commentary to=f`, as models write it, not the library's `assistant to=f<|channel|>commentary`.
   bool recipient_in_channel = false;
 };
 

@@ -65,13 +65,13 @@ HarmonyNamespace functions_of(const OrderedJson& tools) {
 // Turns the messages one by one, and remembers the calls, so that results find their tools.
 class FromChat {
  public:
-  FromChat(const HarmonySystem& system, HarmonyNamespace functions)
-      : system_(system), functions_(std::move(functions)) {}
+  FromChat(const HarmonyChatOptions& options, HarmonyNamespace functions)
+      : options_(options), functions_(std::move(functions)) {}
 
   std::vector<HarmonyMessage> run(const OrderedJson& messages) {
     if (!messages.is_array()) bad("messages", messages.type_name(), "an array");
     HarmonyMessage head = harmony_text_message(HarmonyRole::kSystem, "");
-    head.content.front() = system_;
+    head.content.front() = options_.system;
     out_.push_back(std::move(head));
     if (messages.empty() || !is_instructions(messages[0])) add_developer(std::nullopt);
     for (size_t i = 0; i < messages.size(); ++i) add(messages[i], fmt::format("messages[{}]", i));
@@ -143,12 +143,13 @@ class FromChat {
     const OrderedJson& function = inner == nullptr ? call : *inner;
     if (!function.is_object()) bad(where + ".function", function.type_name(), "an object");
     const OrderedJson* arguments = member(function, "arguments");
-    std::string text = arguments == nullptr       ? "{}"
+    std::string text = arguments == nullptr     ? "{}"
                        : arguments->is_string() ? arguments->get<std::string>()
                                                 : json_text(*arguments, JsonStyle::kPython);
     HarmonyMessage message = harmony_text_message(HarmonyRole::kAssistant, std::move(text), "commentary");
     message.recipient = full_name(text_member(function, "name", where));
     message.content_type = "json";
+    message.constrained = options_.constrain_calls;
     last_called_ = message.recipient;
     if (const OrderedJson* id = member(call, "id"); id != nullptr && id->is_string()) {
       called_[id->get<std::string>()] = message.recipient;
@@ -164,12 +165,13 @@ class FromChat {
     } else if (id != nullptr && id->is_string() && called_.count(id->get<std::string>()) > 0) {
       name = called_[id->get<std::string>()];
     }
-    if (name.empty()) bad(where, "a tool result with no call before it", "a name, or a tool_call_id of an earlier call");
+    if (name.empty())
+      bad(where, "a tool result with no call before it", "a name, or a tool_call_id of an earlier call");
     const bool parts = content != nullptr && content->is_array() && !content->empty() && content->front().is_object() &&
                        content->front().contains("type");
-    std::string text = content == nullptr                  ? ""
+    std::string text = content == nullptr              ? ""
                        : content->is_string() || parts ? content_text(*content, where + ".content")
-                                                           : json_text(*content, JsonStyle::kPython);
+                                                       : json_text(*content, JsonStyle::kPython);
     HarmonyMessage result = harmony_text_message(HarmonyRole::kTool, std::move(text), "commentary");
     result.author.name = std::move(name);
     result.recipient = "assistant";
@@ -179,13 +181,13 @@ class FromChat {
   // The built-in tools are addressed by their own names, all others as functions.NAME.
   std::string full_name(const std::string& name) const {
     if (name.starts_with(kFunctions)) return name;
-    for (const HarmonyNamespace& space : system_.tools) {
+    for (const HarmonyNamespace& space : options_.system.tools) {
       if (name == space.name || name.starts_with(space.name + ".")) return name;
     }
     return std::string(kFunctions) + name;
   }
 
-  const HarmonySystem& system_;
+  const HarmonyChatOptions& options_;
   HarmonyNamespace functions_;
   bool declared_ = false;
   std::vector<HarmonyMessage> out_;
@@ -196,8 +198,8 @@ class FromChat {
 }  // namespace
 
 std::vector<HarmonyMessage> harmony_from_chat(const OrderedJson& messages, const OrderedJson& tools,
-                                              const HarmonySystem& system) {
-  return FromChat(system, functions_of(tools)).run(messages);
+                                              const HarmonyChatOptions& options) {
+  return FromChat(options, functions_of(tools)).run(messages);
 }
 
 HarmonyPart harmony_part(const HarmonyParsed& parsed) {
@@ -226,7 +228,9 @@ OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t 
   };
   for (const HarmonyParsed& parsed : messages) {
     switch (harmony_part(parsed)) {
-      case HarmonyPart::kReasoning: append(reasoning, parsed.text()); break;
+      case HarmonyPart::kReasoning:
+        append(reasoning, parsed.text());
+        break;
       case HarmonyPart::kAnswer:
         append(answer, parsed.text());
         answered = true;
@@ -236,7 +240,8 @@ OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t 
                          {"type", "function"},
                          {"function", {{"name", harmony_call_name(parsed.message)}, {"arguments", parsed.text()}}}});
         break;
-      case HarmonyPart::kNone: break;
+      case HarmonyPart::kNone:
+        break;
     }
   }
   OrderedJson out = {{"role", "assistant"}};

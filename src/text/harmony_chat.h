@@ -20,12 +20,18 @@
 
 namespace tessera {
 
+struct HarmonyChatOptions {
+  HarmonySystem system;  // the system message
+  bool constrain_calls =
+      false;  // earlier calls have `<|constrain|>json`, as models write it, not the template's `json`
+};
+
 // messages: array of {role, content, name?, thinking | reasoning_content | reasoning?, tool_calls?, tool_call_id?}.
 // tools: array of {type: function, function: {name, description, parameters}} (or the inner objects), or null.
-// `system` becomes the system message; a first message of role system or developer becomes the instructions.
-// Throws kInvalidArgument naming the message and field.
+// A first message of role system or developer becomes the instructions. Throws kInvalidArgument naming the message and
+// the field.
 std::vector<HarmonyMessage> harmony_from_chat(const OrderedJson& messages, const OrderedJson& tools,
-                                              const HarmonySystem& system);
+                                              const HarmonyChatOptions& options);
 
 // Where the content of a message that the model wrote belongs in a reply.
 enum class HarmonyPart : uint8_t {
@@ -38,8 +44,9 @@ HarmonyPart harmony_part(const HarmonyParsed& parsed);
 // "functions.get_weather" -> "get_weather"; the names of built-in tools stay whole (browser.search, python).
 std::string harmony_call_name(const HarmonyMessage& message);
 
-// One assistant message {role, content, reasoning_content?, tool_calls?} of all that the model wrote. Calls are numbered
-// "call_0", ... from `first_call`; several reasonings or answers are joined by a newline. Content is null beside calls.
+// One assistant message {role, content, reasoning_content?, tool_calls?} of all that the model wrote. Calls are
+// numbered "call_0", ... from `first_call`; several reasonings or answers are joined by a newline. Content is null
+// beside calls.
 OrderedJson harmony_to_chat(const std::vector<HarmonyParsed>& messages, int64_t first_call = 0);
 
 }  // namespace tessera

@@ -20,7 +20,9 @@ bool contains(const std::string_view (&names)[N], std::string_view name) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_space(char c) {
+  return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 std::string_view skip_space(std::string_view text) {
   while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
@@ -43,7 +45,9 @@ bool is_name(std::string_view word) {
   return !word.empty() && std::all_of(word.begin(), word.end(), is_name_byte);
 }
 
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 bool starts_like_recipient(std::string_view word) {
   const char c = word.front();
@@ -56,9 +60,8 @@ std::string_view recipient_of(std::string_view word) {
   return word.substr(0, word.find_first_of("<{[(\"'"));
 }
 
-// The channel at the front of `text` (after white space), or nothing; `text` becomes what follows it.
+// The channel at the front of `text`, or nothing; `text` becomes what follows it.
 std::string_view take_channel(std::string_view& text) {
-  text = skip_space(text);
   std::string_view word = first_word(text);
   word = word.substr(0, word.find('<'));
   if (!contains(kChannels, word)) {
@@ -116,7 +119,7 @@ struct Reader {
   // Takes the role from the front of `text`; a word that is no known role is taken where `unknown_too`.
   void take_role(std::string_view& text, const HarmonyHeaderContext& context, bool unknown_too) {
     header.author = context.author;
-    std::string_view rest = skip_space(text);
+    std::string_view rest = text;
     const std::string_view word = first_word(rest);
     if (word.empty()) return;
     rest.remove_prefix(word.size());
@@ -125,7 +128,7 @@ struct Reader {
     } else if (!set_known_role(word, context.author)) {
       if (!unknown_too && word.size() > kAssistant.size() && word.starts_with(kAssistant)) {
         const char next = word[kAssistant.size()];  // "assistantWell, ...": the role and the text run together
-        if (next < 'a' || next > 'z') text = skip_space(text).substr(kAssistant.size());
+        if (next < 'a' || next > 'z') text.remove_prefix(kAssistant.size());
         return;
       }
       if (!is_name(word) || (!unknown_too && !skip_space(rest).starts_with("to="))) return;
@@ -168,10 +171,9 @@ FullReading read_all(const HarmonyHeaderText& text, const HarmonyHeaderContext& 
       reader.channel_mark = true;
       reader.set_channel(take_channel(rest));
     } else if (segment.mark == Mark::kConstrain) {
-      rest = skip_space(rest);
       const std::string_view type = first_word(rest);
       const bool alone = skip_space(rest.substr(type.size())).empty();
-      if (!type.empty() && (alone || contains(kTypes, type))) {
+      if (!type.empty() && (alone || contains(kTypes, type) || contains(kChannels, type))) {
         reader.set_constrained(type);
         rest.remove_prefix(type.size());
       }
@@ -220,20 +222,18 @@ void HarmonyHeaderText::mark(Mark mark) {
   segments.push_back({mark, {}});
 }
 
-void HarmonyHeaderText::append(char byte) {
+bool HarmonyHeaderText::append(char byte) {
+  if (is_space(byte) && (segments.empty() || segments.back().text.empty())) return true;
+  if (bytes == kMaxHarmonyHeader) return false;
   if (segments.empty()) segments.push_back({});
   segments.back().text += byte;
   ++bytes;
+  return true;
 }
 
 void HarmonyHeaderText::clear() {
   segments.clear();
   bytes = 0;
-}
-
-bool HarmonyHeaderText::blank() const {
-  return segments.empty() || (segments.size() == 1 && segments.front().mark == Mark::kNone &&
-                              skip_space(segments.front().text).empty());
 }
 
 HarmonyHeader read_harmony_header(const HarmonyHeaderText& text, const HarmonyHeaderContext& context) {
@@ -264,7 +264,6 @@ HarmonyBareMessage read_harmony_bare(const HarmonyHeaderText& text, const Harmon
         rest = after;
       }
     } else if (segment.mark == Mark::kConstrain) {
-      rest = skip_space(rest);
       const auto end = std::find_if_not(rest.begin(), rest.end(), is_name_byte);
       const std::string_view type = rest.substr(0, static_cast<size_t>(end - rest.begin()));
       if (contains(kTypes, type) || contains(kChannels, type)) {

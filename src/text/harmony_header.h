@@ -10,6 +10,8 @@
 
 namespace tessera {
 
+inline constexpr size_t kMaxHarmonyHeader = 256;  // bytes of text in a header
+
 // A header as it was read: text, each piece after the special token that stood before it.
 struct HarmonyHeaderText {
   enum class Mark : uint8_t { kNone, kChannel, kConstrain };
@@ -21,9 +23,9 @@ struct HarmonyHeaderText {
   size_t bytes = 0;               // of all texts
 
   void mark(Mark mark);
-  void append(char byte);
+  // White space at the front of a segment is left out. False: the header is full, and the byte is not part of it.
+  [[nodiscard]] bool append(char byte);
   void clear();
-  bool blank() const;  // no mark, and only white space
 };
 
 struct HarmonyHeader {

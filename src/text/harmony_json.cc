@@ -13,7 +13,10 @@ constexpr std::string_view kConstrain = "<|constrain|>";
 
 // A member that is absent or null gives null.
 const OrderedJson* member(const OrderedJson& json, const char* key) {
-  if (!json.is_object()) bad(key, json.type_name(), "inside an object");
+  if (!json.is_object()) {
+    fail(ErrorCode::kInvalidArgument, "harmony message: found {}, expected an object with the field {}",
+         json.type_name(), key);
+  }
   const auto it = json.find(key);
   return it == json.end() || it->is_null() ? nullptr : &*it;
 }

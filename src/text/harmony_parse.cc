@@ -36,9 +36,12 @@ void HarmonyParser::on_special(HarmonySpecial special) {
       close(HarmonyEnd::kCut);
       begin_header(default_author_, false);
       return;
-    case HarmonySpecial::kEnd: return close(HarmonyEnd::kEnd);
-    case HarmonySpecial::kReturn: return close(HarmonyEnd::kReturn);
-    case HarmonySpecial::kCall: return close(HarmonyEnd::kCall);
+    case HarmonySpecial::kEnd:
+      return close(HarmonyEnd::kEnd);
+    case HarmonySpecial::kReturn:
+      return close(HarmonyEnd::kReturn);
+    case HarmonySpecial::kCall:
+      return close(HarmonyEnd::kCall);
     case HarmonySpecial::kMessage:
       if (state_ == State::kBetween) begin_header(default_author_, true);
       if (state_ == State::kHeader) return open(read_harmony_header(header_, context_), false);
@@ -80,8 +83,7 @@ void HarmonyParser::on_text(std::string_view bytes) {
 }
 
 void HarmonyParser::on_header_byte(char byte) {
-  if (header_.bytes == kMaxHarmonyHeader && header_.blank()) header_.clear();
-  if (header_.bytes < kMaxHarmonyHeader) return header_.append(byte);
+  if (header_.append(byte)) return;
   HarmonyBareMessage bare = read_harmony_bare(header_, context_);
   open(std::move(bare.header), true);
   add_content(bare.content + byte);
@@ -96,8 +98,8 @@ void HarmonyParser::begin_header(HarmonyAuthor author, bool author_known) {
 void HarmonyParser::open(HarmonyHeader header, bool bare) {
   HarmonyParsed parsed;
   parsed.bare = bare;
-  parsed.message = {std::move(header.author), std::move(header.recipient),    std::move(header.channel),
-                    std::move(header.content_type), header.constrained, {std::string()}};
+  parsed.message = {std::move(header.author),       std::move(header.recipient), std::move(header.channel),
+                    std::move(header.content_type), header.constrained,          {std::string()}};
   messages_.push_back(std::move(parsed));
   events_.push_back({HarmonyEvent::Kind::kStarted, messages_.size() - 1, {}});
   state_ = State::kContent;

@@ -23,8 +23,13 @@
 //   to=X anywhere                                    the recipient; the last one wins
 //   one word more: json, code, ...                   the content type; another name is the recipient
 //   two words more, no to=X                          recipient and content type
-//   other words before <|message|>                   dropped
+//   other words before <|message|>                   dropped, as the role's name again is
+//   <|channel|> without a usable name, bare          analysis: such text was never meant for the user
 //   invalid UTF-8                                    U+FFFD (utf8_lossy.h); a special token ends a character
+//
+// Of what openai-harmony 0.0.8 accepts, it reads these differently: "final json" and "final <|constrain|>json" (a
+// recipient there; its later versions read the second as here), and special tokens in content (text there). It fails on
+// "user:bob" and on tools without a recipient, which it writes.
 //
 // Memory: the messages themselves, and at most kMaxHarmonyHeader bytes of header. Not thread-safe.
 #pragma once
@@ -39,8 +44,6 @@
 #include "text/utf8_lossy.h"
 
 namespace tessera {
-
-inline constexpr size_t kMaxHarmonyHeader = 256;
 
 enum class HarmonyEnd : uint8_t {
   kOpen,    // still being read

@@ -15,12 +15,50 @@ constexpr int32_t kText = 1000;  // the id of every plain token here
 constexpr int32_t kEos = 7;
 
 // Text that headers are made of, and text that breaks them.
-constexpr std::string_view kPhrases[] = {
-    "assistant", "user", "system", "developer", "tool", "functions.get_weather", "user:bob", "assistantfinal",
-    "analysis", "commentary", "final", "commentary?", "finalto=functions.f", "side-notes", " to=functions.f", " to=python",
-    " to=assistant", " to=", "to=all", " json", " code", "json{\"a\":1}", " functions.f", "{\"a\": [1, 2]}", " ", "\n",
-    "\t ", "??", " 2? ", "The user asks", " well then", "<|start|>", "<|message|>", "é", "\xE6\x9D", "\xB1", "\xF0\x9F",
-    "\x99\x82", "\xFF", "\xC0\x80", "\xED\xA0\x80", "<", ":", "a"};
+constexpr std::string_view kPhrases[] = {"assistant",
+                                         "user",
+                                         "system",
+                                         "developer",
+                                         "tool",
+                                         "functions.get_weather",
+                                         "user:bob",
+                                         "assistantfinal",
+                                         "analysis",
+                                         "commentary",
+                                         "final",
+                                         "commentary?",
+                                         "finalto=functions.f",
+                                         "side-notes",
+                                         " to=functions.f",
+                                         " to=python",
+                                         " to=assistant",
+                                         " to=",
+                                         "to=all",
+                                         " json",
+                                         " code",
+                                         "json{\"a\":1}",
+                                         " functions.f",
+                                         "{\"a\": [1, 2]}",
+                                         " ",
+                                         "\n",
+                                         "\t ",
+                                         "??",
+                                         " 2? ",
+                                         "The user asks",
+                                         " well then",
+                                         "<|start|>",
+                                         "<|message|>",
+                                         "é",
+                                         "\xE6\x9D",
+                                         "\xB1",
+                                         "\xF0\x9F",
+                                         "\x99\x82",
+                                         "\xFF",
+                                         "\xC0\x80",
+                                         "\xED\xA0\x80",
+                                         "<",
+                                         ":",
+                                         "a"};
 
 struct Atom {
   int32_t id = kText;
@@ -34,10 +72,7 @@ struct Recipe {
 };
 
 HarmonyTokens tokens() {
-  HarmonyTokens tokens;
-  for (int i = 0; i < kHarmonySpecials; ++i) tokens.ids[i] = i;
-  tokens.eos = {kEos};
-  return tokens;
+  return {{0, 1, 2, 3, 4, 5, 6}, {kEos}};
 }
 
 Recipe read_recipe(std::string_view data) {
@@ -47,7 +82,8 @@ Recipe read_recipe(std::string_view data) {
   const uint32_t first = next();
   if (first % 3 != 0) recipe.role = first % 3 == 1 ? HarmonyRole::kAssistant : static_cast<HarmonyRole>(first / 3 % 5);
   recipe.cut_seed = next() * 2654435761u + 1;
-  while (at < data.size()) {
+  size_t total = 0;  // bytes of text; enough to pass the limit of a header a few times
+  while (at < data.size() && total < 3 * kMaxHarmonyHeader) {
     const uint32_t op = next();
     if (op < 112) {
       recipe.atoms.push_back({static_cast<int32_t>(op % 8), {}});  // a special token, or the eos
@@ -63,11 +99,14 @@ Recipe read_recipe(std::string_view data) {
       while (run.size() < 40 * (op - 247)) run += phrase;
       recipe.atoms.push_back({kText, std::move(run)});
     }
+    total += recipe.atoms.back().text.size();
   }
   return recipe;
 }
 
-bool valid_utf8(std::string_view text) { return utf8_lossy(text) == text; }
+bool valid_utf8(std::string_view text) {
+  return utf8_lossy(text) == text;
+}
 
 bool same_header(const HarmonyMessage& a, const HarmonyMessage& b) {
   return a.author == b.author && a.recipient == b.recipient && a.channel == b.channel &&
@@ -125,7 +164,8 @@ class Watcher {
     if (message.content.size() != 1 || parser_.messages()[i].text() != told_[i].text()) {
       problem("the deltas do not join to the content");
     }
-    for (const std::string* name : {&message.author.name, &message.recipient, &message.channel, &message.content_type}) {
+    for (const std::string* name :
+         {&message.author.name, &message.recipient, &message.channel, &message.content_type}) {
       if (!valid_utf8(*name)) problem("a header is not UTF-8");
       if (name->size() > 3 * kMaxHarmonyHeader) problem("a header is too long");
       if (name->find_first_of(" \t\r\n") != std::string::npos) problem("a header has white space");
@@ -183,7 +223,9 @@ std::string describe(const HarmonyParsed& parsed) {
 std::string compare(const std::vector<HarmonyParsed>& a, const std::vector<HarmonyParsed>& b) {
   if (a.size() != b.size()) return fmt::format("{} messages against {}", a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) {
-    if (describe(a[i]) != describe(b[i])) return fmt::format("[{}] against [{}]", describe(a[i]), describe(b[i]));
+    const bool same = same_header(a[i].message, b[i].message) && a[i].text() == b[i].text() && a[i].end == b[i].end &&
+                      a[i].bare == b[i].bare;
+    if (!same) return fmt::format("[{}] against [{}]", describe(a[i]), describe(b[i]));
   }
   return {};
 }
@@ -195,15 +237,16 @@ bool sayable(const HarmonyMessage& m) {
 }
 
 std::string check_round_trip(const std::vector<HarmonyParsed>& parsed) {
-  for (const HarmonyRenderOptions& options : {HarmonyRenderOptions{HarmonyDrop::kNone, false},
-                                              HarmonyRenderOptions{HarmonyDrop::kNone, true}}) {
-    HarmonyParser parser(tokens());
+  const HarmonyTokens ids = tokens();
+  for (bool recipient_in_channel : {false, true}) {
+    const HarmonyRenderOptions options{HarmonyDrop::kNone, recipient_in_channel};
+    HarmonyParser parser(ids);
     std::vector<const HarmonyParsed*> expected;
     for (const HarmonyParsed& one : parsed) {
       if (!sayable(one.message)) continue;
       expected.push_back(&one);
       for (const HarmonyPiece& piece : render_harmony_message(one.message, false, options)) {
-        parser.push(piece.special ? tokens().id(*piece.special) : kText, piece.text);
+        parser.push(piece.special ? ids.id(*piece.special) : kText, piece.text);
       }
     }
     parser.finish();

@@ -19,10 +19,14 @@ void run_streams(int count, uint64_t seed) {
   }
 }
 
-TEST(HarmonyProperty, RandomStreams) { run_streams(20000, 1); }
+TEST(HarmonyProperty, RandomStreams) {
+  run_streams(20000, 1);
+}
 
 // build/release/text_test --gtest_also_run_disabled_tests --gtest_filter=HarmonyProperty.DISABLED_MillionStreams
-TEST(HarmonyProperty, DISABLED_MillionStreams) { run_streams(1000000, 2); }
+TEST(HarmonyProperty, DISABLED_MillionStreams) {
+  run_streams(1000000, 2);
+}
 
 }  // namespace
 }  // namespace tessera

@@ -8,7 +8,9 @@ namespace {
 
 using Pieces = std::vector<HarmonyPiece>;
 
-void add(Pieces& pieces, HarmonySpecial special) { pieces.push_back({special, {}}); }
+void add(Pieces& pieces, HarmonySpecial special) {
+  pieces.push_back({special, {}});
+}
 void add(Pieces& pieces, std::string text) {
   if (!text.empty()) pieces.push_back({std::nullopt, std::move(text)});
 }
@@ -51,7 +53,8 @@ void add_header(Pieces& pieces, const HarmonyMessage& message, const HarmonyRend
   const HarmonyAuthor& author = message.author;
   if (author.role == HarmonyRole::kTool) {
     if (author.name.empty()) {
-      fail(ErrorCode::kInvalidArgument, "a harmony message of role tool has no name; give the full one, functions.NAME");
+      fail(ErrorCode::kInvalidArgument,
+           "a harmony message of role tool has no name; give the full one, functions.NAME");
     }
     add(pieces, author.name);
   } else {
@@ -59,7 +62,7 @@ void add_header(Pieces& pieces, const HarmonyMessage& message, const HarmonyRend
     if (!author.name.empty()) add(pieces, ":" + author.name);
   }
   const bool addressed = !message.recipient.empty() && message.recipient != "all";
-  const bool late = options.recipient_in_channel && !message.channel.empty();
+  const bool late = options.recipient_in_channel && author.role == HarmonyRole::kAssistant && !message.channel.empty();
   if (addressed && !late) add(pieces, " to=" + message.recipient);
   if (!message.channel.empty()) {
     add(pieces, HarmonySpecial::kChannel);
@@ -120,9 +123,8 @@ bool declares_functions(const HarmonyMessage& message) {
 std::vector<bool> dropped(const std::vector<HarmonyMessage>& messages, HarmonyDrop drop, bool training) {
   std::vector<bool> out(messages.size(), false);
   if (drop == HarmonyDrop::kBeforeFirstFinal) {
-    const auto last = std::find_if(messages.rbegin(), messages.rend(), [](const HarmonyMessage& m) {
-      return m.author.role == HarmonyRole::kAssistant;
-    });
+    const auto last = std::find_if(messages.rbegin(), messages.rend(),
+                                   [](const HarmonyMessage& m) { return m.author.role == HarmonyRole::kAssistant; });
     if (last == messages.rend() || last->channel != "final") return out;
     for (size_t i = 0; i < messages.size() && messages[i].channel != "final"; ++i) {
       out[i] = messages[i].channel == "analysis";

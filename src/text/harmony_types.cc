@@ -23,11 +23,21 @@ std::optional<Enum> find_name(const std::string_view (&names)[N], std::string_vi
 
 }  // namespace
 
-std::string_view harmony_role_name(HarmonyRole role) { return kRoles[static_cast<int>(role)]; }
-std::optional<HarmonyRole> harmony_role(std::string_view name) { return find_name<HarmonyRole>(kRoles, name); }
-std::string_view harmony_effort_name(HarmonyEffort effort) { return kEfforts[static_cast<int>(effort)]; }
-std::optional<HarmonyEffort> harmony_effort(std::string_view name) { return find_name<HarmonyEffort>(kEfforts, name); }
-std::string_view harmony_special_text(HarmonySpecial special) { return kSpecials[static_cast<int>(special)]; }
+std::string_view harmony_role_name(HarmonyRole role) {
+  return kRoles[static_cast<int>(role)];
+}
+std::optional<HarmonyRole> harmony_role(std::string_view name) {
+  return find_name<HarmonyRole>(kRoles, name);
+}
+std::string_view harmony_effort_name(HarmonyEffort effort) {
+  return kEfforts[static_cast<int>(effort)];
+}
+std::optional<HarmonyEffort> harmony_effort(std::string_view name) {
+  return find_name<HarmonyEffort>(kEfforts, name);
+}
+std::string_view harmony_special_text(HarmonySpecial special) {
+  return kSpecials[static_cast<int>(special)];
+}
 
 std::string HarmonyMessage::text() const {
   std::string all;

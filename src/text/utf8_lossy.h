@@ -21,7 +21,7 @@ class Utf8Lossy {
 
   char kept_[4] = {};
   int kept_size_ = 0;
-  int missing_ = 0;               // continuation bytes still to come
+  int missing_ = 0;                   // continuation bytes still to come
   uint8_t low_ = 0x80, high_ = 0xBF;  // what the next continuation byte may be
 };
 
