@@ -10,6 +10,8 @@ namespace tessera {
 
 namespace {
 
+constexpr int64_t kMaxTensors = int64_t{1} << 20;  // twenty times the largest published model
+
 void add_experts(const WeightRow& row, size_t index, bool mxfp4, std::vector<CheckpointTensor>& out) {
   int64_t e = row.shape[0], n = row.shape[1], k = row.shape[2];
   if (!mxfp4) {
@@ -36,6 +38,20 @@ void add_expert_list(const WeightRow& row, size_t index, std::vector<CheckpointT
   }
 }
 
+// Sizes come from config.json: bounded before anything is multiplied or listed. 8 bytes is the widest element.
+void check_size(const WeightRow& row, int64_t& total_bytes, int64_t& total_tensors) {
+  int64_t bytes = 8;
+  bool overflow = false;
+  for (int i = 0; i < row.shape.rank(); ++i) overflow |= __builtin_mul_overflow(bytes, row.shape[i], &bytes);
+  if (overflow || __builtin_add_overflow(total_bytes, bytes, &total_bytes))
+    fail(ErrorCode::kCorrupt, "config.json: {} would be {}, more bytes than 63 bits can count", row.name,
+         row.shape.str());
+  total_tensors += row.kind == RowKind::kExpertList ? row.shape[0] * static_cast<int64_t>(row.members.size()) : 2;
+  if (total_tensors > kMaxTensors)
+    fail(ErrorCode::kUnsupported,
+         "config.json: asks for more than {} tensors; check num_hidden_layers and the number of experts", kMaxTensors);
+}
+
 bool dtype_fits(TensorRole role, DType dtype) {
   if (role != TensorRole::kPlain) return dtype == DType::kU8;
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
@@ -54,8 +70,10 @@ bool is_stored_mxfp4(const WeightRow& row, const std::optional<QuantizationConfi
 std::vector<CheckpointTensor> checkpoint_tensors(const WeightPlan& plan,
                                                  const std::optional<QuantizationConfig>& quantization) {
   std::vector<CheckpointTensor> out;
+  int64_t total_bytes = 0, total_tensors = 0;
   for (size_t i = 0; i < plan.rows().size(); ++i) {
     const WeightRow& row = plan.rows()[i];
+    check_size(row, total_bytes, total_tensors);
     switch (row.kind) {
       case RowKind::kVector:
       case RowKind::kMatrix:

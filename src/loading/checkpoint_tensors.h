@@ -30,7 +30,7 @@ bool is_stored_mxfp4(const WeightRow& row, const std::optional<QuantizationConfi
 
 // Every tensor that the checkpoint must hold, in the order of the rows; a row's tensors stay together (blocks before
 // scales; experts in order, each with its members in order). Throws kUnsupported when an MXFP4 row's k is no multiple
-// of 32.
+// of 32 or there would be more than a million tensors, kCorrupt when sizes overflow.
 std::vector<CheckpointTensor> checkpoint_tensors(const WeightPlan& plan,
                                                  const std::optional<QuantizationConfig>& quantization);
 

@@ -135,10 +135,10 @@ std::vector<int64_t> ConfigReader::windows(int64_t layers, int64_t fallback) con
 }
 
 void check_attention_shape(int64_t heads, int64_t kv_heads, int64_t head_dim) {
-  if (heads % kv_heads != 0 || head_dim % 2 != 0) {
+  if (heads % kv_heads != 0 || head_dim % 2 != 0 || head_dim < 2 || head_dim > 4096) {
     fail(ErrorCode::kCorrupt,
          "config.json: {} attention heads, {} key/value heads and head size {} do not fit: key/value heads must divide "
-         "attention heads and the head size must be even",
+         "attention heads and the head size must be even, from 2 to 4096",
          heads, kv_heads, head_dim);
   }
 }
