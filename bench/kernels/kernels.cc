@@ -58,7 +58,7 @@ struct Bench {
   Bench(CpuIsa isa, std::string f) : kernels(Kernels::builtin(isa)), filter(std::move(f)) {
     read = read_bandwidth(pool, int64_t{1} << 30, 7), fma = fma_rate(pool, 7);
     fmt::print("{} threads, read {:.1f} GB/s, FMA {:.0f} GFLOP/s\n\n", pool.size(), read / 1e9, 2 * fma / 1e9);
-    fmt::print("{:<34} {:<24} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "case", "kernel", "ms", "GB/s", "%read", "GFLOP/s", "%FMA");
+    fmt::print("{:<34} {:<24} {:>10} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "case", "kernel", "ms", "cpu ms", "GB/s", "%read", "GFLOP/s", "%FMA");
   }
 
   Tensor filled(Memory& memory, DType type, Shape shape) {
@@ -94,16 +94,17 @@ struct Bench {
     int64_t need = row->workspace ? row->workspace(args[0]) : 0;
     Tensor space = other.tensor(DType::kU8, {need + 64});
     Stream stream{&pool, nullptr, space.data};
-    double best = 1e30, spent = 0;
+    double best = 1e30, cpu = 1e30, spent = 0;
     size_t runs = std::max<size_t>(args.size(), 3);
     for (int round = 0; round < 7 && spent < 12; ++round) {
-      double start = seconds_now();
+      double start = seconds_now(), cpu_start = cpu_seconds_now();
       for (size_t i = 0; i < runs; ++i) row->launch(args[i % args.size()], stream);
       double taken = seconds_now() - start;
       spent += taken;
+      cpu = std::min(cpu, (cpu_seconds_now() - cpu_start) / static_cast<double>(runs));
       best = std::min(best, taken / static_cast<double>(runs));
     }
-    fmt::print("{:<34} {:<24} {:>10.3f} {:>8.2f} {:>6.1f} {:>9.1f} {:>6.1f}\n", name, row->name, best * 1e3, bytes / best / 1e9,
+    fmt::print("{:<34} {:<24} {:>10.3f} {:>10.3f} {:>8.2f} {:>6.1f} {:>9.1f} {:>6.1f}\n", name, row->name, best * 1e3, cpu * 1e3, bytes / best / 1e9,
                100 * bytes / best / read, 2 * macs / best / 1e9, 100 * macs / best / fma);
     std::fflush(stdout);
   }

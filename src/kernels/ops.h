@@ -1,5 +1,5 @@
 // The op contracts: one argument struct an op. Every kernel of an op (reference, CPU, CUDA, hub) computes the same
-// function of the same struct; kernels/reference is the definition, in plain fp32 loops.
+// function of the same struct; kernels/reference is the definition, in plain loops.
 //
 // Common rules. Letters are those of core/tensor.h. Tensors are dense. "act" is an activation: F32, BF16 or F16, all
 // activations of one call alike unless said otherwise. Arithmetic is done in F32; a value is rounded once, when it is

@@ -106,11 +106,12 @@ HWY_INLINE void store(const Tensor& t, int64_t i, int64_t count, V v) {
 }
 // What storing v as `type` and loading it again gives.
 HWY_INLINE V rounded(DType type, V v) {
-  if (type == DType::kF32) return v;
-  HWY_ALIGN uint16_t part[kLanes];
-  const Tensor t{part, {kLanes}, type, {}};
-  store(t, 0, kLanes, v);
-  return load(t, 0, kLanes);
+  const F32 d;
+  if (type == DType::kBF16) {
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(hn::RebindToUnsigned<F32>(), to_bf16(v))));
+  }
+  if (type == DType::kF16) return hn::PromoteTo(d, hn::DemoteTo(hn::Rebind<hwy::float16_t, F32>(), v));
+  return v;
 }
 
 // Adds halves until four lanes are left: lane i + lane i + N/2.

@@ -27,17 +27,17 @@ void attend(const AttentionArgs& a, int64_t b, int64_t t, int64_t position, int6
   float largest = a.sinks.defined() ? get(a.sinks, head) : -std::numeric_limits<float>::infinity();
   for (int64_t p = first; p <= position; ++p) {
     int64_t key = cache_index(a, b, p, kv_head);
-    float dot = 0;
-    for (int64_t i = 0; i < d; ++i) dot += get(a.q, row + i) * get(a.cache.k, key + i);
-    scores[p - first] = dot * a.scale;
+    double dot = 0;
+    for (int64_t i = 0; i < d; ++i) dot += static_cast<double>(get(a.q, row + i)) * get(a.cache.k, key + i);
+    scores[p - first] = static_cast<float>(dot) * a.scale;
     largest = std::max(largest, scores[p - first]);
   }
-  float sum = a.sinks.defined() ? std::exp(get(a.sinks, head) - largest) : 0.0f;
+  double sum = a.sinks.defined() ? std::exp(get(a.sinks, head) - largest) : 0.0f;
   for (int64_t p = first; p <= position; ++p) sum += scores[p - first] = std::exp(scores[p - first] - largest);
   for (int64_t i = 0; i < d; ++i) {
-    float out = 0;
-    for (int64_t p = first; p <= position; ++p) out += scores[p - first] * get(a.cache.v, cache_index(a, b, p, kv_head) + i);
-    put(a.out, row + i, out / sum);
+    double out = 0;
+    for (int64_t p = first; p <= position; ++p) out += static_cast<double>(scores[p - first]) * get(a.cache.v, cache_index(a, b, p, kv_head) + i);
+    put(a.out, row + i, static_cast<float>(out / sum));
   }
 }
 

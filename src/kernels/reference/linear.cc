@@ -1,4 +1,4 @@
-// Reference linear layer: one serial F32 sum an output.
+// Reference linear layer: one serial sum an output.
 #include "kernels/reference/rows.h"
 #include "kernels/reference/values.h"
 
@@ -15,10 +15,10 @@ void launch(const LinearArgs& a, Stream&) {
   int64_t tokens = a.x.dim(0), n = a.w.n, k = a.w.k;
   for (int64_t row = 0; row < n; ++row) {
     for (int64_t t = 0; t < tokens; ++t) {
-      float sum = 0;
-      for (int64_t i = 0; i < k; ++i) sum += get(a.x, t * k + i) * weight_at(a.w, 0, row, i);
-      if (a.bias.defined()) sum += get(a.bias, row);
-      put(a.out, t * n + row, sum);
+      double sum = 0;
+      for (int64_t i = 0; i < k; ++i) sum += static_cast<double>(get(a.x, t * k + i)) * weight_at(a.w, 0, row, i);
+      float value = static_cast<float>(sum);
+      put(a.out, t * n + row, a.bias.defined() ? value + get(a.bias, row) : value);
     }
   }
 }

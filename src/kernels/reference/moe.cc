@@ -17,9 +17,12 @@ int64_t workspace(const MoeArgs& a) { return (a.down.k + a.down.n) * static_cast
 
 // Row `row` of the gate_up product of expert e with token t.
 float gate_up(const MoeArgs& a, int64_t t, int64_t e, int64_t row) {
-  float sum = 0;
-  for (int64_t i = 0; i < a.gate_up.k; ++i) sum += get(a.x, t * a.gate_up.k + i) * weight_at(a.gate_up, e, row, i);
-  return a.gate_up_bias.defined() ? sum + get(a.gate_up_bias, e * a.gate_up.n + row) : sum;
+  double sum = 0;
+  for (int64_t i = 0; i < a.gate_up.k; ++i) {
+    sum += static_cast<double>(get(a.x, t * a.gate_up.k + i)) * weight_at(a.gate_up, e, row, i);
+  }
+  float value = static_cast<float>(sum);
+  return a.gate_up_bias.defined() ? value + get(a.gate_up_bias, e * a.gate_up.n + row) : value;
 }
 
 float inner(const MoeArgs& a, int64_t t, int64_t e, int64_t i) {
@@ -43,10 +46,11 @@ void launch(const MoeArgs& a, Stream& stream) {
       int64_t e = a.indices.i32()[t * active + slot];
       for (int64_t i = 0; i < n; ++i) values[i] = inner(a, t, e, i);
       for (int64_t row = 0; row < h; ++row) {
-        float sum = 0;
-        for (int64_t i = 0; i < n; ++i) sum += values[i] * weight_at(a.down, e, row, i);
-        if (a.down_bias.defined()) sum += get(a.down_bias, e * h + row);
-        sums[row] += a.weights.f32()[t * active + slot] * sum;
+        double sum = 0;
+        for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(values[i]) * weight_at(a.down, e, row, i);
+        float value = static_cast<float>(sum);
+        if (a.down_bias.defined()) value += get(a.down_bias, e * h + row);
+        sums[row] += a.weights.f32()[t * active + slot] * value;
       }
     }
     for (int64_t row = 0; row < h; ++row) put(a.out, t * h + row, sums[row]);

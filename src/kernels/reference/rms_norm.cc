@@ -11,13 +11,13 @@ Verdict supports(const RmsNormArgs& a) { return require_cpu_floats({&a.residual,
 void launch(const RmsNormArgs& a, Stream&) {
   int64_t tokens = a.residual.dim(0), n = a.residual.dim(1);
   for (int64_t t = 0; t < tokens; ++t) {
-    float squares = 0;
+    double squares = 0;
     for (int64_t i = t * n; i < (t + 1) * n; ++i) {
       if (a.delta.defined()) put(a.residual, i, get(a.residual, i) + get(a.delta, i));
       float x = get(a.residual, i);
-      squares += x * x;
+      squares += static_cast<double>(x) * x;
     }
-    float inverse = 1.0f / std::sqrt(squares / static_cast<float>(n) + a.eps);
+    float inverse = 1.0f / std::sqrt(static_cast<float>(squares / static_cast<double>(n)) + a.eps);
     for (int64_t i = 0; i < n; ++i) {
       float x = get(a.residual, t * n + i) * inverse;
       if (a.round_before_weight) x = rounded(a.out.dtype, x);

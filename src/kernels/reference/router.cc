@@ -28,11 +28,12 @@ void route(const RouterArgs& a, int64_t t) {
       if (!taken(picked, i, e) && (best < 0 || get(a.logits, row + e) > get(a.logits, row + best))) best = e;
     picked[i] = static_cast<int32_t>(best);
   }
-  float largest = get(a.logits, row + picked[0]), all = 0, chosen = 0;
+  float largest = get(a.logits, row + picked[0]);
+  double all = 0, chosen = 0;
   for (int64_t e = 0; e < experts; ++e) all += std::exp(get(a.logits, row + e) - largest);
   for (int64_t i = 0; i < active; ++i) chosen += weights[i] = std::exp(get(a.logits, row + picked[i]) - largest);
-  float sum = a.mode == RouterMode::kTopKOfSoftmax ? all : chosen;
-  for (int64_t i = 0; i < active; ++i) weights[i] = rounded(a.logits.dtype, weights[i] / sum);
+  double sum = a.mode == RouterMode::kTopKOfSoftmax ? all : chosen;
+  for (int64_t i = 0; i < active; ++i) weights[i] = rounded(a.logits.dtype, static_cast<float>(weights[i] / sum));
 }
 
 void launch(const RouterArgs& a, Stream&) {

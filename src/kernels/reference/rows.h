@@ -1,4 +1,4 @@
-// The reference rows, one function a file: plain serial F32 loops that define each op and accept every case.
+// The reference rows, one function a file: plain serial loops that define each op and accept every case.
 #pragma once
 
 #include "kernels/table.h"

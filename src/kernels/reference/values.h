@@ -1,4 +1,5 @@
 // Element access by dtype for the plain loops of the reference kernels: slow on purpose, plainly right.
+// Long sums are kept in double, so that the oracle's own error is far below what it judges.
 #pragma once
 
 #include <cmath>
