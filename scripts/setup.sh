@@ -12,7 +12,7 @@ packages=(g++ cmake ninja-build pkg-config libfmt-dev libspdlog-dev nlohmann-jso
 
 missing=()
 if command -v dpkg-query >/dev/null; then
-  installed=$(dpkg-query -W -f '${Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^install ok installed //p')
+  installed=$({ dpkg-query -W -f '${Status} ${Package}\n' "${packages[@]}" 2>/dev/null || true; } | sed -n 's/^install ok installed //p')
   for package in "${packages[@]}"; do
     grep -qx -- "$package" <<<"$installed" || missing+=("$package")
   done

@@ -66,12 +66,25 @@ sanitized() {
   ctest_in "$preset" -L "^($(IFS='|'; echo "${programs[*]}"))\$"
 }
 
+# The GPU code's object files; the tests that need a GPU are not built.
+gpu_objects() {
+  cmake --preset cuda -DTESSERA_TESTS=OFF >/dev/null || return
+  local objects
+  mapfile -t objects < <(ninja -C build/cuda -t targets all | sed -n 's/^\(.*tessera_cuda\.dir.*\.o\): .*/\1/p')
+  [ ${#objects[@]} -gt 0 ] && ninja -C build/cuda --quiet "${objects[@]}"
+}
+
 check "packages and configuration" scripts/setup.sh test || finish
 check "format" tools/format.sh --check
 check "floors" tools/check_floors.py
 check "file lengths" file_lengths
 check "release: build, warnings are errors" ninja -C build/release --quiet || finish
 ctest_in release
+if command -v nvcc >/dev/null; then
+  check "cuda: compile" gpu_objects
+else
+  say "cuda: no nvcc, not compiled"
+fi
 sanitized asan text_test loading_test
 sanitized tsan core_test engine_test
 finish

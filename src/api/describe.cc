@@ -63,6 +63,7 @@ Json describe_model(const Checkpoint& checkpoint, const Model& model, const std:
     memory_bytes += row.memory_bytes;
     if (row.mapped) mapped_bytes += row.memory_bytes;
     Json& kind = kinds[weight_kind(row.name)];
+    if (kind.is_null()) kind = Json::object();
     kind["parameters"] = kind.value("parameters", int64_t{0}) + numel;
     kind["memory_bytes"] = kind.value("memory_bytes", int64_t{0}) + row.memory_bytes;
     Json shape = Json::array();

@@ -49,8 +49,9 @@ Json inspect(const ModelOptions& options) {
 
 std::string bytes(const Json& value) {
   auto n = value.get<double>();
-  if (n < 1e7) return fmt::format("{:.1f} kB", n / 1e3);
-  return n < 1e10 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
+  if (n < 1e3) return fmt::format("{} B", n);
+  if (n < 1e6) return fmt::format("{:.1f} kB", n / 1e3);
+  return n < 1e9 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
 }
 
 std::string count(const Json& value) {

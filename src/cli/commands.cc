@@ -20,6 +20,7 @@ constexpr Command kCommands[] = {
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
     {"kernels", cmd_kernels, "list the kernels that serve this machine"},
+    {"quantize", cmd_quantize, "convert a checkpoint's experts to MXFP4, or back to bf16"},
     {"version", cmd_version, "print the version"},
 };
 

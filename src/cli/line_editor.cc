@@ -1,6 +1,7 @@
 #include "cli/line_editor.h"
 
 #include <histedit.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <clocale>
@@ -14,6 +15,30 @@
 #include "core/log.h"
 
 namespace tessera::cli {
+
+namespace {
+
+// The terminal hands Ctrl-C to the editor instead of turning it into a signal, which would also throw away what was
+// typed before it.
+class InterruptIsAKey {
+ public:
+  InterruptIsAKey() {
+    if (tcgetattr(STDIN_FILENO, &before_) != 0) return;
+    saved_ = true;
+    termios changed = before_;
+    changed.c_cc[VINTR] = _POSIX_VDISABLE;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, &changed);
+  }
+  ~InterruptIsAKey() {
+    if (saved_) tcsetattr(STDIN_FILENO, TCSADRAIN, &before_);
+  }
+
+ private:
+  termios before_{};
+  bool saved_ = false;
+};
+
+}  // namespace
 
 struct LineEditor::Impl {
   EditLine* edit = nullptr;
@@ -51,7 +76,6 @@ LineEditor::LineEditor(std::string history_file) : impl_(std::make_unique<Impl>(
   el_set(m.edit, EL_ADDFN, "interrupt", "drop the line", &Impl::interrupt);
   el_set(m.edit, EL_BIND, "^C", "interrupt", nullptr);
   el_set(m.edit, EL_BIND, "^R", "em-inc-search-prev", nullptr);
-  el_set(m.edit, EL_SETTY, "-d", "intr=", nullptr);  // Ctrl-C is a key while a line is edited
   history(m.history, &m.event, H_SETSIZE, 1000);
   history(m.history, &m.event, H_SETUNIQUE, 1);
   if (!m.history_file.empty()) history(m.history, &m.event, H_LOAD, m.history_file.c_str());
@@ -68,7 +92,11 @@ LineEditor::Event LineEditor::read(std::string_view prompt, std::string& line) {
   m.interrupted = false;
   el_resize(m.edit);
   int count = 0;
-  const char* text = el_gets(m.edit, &count);
+  const char* text = nullptr;
+  {
+    InterruptIsAKey while_editing;
+    text = el_gets(m.edit, &count);
+  }
   if (m.interrupted) return Event::kInterrupted;
   if (!text || count <= 0) return Event::kEnd;
   line.assign(text, static_cast<size_t>(count));
