@@ -89,7 +89,8 @@ Value own_attribute(Runtime& rt, const Value& object, std::string_view name) {
     case Kind::kBool:
     case Kind::kInt:
     case Kind::kFloat:
-      return number_attribute(object, name);
+      if (Value found = number_attribute(object, name); !found.is_missing()) return found;
+      return method(rt, object.is(Kind::kFloat) ? find_float_method : find_int_method, object, name);
     case Kind::kString:
       return method(rt, find_string_method, object, name);
     case Kind::kDict:

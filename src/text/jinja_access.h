@@ -25,6 +25,8 @@ struct Method {
   NativeFunction function;
 };
 NativeFunction find_string_method(std::string_view name);  // nullptr: none of that name
+NativeFunction find_int_method(std::string_view name);
+NativeFunction find_float_method(std::string_view name);
 NativeFunction find_dict_method(std::string_view name);
 NativeFunction find_list_method(std::string_view name);
 

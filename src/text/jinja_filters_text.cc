@@ -7,6 +7,7 @@
 #include "text/jinja_operators.h"
 #include "text/jinja_print.h"
 #include "text/jinja_unicode.h"
+#include "text/utf8.h"
 
 namespace tessera::jinja {
 
@@ -232,7 +233,7 @@ std::string unescape_entity(std::string_view entity) {
     c = c * (hex ? 16 : 10) + static_cast<uint32_t>(d <= '9' ? d - '0' : (d | 0x20) - 'a' + 10);
   }
   std::string out;
-  unicode::encode(c == 0 || c > 0x10ffff || (c >= 0xd800 && c < 0xe000) ? 0xfffd : c, &out);
+  utf8_append(out, c == 0 || c > 0x10ffff || (c >= 0xd800 && c < 0xe000) ? 0xfffd : c);
   return out;
 }
 

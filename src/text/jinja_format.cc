@@ -8,6 +8,7 @@
 #include "text/jinja_operators.h"
 #include "text/jinja_print.h"
 #include "text/jinja_unicode.h"
+#include "text/utf8.h"
 
 namespace tessera::jinja {
 
@@ -268,7 +269,7 @@ class Percent {
       Int c = value.as_int();
       if (c < 0 || c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) raise("%c arg not in range(0x110000)");
       std::string bytes;
-      unicode::encode(static_cast<uint32_t>(c), &bytes);
+      utf8_append(bytes, static_cast<uint32_t>(c));
       body = Text(bytes);
     }
     spec.fill = Text(" ");
@@ -385,8 +386,8 @@ void append_integer(Runtime& rt, const Value& value, const Spec& spec, Builder* 
   if (spec.type == 'c') {
     if (number < 0 || number > 0x10ffff || (number >= 0xd800 && number < 0xe000)) raise("%c arg not in range(0x110000)");
     std::string bytes;
-    unicode::encode(static_cast<uint32_t>(number), &bytes);
-    return append_field(rt, spec, '<', Text(), Text(bytes), out);
+    utf8_append(bytes, static_cast<uint32_t>(number));
+    return append_field(rt, spec, '>', Text(), Text(bytes), out);
   }
   unsigned base = spec.type == 'x' || spec.type == 'X' ? 16 : spec.type == 'o' ? 8 : spec.type == 'b' ? 2 : 10;
   if (spec.grouping == ',' && base != 10) raise("Cannot specify ',' with '{}'.", spec.type);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "text/jinja_print.h"
 #include "text/jinja_unicode.h"
+#include "text/utf8.h"
 
 namespace tessera::jinja {
 
@@ -61,7 +62,7 @@ class Lexer {
  public:
   Lexer(std::string_view source, const std::string& name) : name_(name) {
     if (source.size() > kMaxSource) error(fmt::format("the template has more than {} bytes", kMaxSource));
-    if (!unicode::valid(source)) error("the template is not valid UTF-8");
+    if (!utf8_is_valid(source)) error("the template is not valid UTF-8");
     text_ = normalize_newlines(source);
   }
 
@@ -375,7 +376,7 @@ class Lexer {
       while (end < raw.size() && end < i + 3 && raw[end] >= '0' && raw[end] <= '7') {
         value = value * 8 + static_cast<uint32_t>(raw[end++] - '0');
       }
-      unicode::encode(value, out);
+      utf8_append(*out, value);
       return end;
     }
     if (c == 'x' || c == 'u' || c == 'U') {
@@ -386,7 +387,7 @@ class Lexer {
       if (digits.size() < count || read.ptr != digits.data() + count) error(fmt::format("truncated \\{} escape", c));
       if (value > 0x10ffff) error("illegal Unicode character");
       if (value >= 0xd800 && value < 0xe000) error("a surrogate escape cannot be written as UTF-8");
-      unicode::encode(value, out);
+      utf8_append(*out, value);
       return i + 1 + count;
     }
     if (c == 'N') {

@@ -1,4 +1,6 @@
-// Methods of dicts, lists, tuples and ranges. Those that would change a value are refused by the sandbox.
+// Methods of numbers, dicts, lists, tuples and ranges. Those that would change a value are refused by the sandbox.
+#include <cmath>
+
 #include "text/jinja_access.h"
 #include "text/jinja_operators.h"
 
@@ -77,6 +79,35 @@ Value list_index(Runtime& rt, const Value& self, const Args& args) {
   raise("value is not in {}", self.is(Kind::kList) ? "list" : "tuple");
 }
 
+Value number_conjugate(Runtime&, const Value& self, const Args& args) {
+  Bound bound("conjugate", args, {});
+  return self.is(Kind::kFloat) ? self : Value::integer(self.as_int());
+}
+
+Value float_is_integer(Runtime&, const Value& self, const Args& args) {
+  Bound bound("is_integer", args, {});
+  return Value::boolean(std::isfinite(self.as_float()) && std::floor(self.as_float()) == self.as_float());
+}
+
+unsigned __int128 magnitude(const Value& value) {
+  Int i = value.as_int();
+  return i < 0 ? -static_cast<unsigned __int128>(i) : static_cast<unsigned __int128>(i);
+}
+
+Value int_bit_length(Runtime&, const Value& self, const Args& args) {
+  Bound bound("bit_length", args, {});
+  Int bits = 0;
+  for (auto rest = magnitude(self); rest != 0; rest >>= 1) ++bits;
+  return Value::integer(bits);
+}
+
+Value int_bit_count(Runtime&, const Value& self, const Args& args) {
+  Bound bound("bit_count", args, {});
+  Int bits = 0;
+  for (auto rest = magnitude(self); rest != 0; rest >>= 1) bits += static_cast<Int>(rest & 1);
+  return Value::integer(bits);
+}
+
 constexpr Method kDictMethods[] = {
     {"items", dict_items}, {"keys", dict_keys}, {"values", dict_values},
     {"get", dict_get},     {"copy", dict_copy}, {"fromkeys", dict_fromkeys},
@@ -84,20 +115,23 @@ constexpr Method kDictMethods[] = {
 
 constexpr Method kListMethods[] = {{"copy", list_copy}, {"count", list_count}, {"index", list_index}};
 
+constexpr Method kIntMethods[] = {
+    {"conjugate", number_conjugate}, {"bit_length", int_bit_length}, {"bit_count", int_bit_count}};
+constexpr Method kFloatMethods[] = {{"conjugate", number_conjugate}, {"is_integer", float_is_integer}};
+
+template <size_t N>
+NativeFunction find_in(const Method (&methods)[N], std::string_view name) {
+  for (const Method& method : methods) {
+    if (name == method.name) return method.function;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
-NativeFunction find_dict_method(std::string_view name) {
-  for (const Method& method : kDictMethods) {
-    if (name == method.name) return method.function;
-  }
-  return nullptr;
-}
-
-NativeFunction find_list_method(std::string_view name) {
-  for (const Method& method : kListMethods) {
-    if (name == method.name) return method.function;
-  }
-  return nullptr;
-}
+NativeFunction find_int_method(std::string_view name) { return find_in(kIntMethods, name); }
+NativeFunction find_float_method(std::string_view name) { return find_in(kFloatMethods, name); }
+NativeFunction find_dict_method(std::string_view name) { return find_in(kDictMethods, name); }
+NativeFunction find_list_method(std::string_view name) { return find_in(kListMethods, name); }
 
 }  // namespace tessera::jinja

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "text/jinja_unicode.h"
+#include "text/utf8.h"
 
 namespace tessera::jinja {
 
@@ -69,7 +70,7 @@ Value Runtime::from_json(const OrderedJson& json, uint8_t marks, std::string_vie
       return Value::real(json.get<double>());
     case OrderedJson::value_t::string: {
       const auto& bytes = json.get_ref<const std::string&>();
-      if (!unicode::valid(bytes)) raise("the variables hold text that is not valid UTF-8{}{}", key.empty() ? "" : ": ", key);
+      if (!utf8_is_valid(bytes)) raise("the variables hold text that is not valid UTF-8{}{}", key.empty() ? "" : ": ", key);
       for (const auto& [name, value] : options_.trusted_values) {
         if (name == key && value == bytes) marks = 0;
       }
@@ -84,7 +85,7 @@ Value Runtime::from_json(const OrderedJson& json, uint8_t marks, std::string_vie
     case OrderedJson::value_t::object: {
       auto* dict = make<DictObject>();
       for (const auto& item : json.items()) {
-        if (!unicode::valid(item.key())) raise("the variables hold a key that is not valid UTF-8");
+        if (!utf8_is_valid(item.key())) raise("the variables hold a key that is not valid UTF-8");
         dict->set(*this, string(Text(item.key(), marks)), from_json(item.value(), marks, item.key()));
       }
       return Value::object(Kind::kDict, dict);

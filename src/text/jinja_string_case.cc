@@ -1,6 +1,7 @@
 #include "text/jinja_access.h"
 #include "text/jinja_string_methods.h"
 #include "text/jinja_unicode.h"
+#include "text/utf8.h"
 
 namespace tessera::jinja {
 
@@ -46,7 +47,7 @@ Value str_swapcase(Runtime& rt, const Value& self, const Args& args) {
     } else if (unicode::is_lower(c)) {
       unicode::append_upper(c, out);
     } else {
-      unicode::encode(c, out);
+      utf8_append(*out, c);
     }
   });
 }

@@ -199,7 +199,7 @@ Cuts split_words(std::string_view text, int64_t limit) {
   Cuts cuts;
   for (size_t at = skip(text, 0, true); at < text.size();) {
     if (limit == 0) {
-      cuts.emplace_back(at, skip_back(text, text.size(), true));
+      cuts.emplace_back(at, text.size());
       break;
     }
     size_t end = skip(text, at, false);
@@ -214,7 +214,7 @@ Cuts split_words_right(std::string_view text, int64_t limit) {
   Cuts cuts;
   for (size_t end = skip_back(text, text.size(), true); end > 0;) {
     if (limit == 0) {
-      cuts.emplace_back(skip(text, 0, true), end);
+      cuts.emplace_back(0, end);
       break;
     }
     size_t begin = skip_back(text, end, false);

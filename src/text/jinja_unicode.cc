@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "text/utf8.h"
+
 namespace tessera::jinja::unicode {
 
 namespace {
@@ -170,34 +172,6 @@ size_t decode(std::string_view text, size_t at, uint32_t* code_point) {
   return size;
 }
 
-bool valid(std::string_view text) {
-  uint32_t c = 0;
-  for (size_t i = 0; i < text.size();) {
-    size_t size = decode(text, i, &c);
-    if (size == 1 && c == 0xfffd) return false;
-    i += size;
-  }
-  return true;
-}
-
-void encode(uint32_t c, std::string* out) {
-  if (c < 0x80) {
-    out->push_back(static_cast<char>(c));
-  } else if (c < 0x800) {
-    out->push_back(static_cast<char>(0xc0 | c >> 6));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3f)));
-  } else if (c < 0x10000) {
-    out->push_back(static_cast<char>(0xe0 | c >> 12));
-    out->push_back(static_cast<char>(0x80 | (c >> 6 & 0x3f)));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3f)));
-  } else {
-    out->push_back(static_cast<char>(0xf0 | c >> 18));
-    out->push_back(static_cast<char>(0x80 | (c >> 12 & 0x3f)));
-    out->push_back(static_cast<char>(0x80 | (c >> 6 & 0x3f)));
-    out->push_back(static_cast<char>(0x80 | (c & 0x3f)));
-  }
-}
-
 int64_t length(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xc0) != 0x80; });
 }
@@ -285,7 +259,7 @@ void append_upper(uint32_t c, std::string* out) {
   if (const SpecialCase* special = special_case(c)) {
     out->append(special->upper);
   } else {
-    encode(static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))), out);
+    utf8_append(*out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
   }
 }
 
@@ -293,17 +267,17 @@ void append_title(uint32_t c, std::string* out) {
   if (const SpecialCase* special = special_case(c)) {
     out->append(special->title);
   } else {
-    encode(static_cast<uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))), out);
+    utf8_append(*out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
   }
 }
 
 void append_lower(std::string_view text, size_t at, uint32_t c, std::string* out) {
   if (c == 0x3a3 && final_sigma(text, at)) {
-    encode(0x3c2, out);
+    utf8_append(*out, 0x3c2);
   } else if (c == 0x130) {
     out->append("i\xcc\x87");
   } else {
-    encode(static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+    utf8_append(*out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
   }
 }
 
@@ -312,8 +286,8 @@ void append_folded(uint32_t c, std::string* out) {
   int boundary = 0;
   utf8proc_ssize_t n =
       utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), folded, 8, UTF8PROC_CASEFOLD, &boundary);
-  if (n < 1 || n > 8) return encode(c, out);
-  for (utf8proc_ssize_t i = 0; i < n; ++i) encode(static_cast<uint32_t>(folded[i]), out);
+  if (n < 1 || n > 8) return utf8_append(*out, c);
+  for (utf8proc_ssize_t i = 0; i < n; ++i) utf8_append(*out, static_cast<char32_t>(folded[i]));
 }
 
 }  // namespace tessera::jinja::unicode
