@@ -173,7 +173,7 @@ def sweep(driver, wheel, normalized):
     nfc = normalizers.NFC()
     differing, unexpected = set(), set()
     codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    for template in ("@'S @@ ' @ x'@ \n@\n", "a\u0301@\u0327\u0301 D"):
+    for template in ("@'S @@ ' @ x'@ \n@\n", "a\u0301@\u0327\u0301 D x\u0345@\u0334"):
         texts = []
         for code in codes:
             texts.append(template.replace("@", chr(code)).replace("D", unicodedata.normalize("NFD", chr(code))))
