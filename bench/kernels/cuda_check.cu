@@ -85,6 +85,9 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
   std::vector<Case> cases;
   for (int64_t t : {1, 2, 3, 8, 9, 16, 17, 40}) cases.push_back({t, 32, 4, 2880, 2880, DType::kBF16, t == 9});
   cases.push_back({4, 128, 4, 2880, 2880, DType::kBF16, false});
+  cases.push_back({300, 16, 4, 2880, 2880, DType::kBF16, false});
+  cases.push_back({1000, 8, 4, 192, 384, DType::kBF16, false});
+  cases.push_back({700, 8, 2, 320, 192, DType::kBF16, true});
   cases.push_back({256, 8, 2, 192, 128, DType::kBF16, false});
   cases.push_back({33, 16, 8, 128, 320, DType::kBF16, true});
   cases.push_back({1, 16, 8, 128, 320, DType::kBF16, false});

@@ -48,6 +48,11 @@ __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(Sma
   }
   wait_for_previous_grid();
   allow_next_grid();
+  // The warp's share of x, 128 bytes a touch.
+  int lines = count / 2 + 1;
+  for (int i = lane; i < a.tokens * lines; i += 32)
+    touch(static_cast<const T*>(a.x) + static_cast<int64_t>(i / lines) * a.k + 32 * begin +
+          min(i % lines * 64, count * 32 - 8));
   float acc[kTiles][4] = {};
   for (int base = 0; base < count; base += kDepth) {
     w0 += 32 * kDepth;
