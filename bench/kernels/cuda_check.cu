@@ -1,6 +1,7 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
 //   cuda_check [seed]
 #include <cstring>
+#include <map>
 
 #include "bench/kernels/cuda_cases.cuh"
 
@@ -295,13 +296,13 @@ void check_repeats(const Kernels& kernels, Seeds& seeds, Report& report) {
   MoeArgs a = m.args;
   a.gate_up = m.gate_up_atoms;
   a.down = m.down_atoms;
-  std::vector<double> first;
+  std::map<std::string, std::vector<double>> first;
   int changed = 0;
   for (int i = 0; i < 20; ++i)
-    each_row(kernels.moe, a, a.out, [&](const char*) {
+    each_row(kernels.moe, a, a.out, [&](const char* row) {
       std::vector<double> now = download(a.out);
-      if (first.empty()) first = now;
-      changed += now != first;
+      if (first[row].empty()) first[row] = now;
+      changed += now != first[row];
     });
   report.line("moe", "20 runs, same bits", changed, 0);
 }

@@ -271,7 +271,9 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
   uint32_t f0[16], f1[16];
 #pragma unroll
   for (int i = 0; i < 16; ++i) f0[i] = f1[i] = 0;
-  if (t.padded <= kPiece) {
+  if constexpr (kPieces == 1) {
+    multiply<1, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
+  } else if (t.padded <= kPiece) {
     multiply<1, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
   } else {
     multiply<kPieces, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
