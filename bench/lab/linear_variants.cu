@@ -6,10 +6,10 @@
 namespace tessera::bench {
 namespace {
 
-template <int kRowWarps, int kColumnWarps, int kDepth>
+template <int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch>
 void one(cudaStream_t stream, const Tensor& weights, const Tensor& x, const Tensor& out, int64_t n, int64_t k, double ceiling) {
   int64_t copies = weights.numel() / (n * k);
-  auto kernel = cuda::linear_small<__nv_bfloat16, 1, kRowWarps, kColumnWarps, kDepth>;
+  auto kernel = cuda::linear_small<__nv_bfloat16, 1, kRowWarps, kColumnWarps, kDepth, kPrefetch>;
   double us[2];
   for (int plain = 0; plain < 2; ++plain)
     us[plain] = time_in_graph(stream, 80, 7, [&](int i) {
@@ -23,8 +23,8 @@ void one(cudaStream_t stream, const Tensor& weights, const Tensor& x, const Tens
         cuda::launch("linear", kernel, grid, block, 0, s, a);
       }
     });
-  std::printf("[%lld, %lld] rows %d x K %d warps, depth %d: %6.2f us %4.1f %%   plain launch %6.2f us\n", (long long)n, (long long)k,
-              kRowWarps, kColumnWarps, kDepth, us[0], 2e-3 * n * k / us[0] / ceiling * 100, us[1]);
+  std::printf("[%lld, %lld] rows %d x K %d warps, depth %d%s: %6.2f us %4.1f %%   plain launch %6.2f us\n", (long long)n, (long long)k,
+              kRowWarps, kColumnWarps, kDepth, kPrefetch ? " + L2 prefetch" : "", us[0], 2e-3 * n * k / us[0] / ceiling * 100, us[1]);
 }
 
 int run_all() {
@@ -35,16 +35,13 @@ int run_all() {
   Pool pool(seeds);
   Tensor w = pool.normal(DType::kBF16, {int64_t{1} << 30}, 0.1f), x = pool.normal(DType::kBF16, {16, 4096}, 1.0f), out = pool.raw(DType::kBF16, {16, 8192});
   for (auto [n, k] : {std::pair<int64_t, int64_t>{5120, 2880}, {4096, 2880}, {2880, 4096}, {512, 2880}}) {
-    one<1, 4, 6>(stream, w, x, out, n, k, ceiling);
-    one<1, 5, 6>(stream, w, x, out, n, k, ceiling);
-    one<1, 8, 4>(stream, w, x, out, n, k, ceiling);
-    one<1, 8, 6>(stream, w, x, out, n, k, ceiling);
-    one<1, 8, 8>(stream, w, x, out, n, k, ceiling);
-    one<1, 12, 8>(stream, w, x, out, n, k, ceiling);
-    one<1, 16, 4>(stream, w, x, out, n, k, ceiling);
-    one<1, 16, 6>(stream, w, x, out, n, k, ceiling);
-    one<2, 4, 6>(stream, w, x, out, n, k, ceiling);
-    one<2, 8, 6>(stream, w, x, out, n, k, ceiling);
+    one<1, 8, 4, false>(stream, w, x, out, n, k, ceiling);
+    one<1, 8, 4, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 8, 6, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 5, 6, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 16, 3, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 16, 6, false>(stream, w, x, out, n, k, ceiling);
+    one<2, 4, 6, true>(stream, w, x, out, n, k, ceiling);
   }
   return 0;
 }

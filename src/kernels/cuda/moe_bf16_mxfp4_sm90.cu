@@ -5,8 +5,6 @@
 //   gate_up, down: 3 consumer warpgroups of 64 rows share a B tile; a producer thread keeps a ring of bulk copies full.
 //   combine: sums of each token in slot order.
 // All orders are fixed, so results repeat bit for bit.
-#include <cstdlib>
-
 #include "kernels/cuda/device/atom_mma.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
@@ -410,13 +408,15 @@ void launch_tiles(const GroupedArgs& g, Stream& stream) {
 // `load`: tokens an expert sees on average.
 template <bool kGateUp>
 void launch_grouped(const GroupedArgs& g, int64_t load, Stream& stream) {
-  const char* variant = std::getenv("MOE_VARIANT");
-  int v = variant ? std::atoi(variant) : load <= 12 ? 0 : load <= 48 ? 1 : 2;
-  if (v == 0) launch_tiles<kGateUp, 3, 16, 2>(g, stream);
-  if (v == 1) launch_tiles<kGateUp, 3, 32, 2>(g, stream);
-  if (v == 2) launch_tiles<kGateUp, 3, 128, 1>(g, stream);
-  if (v == 3) launch_tiles<kGateUp, 2, 64, 2>(g, stream);
-  if (v == 4) launch_tiles<kGateUp, 3, 96, 1>(g, stream);
+  if (load <= 12) {
+    launch_tiles<kGateUp, 3, 16, 2>(g, stream);
+  } else if (load <= 40) {
+    launch_tiles<kGateUp, 3, 32, 2>(g, stream);
+  } else if (load <= 88) {
+    launch_tiles<kGateUp, 3, 96, 1>(g, stream);
+  } else {
+    launch_tiles<kGateUp, 3, 128, 1>(g, stream);
+  }
 }
 
 void run(const MoeArgs& a, Stream& stream) {

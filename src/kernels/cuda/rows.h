@@ -10,6 +10,7 @@ KernelRow<RmsNormArgs> rms_norm_row();
 KernelRow<AddArgs> add_row();
 KernelRow<SiluMulArgs> silu_mul_row();
 KernelRow<LinearArgs> linear_small_row();
+KernelRow<LinearArgs> linear_cublaslt_row();
 KernelRow<LinearArgs> linear_tiles_row();
 KernelRow<LinearArgs> linear_any_row();
 KernelRow<RopeTableArgs> rope_table_row();
