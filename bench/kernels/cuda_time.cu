@@ -110,12 +110,12 @@ void time_moe(Bench& b, int64_t experts, int64_t layers, std::vector<int64_t> ba
     up.push_back(random_atoms(pool, experts, 2 * kHidden, kHidden));
     down.push_back(random_atoms(pool, experts, kHidden, kHidden));
   }
-  int64_t most = 512, active = 4;
+  int64_t most = 8192, active = 4;
   Tensor x = pool.normal(DType::kBF16, {most, kHidden}, 1.0f), out = pool.raw(DType::kBF16, {most, kHidden});
   Tensor weights = pool.normal(DType::kF32, {most, active}, 0.5f);
   Tensor up_bias = pool.normal(DType::kBF16, {experts, 2 * kHidden}, 0.5f), down_bias = pool.normal(DType::kBF16, {experts, kHidden}, 0.5f);
   for (int64_t t : batches) {
-    int count = t <= 8 ? 24 : 12;
+    int count = t <= 8 ? 24 : t <= 512 ? 12 : 3;
     std::vector<Tensor> indices;
     double distinct = 0;
     for (int i = 0; i < count; ++i) {
@@ -124,7 +124,7 @@ void time_moe(Bench& b, int64_t experts, int64_t layers, std::vector<int64_t> ba
       std::sort(routes.begin(), routes.end());
       distinct += static_cast<double>(std::unique(routes.begin(), routes.end()) - routes.begin()) / count;
     }
-    double us = time_in_graph(b.stream, count, 7, [&](int i) {
+    auto args = [&](int i) {
       MoeArgs a;
       a.x = x.rows(0, t);
       a.indices = indices[i];
@@ -134,13 +134,21 @@ void time_moe(Bench& b, int64_t experts, int64_t layers, std::vector<int64_t> ba
       a.gate_up_bias = up_bias;
       a.down_bias = down_bias;
       a.out = out.rows(0, t);
-      b.run(b.kernels.moe, a);
-    });
-    double bytes = distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
-                   t * kHidden * 2.0 * (2 + 2 * active);
-    std::string name = fmt::format("moe T={} E={} ({:.1f} experts)", t, experts, distinct);
-    b.memory_line(name, bytes, us);
-    if (t >= 64) b.compute_line(name, 6.0 * kHidden * kHidden * t * active, us);
+      return a;
+    };
+    for (const KernelRow<MoeArgs>& row : b.kernels.moe.rows) {
+      if (!row.supports(args(0))) continue;
+      TS_CHECK(row.workspace(args(0)) <= b.workspace.bytes());
+      double us = time_in_graph(b.stream, count, 7, [&](int i) {
+        Stream s = b.at();
+        row.launch(args(i), s);
+      });
+      double bytes = distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
+                     t * kHidden * 2.0 * (2 + 2 * active);
+      std::string name = fmt::format("{} T={} E={} ({:.1f})", row.name, t, experts, distinct);
+      if (t <= 512) b.memory_line(name, bytes, us);
+      if (t >= 64) b.compute_line(name, 6.0 * kHidden * kHidden * t * active, us);
+    }
   }
 }
 
@@ -318,7 +326,11 @@ int main_of(int argc, char** argv) {
   if (chosen("linear")) time_linear(b);
   if (chosen("moe")) {
     time_moe(b, 32, 3, {1, 2, 4, 8, 16, 32, 64, 128, 256});
-    time_moe(b, 128, 1, {1, 4, 16});
+    time_moe(b, 128, 1, {1, 4, 16, 64, 256});
+  }
+  if (chosen("prefill")) {
+    time_moe(b, 32, 3, {256, 512, 1024, 2048, 4096, 8192});
+    time_moe(b, 128, 1, {2048, 8192});
   }
   if (chosen("attention")) time_attention(b);
   if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32);

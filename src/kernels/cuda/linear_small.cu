@@ -1,5 +1,5 @@
 // x * w^T + bias for few tokens, 16-bit weights as they lie in the checkpoint: bound by weight reads. A warp takes 16
-// rows of w and all or a share of K, weights as the A operand of mma.sync, up to 32 tokens as its columns. Lane 4g+c
+// rows of w and all or a share of K, weights as the A operand of mma.sync, up to 16 tokens as its columns. Lane 4g+c
 // reads 16 bytes (columns 8c..8c+7 of each 32) of rows 2g and 2g+1 and of token g: the same permutation of K on both
 // sides, so nothing is re-arranged.
 #include "kernels/cuda/device/ptx.cuh"
@@ -10,7 +10,7 @@
 namespace tessera::cuda {
 namespace {
 
-constexpr int kMaxTokens = 32;
+constexpr int kMaxTokens = 16;
 
 struct SmallArgs {
   const void* x;  // [T, K]
@@ -24,7 +24,7 @@ struct SmallArgs {
 
 // kRowWarps x kColumnWarps warps; a block covers 16 * kRowWarps rows, each split in K over kColumnWarps warps whose sums
 // meet in shared memory in a fixed order.
-template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth>
+template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch>
 __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(SmallArgs a) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
@@ -46,8 +46,24 @@ __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(Sma
     v0[i] = load_weights_if(w0 + 32 * i, i < count);
     v1[i] = load_weights_if(w1 + 32 * i, i < count);
   }
+  if constexpr (kPrefetch) {
+    // The rest of the warp's weights, a 128-byte line of 16 rows at a time: memory stays busy while the grid before drains.
+    int rest = (count - kDepth + 1) / 2, row0 = row - 2 * g;
+    for (int i = lane; i < 16 * rest; i += 32) {
+      int64_t line_row = min(row0 + i % 16, a.n - 1);
+      prefetch_l2(static_cast<const T*>(a.w) + line_row * a.k + 32 * (begin + kDepth) + i / 16 * 64);
+    }
+  }
+  bool owner = column_warp == 0;
+  float bias0 = owner && row < a.n ? a.bias.at(row) : 0.0f;
+  float bias1 = owner && row + 1 < a.n ? a.bias.at(row + 1) : 0.0f;
   wait_for_previous_grid();
   allow_next_grid();
+  // The warp's share of x, 128 bytes a touch.
+  int lines = count / 2 + 1;
+  for (int i = lane; i < a.tokens * lines; i += 32)
+    touch(static_cast<const T*>(a.x) + static_cast<int64_t>(i / lines) * a.k + 32 * begin +
+          min(i % lines * 64, count * 32 - 8));
   float acc[kTiles][4] = {};
   for (int base = 0; base < count; base += kDepth) {
     w0 += 32 * kDepth;
@@ -89,7 +105,6 @@ __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(Sma
       }
   }
   if (row >= a.n) return;
-  float bias0 = a.bias.at(row), bias1 = row + 1 < a.n ? a.bias.at(row + 1) : 0.0f;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
@@ -107,7 +122,7 @@ Verdict supports(const LinearArgs& a) {
   if (!is_16_bit(a.x.dtype)) return {"activations are not BF16 or F16"};
   if (a.w.format != WeightFormat::kPlain || a.w.values.dtype != a.x.dtype) return {"weights are not of the activations' type"};
   if (a.w.k % 32 != 0) return {"K is not a multiple of 32"};
-  if (a.x.dim(0) > kMaxTokens) return {"more than 32 tokens"};
+  if (a.x.dim(0) > kMaxTokens) return {"more than 16 tokens"};
   return kAccepted;
 }
 
@@ -116,11 +131,11 @@ void run_typed(const SmallArgs& a, Stream& stream) {
   // Enough warps for the whole chip at once: long K shares where rows are few.
   int64_t strips = ceil_div(a.n, 16);
   if (strips >= 8 * 132) {
-    launch("linear", linear_small<T, kTiles, 4, 1, 6>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a);
+    launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a);
   } else if (strips >= 64) {
-    launch("linear", linear_small<T, kTiles, 1, 8, 4>, dim3(strips), dim3(256), 0, stream, a);
+    launch("linear", linear_small<T, kTiles, 1, 8, 4, true>, dim3(strips), dim3(256), 0, stream, a);
   } else {
-    launch("linear", linear_small<T, kTiles, 1, 16, 3>, dim3(strips), dim3(512), 0, stream, a);
+    launch("linear", linear_small<T, kTiles, 1, 16, 6, false>, dim3(strips), dim3(512), 0, stream, a);
   }
 }
 
@@ -137,10 +152,8 @@ void run(const LinearArgs& a, Stream& stream) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (s.tokens <= 8) {
       run_typed<T, 1>(s, stream);
-    } else if (s.tokens <= 16) {
-      run_typed<T, 2>(s, stream);
     } else {
-      run_typed<T, 4>(s, stream);
+      run_typed<T, 2>(s, stream);
     }
   });
 }
@@ -148,7 +161,7 @@ void run(const LinearArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<LinearArgs> linear_small_row() {
-  return {"linear_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 32 tokens",
+  return {"linear_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 16 tokens",
           supports, nullptr, run};
 }
 

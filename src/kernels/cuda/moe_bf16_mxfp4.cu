@@ -2,15 +2,17 @@
 // of K (or half of it), weights as the A operand of mma.sync straight from 16-byte global loads, up to 16 of the
 // expert's (token, slot) pairs as its columns. Expert ids are read on the device. All sums have a fixed order.
 #include "kernels/cuda/device/atom_mma.cuh"
+#include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/moe_combine.h"
 #include "kernels/cuda/rows.h"
 
 namespace tessera::cuda {
 namespace {
 
 using bf16 = __nv_bfloat16;
-constexpr int kMaxTokens = 256;
+constexpr int kMaxTokens = 512;
 constexpr int kMaxExperts = 256;
 
 struct GroupedArgs {
@@ -71,60 +73,105 @@ __device__ int find_group(const int32_t* indices, int pairs, int group, int& exp
   return found[1];
 }
 
-__device__ __forceinline__ float swiglu_oai(float gate, float up, float limit) {
-  gate = fminf(gate, limit);
-  up = fminf(fmaxf(up, -limit), limit);
-  return (up + 1.0f) * gate / (1.0f + exp2f(-1.702f * 1.4426950408889634f * gate));
-}
+struct GroupView {
+  int expert;
+  int count;
+  const int* list;  // pairs of the group
+  __device__ int at(int position) const { return list[position]; }
+};
 
-// Block: 4 warps, one strip of 64 rows of the group's expert. Grid: (strips, groups). kSingle: one token, so group =
-// slot and nothing has to be searched.
-template <bool kGateUp, bool kSingle, int kTiles, int kDepth>
-__global__ void __launch_bounds__(128, kTiles == 1 ? 5 : 4) moe_grouped(GroupedArgs a) {
-  wait_for_previous_grid();
-  allow_next_grid();
-  __shared__ int list[kMaxTokens];
-  int expert, count;
-  if constexpr (kSingle) {
-    expert = a.indices[blockIdx.y];
-    count = 1;
-  } else {
-    count = find_group(a.indices, a.pairs, blockIdx.y, expert, list);
-    if (count == 0) return;
-  }
+// Pairs [first, first + 8 * kTiles) of a group against one strip of 64 rows.
+template <bool kGateUp, int kTiles, int kDepth>
+__device__ __forceinline__ void run_strip(const GroupedArgs& a, const GroupView& group, int first) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int k = a.k_atoms * static_cast<int>(kAtomColumns);
   int strips = gridDim.x;
-  const uint8_t* strip = a.atoms + (static_cast<int64_t>(expert) * strips + blockIdx.x) * a.k_atoms * kAtomBytes;
+  const uint8_t* strip = a.atoms + (static_cast<int64_t>(group.expert) * strips + blockIdx.x) * a.k_atoms * kAtomBytes;
   int row = blockIdx.x * 64 + warp * 16 + 2 * g;
-  int64_t bias_row = static_cast<int64_t>(expert) * strips * 64 + row;
-  for (int first = 0; first < count; first += 8 * kTiles) {
-    const bf16* x[kTiles];
+  int64_t bias_row = static_cast<int64_t>(group.expert) * strips * 64 + row;
+  float bias_even = 0.0f, bias_odd = 0.0f;
+  const bf16* x[kTiles];
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      int pair = kSingle ? static_cast<int>(blockIdx.y) : list[min(first + t * 8 + g, count - 1)];
-      x[t] = a.x + static_cast<int64_t>(kGateUp ? pair / a.active : pair) * k + 8 * c;
+  for (int t = 0; t < kTiles; ++t) {
+    int pair = group.at(min(first + t * 8 + g, group.count - 1));
+    x[t] = a.x + static_cast<int64_t>(kGateUp ? pair / a.active : pair) * k + 8 * c;
+  }
+  float acc[kTiles][4];
+  run_atoms<kTiles, kDepth>(acc, strip + warp * 512 + lane * 16, strip + kAtomValueBytes + warp * 32 + g * 4, a.k_atoms, x, [&] {
+    bias_even = a.bias.at(bias_row);
+    bias_odd = a.bias.at(bias_row + 1);
+    int rows = min(group.count - first, 8 * kTiles);
+    for (int i = threadIdx.x; i < rows * a.k_atoms; i += 128) {
+      int pair = group.at(first + i / a.k_atoms);
+      touch(a.x + static_cast<int64_t>(kGateUp ? pair / a.active : pair) * k + i % a.k_atoms * 64);
     }
-    float acc[kTiles][4] = {};
-    run_atoms<kTiles, kDepth>(acc, strip + warp * 512 + lane * 16, strip + kAtomValueBytes + warp * 32 + g * 4, a.k_atoms, x,
-                              [] {});
-    float bias_even = a.bias.at(bias_row), bias_odd = a.bias.at(bias_row + 1);
+  });
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
+  for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        int position = first + t * 8 + 2 * c + j;
-        if (position >= count) continue;
-        int64_t pair = kSingle ? static_cast<int>(blockIdx.y) : list[position];
-        float even = acc[t][j], odd = acc[t][2 + j];
-        if constexpr (kGateUp) {
-          static_cast<bf16*>(a.out)[pair * (strips * 32) + row / 2] =
-              __float2bfloat16_rn(swiglu_oai(even + bias_even, odd + bias_odd, a.limit));
-        } else {
-          *reinterpret_cast<float2*>(static_cast<float*>(a.out) + pair * (strips * 64) + row) = make_float2(even, odd);
-        }
+    for (int j = 0; j < 2; ++j) {
+      int position = first + t * 8 + 2 * c + j;
+      if (position >= group.count) continue;
+      int64_t pair = group.at(position);
+      float even = acc[t][j], odd = acc[t][2 + j];
+      if constexpr (kGateUp) {
+        static_cast<bf16*>(a.out)[pair * (strips * 32) + row / 2] =
+            __float2bfloat16_rn(swiglu_oai(even + bias_even, odd + bias_odd, a.limit));
+      } else {
+        *reinterpret_cast<float2*>(static_cast<float*>(a.out) + pair * (strips * 64) + row) = make_float2(even, odd);
       }
     }
+  }
+}
+
+// Block: 4 warps, one strip of 64 rows of the group's expert. Grid: (strips, groups). With kWide, groups of more than 8
+// pairs take 16 columns at a time.
+template <bool kGateUp, bool kWide>
+__global__ void __launch_bounds__(128, 4) moe_grouped(GroupedArgs a) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  __shared__ int list[kMaxTokens];
+  GroupView group{0, 0, list};
+  group.count = find_group(a.indices, a.pairs, blockIdx.y, group.expert, list);
+  int first = 0;
+  if constexpr (kWide)
+    for (; group.count - first > 8; first += 16) run_strip<kGateUp, 2, 8>(a, group, first);
+  for (; first < group.count; first += 8) run_strip<kGateUp, 1, 9>(a, group, first);
+}
+
+// One token: a block owns 16 rows (8 units) of one of its experts, 4 warps share K. Grid: (units / 8, A).
+__global__ void __launch_bounds__(128) moe_gate_up_single(GroupedArgs a, int strips) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  __shared__ float partial[4][16];
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  int slot = blockIdx.y, expert = a.indices[slot];
+  int begin = a.k_atoms * warp / 4, count = a.k_atoms * (warp + 1) / 4 - begin;
+  int quarter = blockIdx.x % 4;
+  const uint8_t* base = a.atoms + ((static_cast<int64_t>(expert) * strips + blockIdx.x / 4) * a.k_atoms + begin) * kAtomBytes;
+  const bf16* x[1] = {a.x + begin * kAtomColumns + 8 * c};
+  float bias_even = 0.0f, bias_odd = 0.0f;
+  float acc[1][4];
+  run_atoms<1, 6>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
+    for (int i = lane; i < count; i += 32) touch(a.x + (begin + i) * kAtomColumns);
+    if (threadIdx.x < 8) {
+      int64_t bias_row = static_cast<int64_t>(expert) * strips * 64 + blockIdx.x * 16 + 2 * threadIdx.x;
+      bias_even = a.bias.at(bias_row);
+      bias_odd = a.bias.at(bias_row + 1);
+    }
+  });
+  if (c == 0) {
+    partial[warp][2 * g] = acc[0][0];
+    partial[warp][2 * g + 1] = acc[0][2];
+  }
+  __syncthreads();
+  if (threadIdx.x < 8) {
+    float gate = bias_even, up = bias_odd;
+    for (int w = 0; w < 4; ++w) {
+      gate += partial[w][2 * threadIdx.x];
+      up += partial[w][2 * threadIdx.x + 1];
+    }
+    static_cast<bf16*>(a.out)[slot * strips * 32 + blockIdx.x * 8 + threadIdx.x] = __float2bfloat16_rn(swiglu_oai(gate, up, a.limit));
   }
 }
 
@@ -140,10 +187,11 @@ struct SingleDownArgs {
 };
 
 // One token: a block owns 16 output rows for all A experts (2 warps an expert, each half of K) and adds in slot order.
-// The ids were complete before the previous grid (gate_up) allowed this one, so weights are fetched before the wait.
+// The ids were complete before the previous grid (gate_up) allowed this one, so weights are fetched before the wait: the
+// first ones into registers, the rest into L2.
 template <int kDepth>
 __global__ void moe_down_single(SingleDownArgs a) {
-  __shared__ float partial[32][16];
+  __shared__ float partial[16][2][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = warp / 2, half = warp % 2;
   int expert = a.indices[slot];
@@ -154,47 +202,33 @@ __global__ void moe_down_single(SingleDownArgs a) {
       a.atoms + ((static_cast<int64_t>(expert) * a.strips + strip) * a.k_atoms + begin) * kAtomBytes;
   int k = a.k_atoms * static_cast<int>(kAtomColumns);
   const bf16* x[1] = {a.x + slot * k + begin * kAtomColumns + 8 * c};
+  float bias = 0.0f, weight = 0.0f;
   float acc[1][4] = {};
-  run_atoms<1, kDepth>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [] {
+  run_atoms<1, kDepth>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
+    // Lanes 4i..4i+3 take the four lines of an atom's 512 bytes.
+    for (int i = lane; i < (count - kDepth) * 4; i += 32)
+      prefetch_l2(base + (kDepth + i / 4) * kAtomBytes + quarter * 512 + i % 4 * 128);
+    if (half == 0 && lane < 16) {
+      bias = a.bias.at(static_cast<int64_t>(expert) * a.strips * 64 + blockIdx.x * 16 + lane);
+      weight = a.weights[slot];
+    }
     wait_for_previous_grid();
     allow_next_grid();
+    if (lane < count) touch(a.x + slot * k + (begin + lane) * kAtomColumns);
   });
   if (c == 0) {
-    partial[warp][2 * g] = acc[0][0];
-    partial[warp][2 * g + 1] = acc[0][2];
+    partial[slot][half][2 * g] = acc[0][0];
+    partial[slot][half][2 * g + 1] = acc[0][2];
   }
+  __shared__ float term[16][16];
+  __syncthreads();
+  if (half == 0 && lane < 16) term[slot][lane] = weight * (partial[slot][0][lane] + partial[slot][1][lane] + bias);
   __syncthreads();
   if (threadIdx.x < 16) {
-    int row = blockIdx.x * 16 + threadIdx.x;
     float sum = 0.0f;
-    int active = blockDim.x / 64;
-    for (int s = 0; s < active; ++s) {
-      int64_t bias_row = static_cast<int64_t>(a.indices[s]) * a.strips * 64 + row;
-      float value = partial[2 * s][threadIdx.x] + partial[2 * s + 1][threadIdx.x];
-      sum += a.weights[s] * (value + a.bias.at(bias_row));
-    }
-    a.out[row] = __float2bfloat16_rn(sum);
+    for (int s = 0; s < static_cast<int>(blockDim.x / 64); ++s) sum += term[s][threadIdx.x];
+    a.out[blockIdx.x * 16 + threadIdx.x] = __float2bfloat16_rn(sum);
   }
-}
-
-// out[t] = sum over slots of weight * (y[t, slot] + bias[expert]).
-__global__ void moe_combine(const int32_t* indices, const float* weights, const float* y, AnyVector bias, int active, int h,
-                            bf16* out) {
-  wait_for_previous_grid();
-  allow_next_grid();
-  int64_t t = blockIdx.y;
-  int column = (blockIdx.x * blockDim.x + threadIdx.x) * 2;
-  if (column >= h) return;
-  float2 sum = {0.0f, 0.0f};
-  for (int s = 0; s < active; ++s) {
-    int64_t pair = t * active + s;
-    float2 v = *reinterpret_cast<const float2*>(y + pair * h + column);
-    int64_t bias_row = static_cast<int64_t>(indices[pair]) * h + column;
-    float weight = weights[pair];
-    sum.x += weight * (v.x + bias.at(bias_row));
-    sum.y += weight * (v.y + bias.at(bias_row + 1));
-  }
-  *reinterpret_cast<uint32_t*>(out + t * h + column) = pack2<bf16>(sum.x, sum.y);
 }
 
 struct Sizes {
@@ -211,7 +245,9 @@ Verdict supports(const MoeArgs& a) {
     return {"weights are not MXFP4 atoms"};
   if (a.activation != MoeActivation::kSwigluOai) return {"the activation is not gpt-oss's SwiGLU"};
   Sizes s = sizes(a);
-  if (s.tokens > kMaxTokens) return {"more than 256 tokens"};
+  // Beyond, a group's tokens come in several rounds, each of which reads the weights; measured against the wgmma row.
+  if (s.tokens > 8 && s.pairs() > 16 * a.gate_up.experts) return {"more than 16 tokens an expert"};
+  if (s.tokens > kMaxTokens) return {"more than 512 tokens"};
   if (s.active > 8) return {"more than 8 active experts"};
   if (a.gate_up.experts > kMaxExperts) return {"more than 256 experts"};
   return kAccepted;
@@ -224,9 +260,9 @@ int64_t workspace(const MoeArgs& a) {
 
 AnyVector vector_of(const Tensor& t) { return {t.data, t.dtype}; }
 
-template <bool kGateUp, int kTiles>
-void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, Stream& stream) {
-  launch(kGateUp ? "moe gate_up" : "moe down", moe_grouped<kGateUp, false, kTiles, kTiles == 1 ? 9 : 8>,
+template <bool kGateUp>
+void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, bool wide, Stream& stream) {
+  launch(kGateUp ? "moe gate_up" : "moe down", wide ? moe_grouped<kGateUp, true> : moe_grouped<kGateUp, false>,
          dim3(strips, groups), dim3(128), 0, stream, g);
 }
 
@@ -243,7 +279,7 @@ void run(const MoeArgs& a, Stream& stream) {
   int64_t up_strips = a.gate_up.n / kAtomRows;
   int k_atoms = static_cast<int>(s.inner / kAtomColumns);
   if (s.tokens == 1) {
-    launch("moe gate_up", moe_grouped<true, true, 1, 9>, dim3(up_strips, s.active), dim3(128), 0, stream, up);
+    launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
     SingleDownArgs down{a.indices.i32(), a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
                         reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>()};
@@ -258,22 +294,16 @@ void run(const MoeArgs& a, Stream& stream) {
   down.bias = {};
   down.out = y;
   int64_t down_strips = s.hidden / kAtomRows;
-  if (s.tokens <= 8) {
-    launch_grouped<true, 1>(up, up_strips, groups, stream);
-    launch_grouped<false, 1>(down, down_strips, groups, stream);
-  } else {
-    launch_grouped<true, 2>(up, up_strips, groups, stream);
-    launch_grouped<false, 2>(down, down_strips, groups, stream);
-  }
-  launch("moe combine", moe_combine, dim3(ceil_div(s.hidden, 512), s.tokens), dim3(256), 0, stream, a.indices.i32(),
-         a.weights.f32(), y, vector_of(a.down_bias), static_cast<int>(s.active), static_cast<int>(s.hidden),
-         a.out.as<bf16>());
+  bool wide = s.tokens > 8;
+  launch_grouped<true>(up, up_strips, groups, wide, stream);
+  launch_grouped<false>(down, down_strips, groups, wide, stream);
+  moe_combine(a, y, stream);
 }
 
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
-  return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 256 tokens", supports,
+  return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 16 tokens an expert", supports,
           workspace, run};
 }
 

@@ -10,6 +10,7 @@ KernelRow<RmsNormArgs> rms_norm_row();
 KernelRow<AddArgs> add_row();
 KernelRow<SiluMulArgs> silu_mul_row();
 KernelRow<LinearArgs> linear_small_row();
+KernelRow<LinearArgs> linear_cublaslt_row();
 KernelRow<LinearArgs> linear_tiles_row();
 KernelRow<LinearArgs> linear_any_row();
 KernelRow<RopeTableArgs> rope_table_row();
@@ -20,6 +21,7 @@ KernelRow<AttentionArgs> attention_flash_row();
 KernelRow<AttentionArgs> attention_any_row();
 KernelRow<RouterArgs> router_row();
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row();
+KernelRow<MoeArgs> moe_bf16_mxfp4_sm90_row();
 KernelRow<MoeArgs> moe_any_row();
 
 }  // namespace tessera::cuda

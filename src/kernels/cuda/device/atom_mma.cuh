@@ -12,9 +12,10 @@ __device__ __forceinline__ uint32_t atom_multiplier(uint32_t scales, int byte) {
   return prmt(scales, 0, 0x4040u | byte | (byte << 8)) << 7;
 }
 
-// x[b][tile]: 16 bytes of the lane's activation row at column 32b + 8c.
+// x[b][tile]: 16 bytes of the lane's activation row at column 32b + 8c. The two halves of the atom go to two accumulators,
+// so that fewer products wait for one another.
 template <int kTiles>
-__device__ __forceinline__ void atom_mma(float (&acc)[kTiles][4], const uint4& w, uint32_t scales,
+__device__ __forceinline__ void atom_mma(float (&acc)[2][kTiles][4], const uint4& w, uint32_t scales,
                                          const uint4 (&x)[2][kTiles]) {
 #pragma unroll
   for (int b = 0; b < 2; ++b) {
@@ -29,7 +30,7 @@ __device__ __forceinline__ void atom_mma(float (&acc)[kTiles][4], const uint4& w
       uint32_t a3 = mul_bf16x2(fragment_bits(word, 3), odd);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
-        mma_16x8x16<__nv_bfloat16>(acc[t], a0, a1, a2, a3, s == 0 ? x[b][t].x : x[b][t].z, s == 0 ? x[b][t].y : x[b][t].w);
+        mma_16x8x16<__nv_bfloat16>(acc[b][t], a0, a1, a2, a3, s == 0 ? x[b][t].x : x[b][t].z, s == 0 ? x[b][t].y : x[b][t].w);
     }
   }
 }
@@ -38,7 +39,7 @@ __device__ __forceinline__ void atom_mma(float (&acc)[kTiles][4], const uint4& w
 // `scale` at its quad's word; x[t] at column 8c of the lane's row of tile t. `ready` is called once, after the first
 // loads are under way and before the activations are read.
 template <int kTiles, int kDepth, class Ready>
-__device__ __forceinline__ void run_atoms(float (&acc)[kTiles][4], const uint8_t* atom, const uint8_t* scale, int count,
+__device__ __forceinline__ void run_atoms(float (&sum)[kTiles][4], const uint8_t* atom, const uint8_t* scale, int count,
                                           const __nv_bfloat16* const (&x)[kTiles], Ready&& ready) {
   uint4 w[kDepth];
   uint32_t s[kDepth];
@@ -48,6 +49,7 @@ __device__ __forceinline__ void run_atoms(float (&acc)[kTiles][4], const uint8_t
     s[i] = load_weights_word_if(scale + i * kAtomBytes, i < count);
   }
   ready();
+  float acc[2][kTiles][4] = {};
   for (int base = 0; base < count; base += kDepth) {
     atom += kDepth * kAtomBytes;
     scale += kDepth * kAtomBytes;
@@ -65,6 +67,10 @@ __device__ __forceinline__ void run_atoms(float (&acc)[kTiles][4], const uint8_t
       s[i] = load_weights_word_if(scale + i * kAtomBytes, more);
     }
   }
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[t][i] = acc[0][t][i] + acc[1][t][i];
 }
 
 }  // namespace tessera::cuda

@@ -1,0 +1,39 @@
+#include "kernels/cuda/moe_combine.h"
+
+#include "kernels/cuda/device/ptx.cuh"
+#include "kernels/cuda/device/value.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace tessera::cuda {
+namespace {
+
+using bf16 = __nv_bfloat16;
+
+__global__ void combine_kernel(const int32_t* indices, const float* weights, const float* y, AnyVector bias, int active, int h,
+                            bf16* out) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  int64_t t = blockIdx.y;
+  int column = (blockIdx.x * blockDim.x + threadIdx.x) * 2;
+  if (column >= h) return;
+  float2 sum = {0.0f, 0.0f};
+  for (int s = 0; s < active; ++s) {
+    int64_t pair = t * active + s;
+    float2 v = *reinterpret_cast<const float2*>(y + pair * h + column);
+    int64_t bias_row = static_cast<int64_t>(indices[pair]) * h + column;
+    float weight = weights[pair];
+    sum.x += weight * (v.x + bias.at(bias_row));
+    sum.y += weight * (v.y + bias.at(bias_row + 1));
+  }
+  *reinterpret_cast<uint32_t*>(out + t * h + column) = pack2<bf16>(sum.x, sum.y);
+}
+
+}  // namespace
+
+void moe_combine(const MoeArgs& a, const float* y, Stream& stream) {
+  int64_t tokens = a.x.dim(0), h = a.x.dim(1);
+  launch("moe combine", combine_kernel, dim3(ceil_div(h, 512), tokens), dim3(256), 0, stream, a.indices.i32(), a.weights.f32(), y,
+         AnyVector{a.down_bias.data, a.down_bias.dtype}, static_cast<int>(a.indices.dim(1)), static_cast<int>(h), a.out.as<bf16>());
+}
+
+}  // namespace tessera::cuda
