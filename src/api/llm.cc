@@ -31,17 +31,17 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   if (context->device().type == DeviceType::kCuda) device_weights = place_weights(plan, *context);
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
-  int64_t context = std::min<int64_t>(model->info().max_position_embeddings, 131072);
+  int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
   if (options.max_context < 0) fail(ErrorCode::kInvalidArgument, "max_context is {}; expected 0 or more", options.max_context);
   if (options.max_context > model->info().max_position_embeddings) {
     fail(ErrorCode::kInvalidArgument, "max_context is {}, more than the {} this model was made for", options.max_context,
          model->info().max_position_embeddings);
   }
-  if (options.max_context > 0) context = options.max_context;
+  if (options.max_context > 0) length = options.max_context;
   runner = std::make_unique<Runner>(*model, kernels, pool, *context,
                                     RunnerOptions{.dtype = dtype,
-                                                  .max_context = context,
-                                                  .max_batch_tokens = std::min(options.max_batch_tokens, context),
+                                                  .max_context = length,
+                                                  .max_batch_tokens = std::min(options.max_batch_tokens, length),
                                                   .page_size = options.page_size,
                                                   .ignore_window = options.ignore_window});
   engine = std::make_unique<Engine>(*runner, EngineOptions{});
