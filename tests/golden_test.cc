@@ -7,7 +7,8 @@
 #include <map>
 
 #include "core/json.h"
-#include "engine/generator.h"
+#include "engine/engine.h"
+#include "engine/likelihood.h"
 #include "engine/placement.h"
 #include "loading/checkpoint.h"
 #include "models/registry.h"
@@ -143,13 +144,15 @@ TEST_P(Golden, LogitsAndIntermediates) {
 TEST_P(Golden, GreedyTokens) {
   for (int k : {0, 1}) {
     std::vector<int32_t> input = ids("input_ids." + std::to_string(k)), want = ids("greedy." + std::to_string(k)), got;
-    Generator generator(*runner_, model_->info().vocab_size);
-    generator.generate({.prompt = input,
-                        .params = {.temperature = 0, .max_tokens = static_cast<int64_t>(want.size())},
-                        .on_token = [&](int32_t id, const TokenLogprob*) {
-                          got.push_back(id);
-                          return true;
-                        }});
+    Engine engine(*runner_, {});
+    engine.submit({.prompt = input,
+                   .params = {.temperature = 0, .max_tokens = static_cast<int64_t>(want.size())},
+                   .on_token = [&](int, int32_t id, const TokenLogprob*) {
+                     got.push_back(id);
+                     return true;
+                   }});
+    while (engine.step()) {
+    }
     EXPECT_EQ(got, want);
   }
 }
@@ -158,8 +161,7 @@ TEST_P(Golden, MeanNegativeLogLikelihood) {
   Json golden = read_json_file(folder_ + "/golden.json");
   for (int k : {0, 1}) {
     std::vector<int32_t> input = ids("input_ids." + std::to_string(k));
-    Generator generator(*runner_, model_->info().vocab_size);
-    double mean = generator.negative_log_likelihood(input) / static_cast<double>(input.size() - 1);
+    double mean = negative_log_likelihood(*runner_, input) / static_cast<double>(input.size() - 1);
     EXPECT_NEAR(mean, golden["mean_nll." + std::to_string(k)].get<double>(), 2e-5);
   }
 }

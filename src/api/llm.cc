@@ -9,6 +9,7 @@
 #include "api/text_stream.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "engine/likelihood.h"
 #include "engine/placement.h"
 #include "models/registry.h"
 
@@ -43,7 +44,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
                                                   .max_batch_tokens = std::min(options.max_batch_tokens, length),
                                                   .page_size = options.page_size,
                                                   .ignore_window = options.ignore_window});
-  generator = std::make_unique<Generator>(*runner, model->info().vocab_size);
+  engine = std::make_unique<Engine>(*runner, EngineOptions{});
   tokenizer = reading.get();
   log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,
             pool.size(), dtype_name(dtype));
@@ -70,26 +71,38 @@ Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const Samplin
     out.text += piece;
     if (on_text && !on_text(piece)) wanted = false;
   };
-  GenerateResult result = generator->generate(
-      {.prompt = prompt, .params = params, .eos_ids = eos_ids, .on_token = [&](int32_t id, const TokenLogprob* logprob) {
-         out.ids.push_back(id);
-         if (logprob) {
-           out.logprobs.push_back(*logprob);
-           if (tokenizer) out.logprobs.back().bytes = tokenizer->token_bytes(id);
-         }
-         if (on_token) on_token(id);
-         if (decoder) emit(stream.push(decoder->push(id)));
-         return wanted && !stream.stopped();
-       }});
+  cancelled.store(false, std::memory_order_relaxed);
+  std::optional<RequestResult> end;
+  const Submission submission = engine->submit(
+      {.prompt = prompt,
+       .params = params,
+       .eos_ids = eos_ids,
+       .on_token =
+           [&](int, int32_t id, const TokenLogprob* logprob) {
+             out.ids.push_back(id);
+             if (logprob) {
+               out.logprobs.push_back(*logprob);
+               if (tokenizer) out.logprobs.back().bytes = tokenizer->token_bytes(id);
+             }
+             if (on_token) on_token(id);
+             if (decoder) emit(stream.push(decoder->push(id)));
+             return wanted && !stream.stopped();
+           },
+       .on_end = [&](int, const RequestResult& result) { end = result; }});
+  while (!end) {
+    if (cancelled.exchange(false, std::memory_order_relaxed)) engine->cancel(submission.id);
+    engine->step();
+  }
+  if (end->failed) throw Error(end->error_code, end->error);
   if (decoder) {
     emit(stream.push(decoder->flush()));
     emit(stream.finish());
   }
-  out.finish_reason = wanted ? result.reason : FinishReason::kCancelled;
+  out.finish_reason = wanted ? end->reason : FinishReason::kCancelled;
   out.usage = {.prompt_tokens = static_cast<int64_t>(prompt.size()),
-               .completion_tokens = result.completion_tokens,
-               .prefill_seconds = result.prefill_seconds,
-               .decode_seconds = result.decode_seconds};
+               .completion_tokens = end->completion_tokens,
+               .prefill_seconds = (end->completion_tokens > 0 ? end->first_token : end->ended) - end->created,
+               .decode_seconds = end->completion_tokens > 0 ? end->ended - end->first_token : 0};
   return out;
 }
 
@@ -120,9 +133,9 @@ Generation Llm::generate(std::string_view prompt, const SamplingParams& params, 
   return generate(impl_->text().encode(prompt, {.add_special_tokens = true, .parse_special = true}), params, on_text);
 }
 
-double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) { return impl_->generator->negative_log_likelihood(ids); }
+double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) { return tessera::negative_log_likelihood(*impl_->runner, ids); }
 
-void Llm::cancel() noexcept { impl_->generator->cancel(); }
+void Llm::cancel() noexcept { impl_->cancelled.store(true, std::memory_order_relaxed); }
 
 int64_t Llm::vocab_size() const { return impl_->model->info().vocab_size; }
 int64_t Llm::max_context() const { return impl_->runner->options().max_context; }

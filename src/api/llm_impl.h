@@ -1,13 +1,14 @@
 // What stands behind Llm; shared with Chat. See llm.h for thread-safety.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/thread_pool.h"
-#include "engine/generator.h"
+#include "engine/engine.h"
 #include "loading/checkpoint.h"
 #include "models/model.h"
 #include "tessera/llm.h"
@@ -37,7 +38,8 @@ struct Llm::Impl {
   std::optional<Tokenizer> tokenizer;
   std::vector<int32_t> eos_ids;
   std::unique_ptr<Runner> runner;
-  std::unique_ptr<Generator> generator;
+  std::unique_ptr<Engine> engine;
+  std::atomic<bool> cancelled{false};
 };
 
 }  // namespace tessera

@@ -144,7 +144,7 @@ void Scheduler::plan_drafts() {
   int64_t rows = 0;
   for (const StepItem& item : plan_.items) rows += item.sample;
   for (StepItem& item : plan_.items) {
-    if (!item.sample || item.job->draft.empty()) continue;
+    if (!item.sample || item.count != 1 || item.job->draft.empty()) continue;  // one row of logits a token
     const int64_t room = std::min({options_.max_batch_tokens - plan_.tokens, options_.max_logit_rows - rows,
                                    options_.max_context - static_cast<int64_t>(item.job->tokens.size()) - 1});
     const int64_t drafts = std::min(static_cast<int64_t>(item.job->draft.size()), room);

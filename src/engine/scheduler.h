@@ -20,7 +20,7 @@ namespace tessera {
 struct Job {
   std::vector<int32_t> tokens;  // the prompt, then the answer as far as it is known
   int64_t prompt_length = 0;
-  std::vector<int32_t> draft;   // guess at what follows tokens, to be checked in the next step
+  std::vector<int32_t> draft;   // guess at what follows tokens, to be checked in the next step that computes the last one
   int priority = 0;             // higher goes first; one step is worth SchedulerOptions::priority_seconds of waiting
   double deadline = std::numeric_limits<double>::infinity();
 
@@ -98,6 +98,7 @@ class Scheduler {
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t waiting_tokens() const { return waiting_tokens_; }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
+  std::span<Job* const> running_jobs() const { return running_; }  // by rank
   const SchedulerOptions& options() const { return options_; }
   const SchedulerCounters& counters() const { return counters_; }
 

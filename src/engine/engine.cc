@@ -1,0 +1,446 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "engine/likelihood.h"
+#include "engine/prompt_lookup.h"
+
+namespace tessera {
+
+// One answer that is being made.
+struct Engine::Sample : Job {
+  Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size);
+
+  Live& live;
+  int index;
+  Sampler sampler;
+  RequestResult result;
+  bool ended = false;  // with static batching it may go on running
+};
+
+struct Engine::Live {
+  int64_t id = 0;
+  Request request;
+  uint64_t seed = 0;
+  std::vector<std::unique_ptr<Sample>> samples;
+  int open = 0;  // samples that have not ended
+};
+
+struct Engine::Row {
+  Sample* sample = nullptr;
+  Sample* parent = nullptr;  // of a sample that starts here
+  float* logits = nullptr;   // [rows, V]; the first follows the known tokens, the others a draft token each
+  int64_t rows = 1;
+  std::vector<std::pair<int32_t, TokenLogprob>> tokens;  // sampled: right drafts, and one more
+};
+
+Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size)
+    : live(owner), index(number), sampler(owner.request.params, vocab_size, seed) {
+  tokens = owner.request.prompt;
+  prompt_length = static_cast<int64_t>(tokens.size());
+  priority = owner.request.priority;
+  sampler.observe_prompt(tokens);
+}
+
+namespace {
+
+SchedulerOptions scheduler_options(const RunnerOptions& runner, const EngineOptions& engine) {
+  return {.max_requests = runner.max_sequences,
+          .max_batch_tokens = runner.max_batch_tokens,
+          .max_logit_rows = runner.max_logit_rows,
+          .max_context = runner.max_context,
+          .max_queue = INT64_MAX,  // the inbox is where the queue is bounded
+          .max_queue_tokens = INT64_MAX,
+          .policy = engine.policy,
+          .static_batching = engine.static_batching};
+}
+
+}  // namespace
+
+Engine::Engine(Runner& runner, const EngineOptions& options)
+    : runner_(runner), options_(options), scheduler_(runner.cache(), scheduler_options(runner.options(), options)) {}
+
+Engine::~Engine() {
+  stop();
+  take_messages();
+  end_all([&](Sample& sample) { sample.result.reason = FinishReason::kCancelled; });
+}
+
+double Engine::now() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+// Any thread -------------------------------------------------------------------------------------------------------------
+
+Submission Engine::submit(Request request) {
+  request.params.validate(runner_.vocab_size());
+  check_token_ids(request.prompt, runner_.vocab_size());
+  const auto length = static_cast<int64_t>(request.prompt.size());
+  const int64_t max_context = runner_.options().max_context;
+  if (length >= max_context) {
+    fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens and the context holds {}; shorten it or raise --max-context",
+         length, max_context);
+  }
+  if (request.samples < 1 || request.samples > 128)
+    fail(ErrorCode::kInvalidArgument, "n is {}; expected 1 to 128", request.samples);
+  if (request.priority < -100 || request.priority > 100)
+    fail(ErrorCode::kInvalidArgument, "priority is {}; expected -100 to 100", request.priority);
+  if (!(request.timeout_seconds >= 0)) fail(ErrorCode::kInvalidArgument, "the timeout is negative");
+
+  auto live = std::make_unique<Live>();
+  live->request = std::move(request);
+  live->seed = live->request.params.seed ? *live->request.params.seed
+                                         : (uint64_t{std::random_device{}()} << 32 | std::random_device{}());
+  live->request.params.seed.reset();  // samples get theirs one by one
+  live->samples.push_back(std::make_unique<Sample>(*live, 0, live->seed, runner_.vocab_size()));
+  live->open = 1;
+  Sample& first = *live->samples[0];
+  first.result.created = now();
+  first.result.prompt_tokens = length;
+  if (live->request.timeout_seconds > 0) first.deadline = first.result.created + live->request.timeout_seconds;
+
+  std::lock_guard lock(mutex_);
+  if (!dead_.empty()) fail(ErrorCode::kIo, "{}", dead_);
+  if (queued_ >= options_.max_queue || queued_tokens_ + length > options_.max_queue_tokens)
+    return {.status = Submitted::kQueueFull};
+  ++queued_;
+  queued_tokens_ += length;
+  live->id = next_id_++;
+  const int64_t id = live->id;
+  inbox_.push_back(std::move(live));
+  wake_.notify_one();
+  return {.id = id};
+}
+
+void Engine::cancel(int64_t id) {
+  std::lock_guard lock(mutex_);
+  cancelled_.push_back(id);
+  wake_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Engine::start() {
+  TS_CHECK(!thread_.joinable(), "the engine runs already");
+  stopping_ = false;
+  thread_ = std::thread([this] { loop(); });
+}
+
+void Engine::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_one();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::loop() {
+  for (;;) {
+    const bool worked = step();
+    std::unique_lock lock(mutex_);
+    if (!worked) wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !cancelled_.empty(); });
+    if (stopping_) return;
+  }
+}
+
+// The engine's thread ----------------------------------------------------------------------------------------------------
+
+void Engine::take_messages() {
+  std::vector<std::unique_ptr<Live>> inbox;
+  std::vector<int64_t> cancelled;
+  {
+    std::lock_guard lock(mutex_);
+    inbox.swap(inbox_);
+    cancelled.swap(cancelled_);
+  }
+  for (std::unique_ptr<Live>& live : inbox) {
+    Sample& sample = *live->samples[0];
+    live_.emplace(live->id, std::move(live));
+    const Submitted submitted = scheduler_.submit(sample, sample.result.created);
+    TS_CHECK(submitted == Submitted::kAccepted, "submit() has checked the length");
+  }
+  for (int64_t id : cancelled) {
+    auto it = live_.find(id);
+    if (it == live_.end()) continue;
+    std::vector<Sample*> open = open_samples(*it->second);
+    for (Sample* sample : open) {
+      sample->result.reason = FinishReason::kCancelled;
+      close(*sample);
+    }
+  }
+}
+
+std::vector<Engine::Sample*> Engine::open_samples(const Live& live) {
+  std::vector<Sample*> open;
+  for (const auto& sample : live.samples)
+    if (!sample->ended) open.push_back(sample.get());
+  return open;
+}
+
+bool Engine::step() {
+  take_messages();
+  if (options_.prompt_lookup > 0) draft();
+  const StepPlan& plan = scheduler_.plan(now());
+  for (Job* job : plan.expired) {
+    Sample& sample = static_cast<Sample&>(*job);
+    if (!sample.ended) fail_sample(sample, ErrorCode::kCancelled, "the request's time limit has passed");
+  }
+  if (!plan.items.empty()) {
+    std::optional<Tensor> logits = forward(plan);
+    if (!logits) return false;
+    build_rows(plan, *logits);
+    sample_rows();
+    commit(plan);
+    for (Row& row : rows_) deliver(row);
+    if (options_.static_batching) retire_batch();
+  }
+  publish_stats(plan);
+  return !plan.items.empty() || !plan.expired.empty();
+}
+
+void Engine::draft() {
+  constexpr int64_t kTrial = 64;  // drafts before a request's rate of acceptance says anything
+  for (Job* job : scheduler_.running_jobs()) {
+    Sample& sample = static_cast<Sample&>(*job);
+    const RequestResult& r = sample.result;
+    const bool hopeless = r.drafted_tokens >= kTrial && r.accepted_tokens * 10 < r.drafted_tokens * 3;
+    if (!sample.ended && !hopeless && sample.pending() == 1)
+      look_up_draft(sample.tokens, options_.prompt_lookup, sample.draft);
+  }
+}
+
+// Runs the plan. Draft tokens stand behind the known ones meanwhile.
+std::optional<Tensor> Engine::forward(const StepPlan& plan) {
+  items_.clear();
+  for (const StepItem& item : plan.items) {
+    Sample& sample = static_cast<Sample&>(*item.job);
+    if (sample.result.started == 0) {
+      sample.result.started = now();
+      sample.result.cached_tokens = sample.cached_tokens;
+    }
+    sample.tokens.insert(sample.tokens.end(), sample.draft.begin(), sample.draft.begin() + static_cast<long>(item.drafts));
+    const std::span<const int32_t> tokens(sample.tokens);
+    items_.push_back({.sequence = sample.sequence.get(),
+                      .tokens = tokens.subspan(static_cast<size_t>(item.begin), static_cast<size_t>(item.count)),
+                      .want = !item.sample ? WantLogits::kNone : item.drafts > 0 ? WantLogits::kAll : WantLogits::kLast});
+  }
+  std::optional<Tensor> logits;
+  try {
+    logits = runner_.forward(items_);
+  } catch (const Error& e) {
+    log::error("the engine stops: {}", e.what());
+    {
+      std::lock_guard lock(mutex_);
+      dead_ = e.what();
+    }
+    take_messages();
+    end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
+    return std::nullopt;
+  }
+  for (const StepItem& item : plan.items) {
+    std::vector<int32_t>& tokens = item.job->tokens;
+    tokens.resize(tokens.size() - static_cast<size_t>(item.drafts));
+  }
+  return logits;
+}
+
+void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
+  rows_.clear();
+  const auto vocab_size = static_cast<size_t>(runner_.vocab_size());
+  float* next = logits.f32();
+  size_t copies = 0;
+  for (const StepItem& item : plan.items) {
+    Sample& sample = static_cast<Sample&>(*item.job);
+    if (!item.sample) continue;
+    rows_.push_back({.sample = &sample, .logits = next, .rows = 1 + item.drafts});
+    next += static_cast<size_t>(1 + item.drafts) * vocab_size;
+    if (sample.ended || sample.index > 0 || sample.result.completion_tokens > 0) continue;
+    // The prompt's further samples start here: each draws its own first token.
+    Live& live = sample.live;
+    for (int k = 1; k < live.request.samples; ++k, ++copies) {
+      live.samples.push_back(std::make_unique<Sample>(live, k, live.seed + static_cast<uint64_t>(k), runner_.vocab_size()));
+      ++live.open;
+      Sample& child = *live.samples.back();
+      child.result = sample.result;
+      child.deadline = sample.deadline;
+      rows_.push_back({.sample = &child, .parent = &sample, .logits = rows_.back().logits});
+    }
+  }
+  if (copies == 0) return;
+  copies_.resize(copies * vocab_size);  // sampling changes its row
+  float* copy = copies_.data();
+  for (Row& row : rows_) {
+    if (row.parent == nullptr) continue;
+    std::copy_n(row.logits, vocab_size, copy);
+    row.logits = copy;
+    copy += vocab_size;
+  }
+}
+
+void Engine::sample_rows() {
+  const auto vocab_size = static_cast<size_t>(runner_.vocab_size());
+  auto sample_range = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      Row& row = rows_[static_cast<size_t>(i)];
+      Sample& s = *row.sample;
+      const bool report = s.live.request.params.logprobs >= 0;
+      // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
+      for (int64_t r = 0; r < row.rows; ++r) {
+        auto& [id, logprob] = row.tokens.emplace_back();
+        id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size}, report ? &logprob : nullptr);
+        if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
+      }
+    }
+  };
+  runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
+}
+
+// Appends the sampled tokens and stores the step; starts the samples that begin here.
+void Engine::commit(const StepPlan& plan) {
+  auto row = rows_.begin();
+  for (const StepItem& item : plan.items) {
+    Sample& sample = static_cast<Sample&>(*item.job);
+    counts_.prompt_tokens += item.sample ? item.count - item.drafts - 1 : item.count;
+    if (!item.sample) {
+      scheduler_.commit(item);
+      continue;
+    }
+    const auto accepted = static_cast<int64_t>(row->tokens.size()) - 1;
+    sample.result.drafted_tokens += item.drafts;
+    sample.result.accepted_tokens += accepted;
+    counts_.drafted_tokens += item.drafts;
+    counts_.accepted_tokens += accepted;
+    for (const auto& [id, logprob] : row->tokens)
+      if (static_cast<int64_t>(sample.tokens.size()) < runner_.options().max_context) sample.tokens.push_back(id);
+    scheduler_.commit(item, accepted);
+    for (++row; row != rows_.end() && row->parent != nullptr; ++row) {
+      row->sample->tokens.push_back(row->tokens[0].first);
+      scheduler_.fork(*row->parent, *row->sample);
+    }
+  }
+}
+
+// Hands a row's tokens to its request, until one ends it.
+void Engine::deliver(Row& row) {
+  Sample& sample = *row.sample;
+  if (sample.ended) return;
+  const Request& request = sample.live.request;
+  int64_t budget = runner_.options().max_context - sample.prompt_length;
+  if (request.params.max_tokens > 0) budget = std::min(budget, request.params.max_tokens);
+  for (const auto& [id, logprob] : row.tokens) {
+    if (sample.result.completion_tokens++ == 0) sample.result.first_token = now();
+    ++counts_.answer_tokens;
+    bool wanted = true;
+    try {
+      if (request.on_token) wanted = request.on_token(sample.index, id, request.params.logprobs >= 0 ? &logprob : nullptr);
+    } catch (const Error& e) {
+      return fail_sample(sample, e.code(), e.what());
+    } catch (const std::exception& e) {
+      return fail_sample(sample, ErrorCode::kCancelled, e.what());
+    }
+    auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+    if (!wanted || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
+      sample.result.reason = FinishReason::kStop;
+      return close(sample);
+    }
+    if (sample.result.completion_tokens >= budget) {
+      sample.result.reason = FinishReason::kLength;
+      return close(sample);
+    }
+  }
+}
+
+void Engine::set_error(RequestResult& result, ErrorCode code, const std::string& message) {
+  result.failed = true;
+  result.error_code = code;
+  result.error = message;
+}
+
+void Engine::fail_sample(Sample& sample, ErrorCode code, const std::string& message) {
+  set_error(sample.result, code, message);
+  close(sample);
+}
+
+// Ends a sample whose result says how, and gives its pages back.
+void Engine::close(Sample& sample) {
+  Live& live = sample.live;
+  RequestResult& result = sample.result;
+  sample.ended = true;
+  result.ended = now();
+  result.preemptions = sample.preemptions;
+  ++(result.failed ? counts_.failed : result.reason == FinishReason::kCancelled ? counts_.cancelled : counts_.finished);
+  // A prompt that ends before its samples part ends for all of them.
+  const int last = live.samples.size() == 1 ? live.request.samples : sample.index + 1;
+  for (int k = sample.index; k < last; ++k) {
+    try {
+      if (live.request.on_end) live.request.on_end(k, result);
+    } catch (const std::exception& e) {
+      log::error("a request's end was not taken: {}", e.what());
+    }
+  }
+  if (options_.static_batching && sample.state == Job::State::kRunning) return;  // until the batch has ended
+  retire(sample);
+}
+
+void Engine::retire(Sample& sample) {
+  if (sample.state != Job::State::kNew) scheduler_.remove(sample);
+  if (--sample.live.open == 0) live_.erase(sample.live.id);
+}
+
+void Engine::retire_batch() {
+  std::vector<Sample*> ended;
+  for (Job* job : scheduler_.running_jobs()) {
+    Sample& sample = static_cast<Sample&>(*job);
+    if (!sample.ended) return;
+    ended.push_back(&sample);
+  }
+  for (auto& [id, live] : live_)
+    for (auto& sample : live->samples)
+      if (sample->ended && sample->state == Job::State::kWaiting) ended.push_back(sample.get());
+  for (Sample* sample : ended) retire(*sample);
+}
+
+template <class F>
+void Engine::end_all(F&& explain) {
+  std::vector<Sample*> open;
+  for (auto& [id, live] : live_)
+    for (Sample* sample : open_samples(*live)) open.push_back(sample);
+  for (Sample* sample : open) {
+    explain(*sample);
+    close(*sample);
+  }
+  if (options_.static_batching) retire_batch();
+}
+
+void Engine::publish_stats(const StepPlan& plan) {
+  EngineStats& c = counts_;
+  const PagePool& pool = runner_.cache().pool();
+  c.time = now();
+  c.steps += !plan.items.empty();
+  c.step_tokens = plan.tokens;
+  c.step_requests = static_cast<int64_t>(plan.items.size());
+  c.running = scheduler_.running();
+  c.waiting = scheduler_.waiting();
+  c.preemptions = scheduler_.counters().preemptions;
+  c.pages = pool.capacity();
+  c.pages_held = pool.held();
+  c.pages_cached = pool.cached();
+  c.pages_peak = pool.peak_held();
+  c.cache = runner_.cache().counters();
+  std::lock_guard lock(mutex_);
+  stats_ = c;
+  queued_ = scheduler_.waiting();
+  queued_tokens_ = scheduler_.waiting_tokens();
+  for (const auto& live : inbox_) {
+    ++queued_;
+    queued_tokens_ += live->samples[0]->prompt_length;
+  }
+}
+
+}  // namespace tessera
