@@ -16,10 +16,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What published MXFP4 checkpoints of gpt-oss list; readers take it for the modules left as they are.
-const char* const kNotConverted[] = {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
-                                     "lm_head"};
-
 // Tokenizer, templates, generation_config.json, licence: every plain file but weights and config.json.
 void copy_other_files(const std::string& in, OutputFolder& out) {
   for (const auto& entry : fs::directory_iterator(in)) {
@@ -47,8 +43,8 @@ class Converter {
       fail(ErrorCode::kInvalidArgument, "{}: is not quantised; there is nothing to expand", in.folder());
     std::vector<CheckpointTensor> expected = checkpoint_tensors(plan, was);
     check_tensors(plan, expected, in.tensors(), in.folder());
-    QuantizationConfig mxfp4{"mxfp4", {std::begin(kNotConverted), std::end(kNotConverted)}};
-    plan_conversions(plan, expected, checkpoint_tensors(plan, quantize ? std::optional(mxfp4) : std::nullopt));
+    plan_conversions(plan, expected,
+                     checkpoint_tensors(plan, quantize ? std::optional(mxfp4_quantization()) : std::nullopt));
   }
 
   const std::vector<TensorSpec>& specs() const { return specs_; }
@@ -143,8 +139,7 @@ class Converter {
   std::string config() const {
     Json config = in_.config();
     config.erase("quantization_config");
-    if (quantize_)
-      config["quantization_config"] = {{"quant_method", "mxfp4"}, {"modules_to_not_convert", kNotConverted}};
+    if (quantize_) config["quantization_config"] = to_json(mxfp4_quantization());
     return config.dump(2) + "\n";
   }
 

@@ -35,6 +35,14 @@ bool QuantizationConfig::converts(std::string_view name) const {
   return true;
 }
 
+QuantizationConfig mxfp4_quantization() {
+  return {"mxfp4", {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}};
+}
+
+Json to_json(const QuantizationConfig& quantization) {
+  return {{"quant_method", quantization.quant_method}, {"modules_to_not_convert", quantization.modules_to_not_convert}};
+}
+
 std::optional<QuantizationConfig> parse_quantization_config(const Json& config, const std::string& where) {
   auto it = config.find("quantization_config");
   if (it == config.end() || it->is_null()) return std::nullopt;

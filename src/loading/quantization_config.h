@@ -18,6 +18,10 @@ struct QuantizationConfig {
   bool converts(std::string_view name) const;
 };
 
+// As published MXFP4 checkpoints of gpt-oss have it: everything but attention, routers, embeddings and head.
+QuantizationConfig mxfp4_quantization();
+Json to_json(const QuantizationConfig& quantization);
+
 // Nothing when the config has no quantization_config, or null. `where` opens every message. Throws kUnsupported for
 // another method, by its name, and kCorrupt for what is no quantization_config.
 std::optional<QuantizationConfig> parse_quantization_config(const Json& config, const std::string& where);

@@ -24,9 +24,6 @@ constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 constexpr const char* kTokenizerFiles[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json",
     "merges.txt",     "added_tokens.json"};
-constexpr const char* kNotConverted[] = {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
-                                         "lm_head"};
-
 // Distributions. Weights and biases are N(0, 0.02), as transformers initialises; so are attention sinks.
 enum Fill : int { kNormal, kNorm, kCodes, kScales };
 
@@ -145,8 +142,7 @@ void apply(const RandomCheckpointOptions& options, Json& config) {
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
   }
   if (options.experts == ExpertStorage::kPlain) config.erase("quantization_config");
-  if (options.experts == ExpertStorage::kMxfp4)
-    config["quantization_config"] = {{"quant_method", "mxfp4"}, {"modules_to_not_convert", kNotConverted}};
+  if (options.experts == ExpertStorage::kMxfp4) config["quantization_config"] = to_json(mxfp4_quantization());
 }
 
 // The published index beside the config decides, where it lists exactly these tensors.
