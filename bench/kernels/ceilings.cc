@@ -67,12 +67,16 @@ double read_bandwidth(ThreadPool& pool, int64_t bytes, int repeats) {
   });
   std::atomic<uint64_t> sink{0};
   double best = 0;
+  // In pieces of a few milliseconds, so that the best one was not interrupted.
+  const int64_t piece = std::min<int64_t>(bytes / kChunk, 64);
   for (int r = 0; r < repeats; ++r) {
-    double start = seconds_now();
-    pool.parallel_for(bytes / kChunk, 1, [&](int64_t begin, int64_t end, int) {
-      sink ^= HWY_DYNAMIC_DISPATCH(Sum)(words + begin * kChunk / 8, (end - begin) * kChunk / 8);
-    });
-    best = std::max(best, static_cast<double>(bytes) / (seconds_now() - start));
+    for (int64_t first = 0; first + piece <= bytes / kChunk; first += piece) {
+      double start = seconds_now();
+      pool.parallel_for(piece, 1, [&](int64_t begin, int64_t end, int) {
+        sink ^= HWY_DYNAMIC_DISPATCH(Sum)(words + (first + begin) * kChunk / 8, (end - begin) * kChunk / 8);
+      });
+      best = std::max(best, static_cast<double>(piece * kChunk) / (seconds_now() - start));
+    }
   }
   munmap(map, static_cast<size_t>(bytes));
   return best;
@@ -80,12 +84,12 @@ double read_bandwidth(ThreadPool& pool, int64_t bytes, int repeats) {
 
 double fma_rate(ThreadPool& pool, int repeats) {
   double best = 0;
-  for (int r = 0; r < repeats; ++r) {
+  for (int r = 0; r < 50 * repeats; ++r) {
     std::atomic<int64_t> done{0};
     double start = seconds_now();
     pool.parallel_for(pool.size(), 1, [&](int64_t begin, int64_t end, int) {
       float sink = 0;
-      for (int64_t i = begin; i < end; ++i) done += HWY_DYNAMIC_DISPATCH(Fma)(10'000'000, &sink);
+      for (int64_t i = begin; i < end; ++i) done += HWY_DYNAMIC_DISPATCH(Fma)(200'000, &sink);
       volatile float keep = sink;
       (void)keep;
     });

@@ -22,20 +22,23 @@ constexpr int64_t kChunkVectors = kChunk / kLanes;
 constexpr int64_t kHalfVectors = kChunkVectors / 2;
 constexpr int64_t kTileRows = 4;
 constexpr int64_t kTileTokens = HWY_TARGET == HWY_AVX3 ? 6 : 3;  // rows x tokens + rows + 1 registers
+constexpr int64_t kFusedTile = HWY_TARGET == HWY_AVX3 ? 5 : 3;   // the same where rows are expanded in registers
 constexpr int64_t kBlockRows = 64;                 // most rows of one call
-constexpr int64_t kBlockTokens = 48;               // most tokens of one call
-constexpr int64_t kSlabChunks = 16;                // expanded at a time: 64 rows x 512 x 4 bytes stay in the L2 cache
-constexpr int64_t kFusedTokens = 4;                // up to here rows are expanded in registers, per token group
+constexpr int64_t kBlockTokens = 96;               // most tokens of one call
+constexpr int64_t kSlabChunks = 32;                // most chunks expanded at a time: 64 rows x 1024 x 4 bytes, in the L2 cache
+constexpr int64_t kFusedTokens = 20;               // up to here rows are expanded in registers, for each token tile anew
 
 inline int64_t padded(int64_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
 
-// Each weight format is a class with: Row, the start of a row; row(i); load(row, chunk, out), 32 weights as kChunkVectors
-// vectors; load_tail(row, chunk, count, out), the same for a last part; prefetch(row, chunk). With kPaired, a chunk's even
-// elements come first, then its odd ones, and the tokens are prepared in that order.
+// Each weight format is a class with: Row, a place in a row; row(i), the start of row i; load(row, out), 32 weights as
+// kChunkVectors vectors; load_tail(row, count, out), the same for a last part; advance(row), to the next 32; kChunkBytes
+// and bytes(row), the memory they fill; prefetch_scales(row, rows). With kPaired, a chunk's even elements come first, then
+// its odd ones, and the tokens are prepared in that order.
 
 template <class T>
 struct PlainWeights {
   static constexpr bool kPaired = std::is_same_v<T, hwy::bfloat16_t>;
+  static constexpr int64_t kChunkBytes = kChunk * sizeof(T);
   using Row = const T*;
   const T* values;
   int64_t k;
@@ -58,20 +61,20 @@ struct PlainWeights {
       for (int64_t j = 0; j < kChunkVectors; ++j) out[j] = tessera::cpu::HWY_NAMESPACE::load(p + j * kLanes, kLanes);
     }
   }
-  static HWY_INLINE void load(Row row, int64_t chunk, V* out) { load_values(row + chunk * kChunk, out); }
-  static HWY_INLINE void load_tail(Row row, int64_t chunk, int64_t count, V* out) {
+  static HWY_INLINE void load(Row row, V* out) { load_values(row, out); }
+  static HWY_INLINE void load_tail(Row row, int64_t count, V* out) {
     HWY_ALIGN T part[kChunk] = {};
-    std::memcpy(part, row + chunk * kChunk, static_cast<size_t>(count) * sizeof(T));
+    std::memcpy(part, row, static_cast<size_t>(count) * sizeof(T));
     load_values(part, out);
   }
-  static HWY_INLINE void prefetch(Row row, int64_t chunk) {
-    __builtin_prefetch(reinterpret_cast<const char*>(row + chunk * kChunk));
-    if constexpr (sizeof(T) == 4) __builtin_prefetch(reinterpret_cast<const char*>(row + chunk * kChunk) + 64);
-  }
+  static HWY_INLINE void advance(Row& row) { row += kChunk; }
+  static HWY_INLINE const char* bytes(Row row) { return reinterpret_cast<const char*>(row); }
+  HWY_INLINE void prefetch_scales(Row, int64_t) const {}
 };
 
 struct Mxfp4Weights {
   static constexpr bool kPaired = true;
+  static constexpr int64_t kChunkBytes = kChunk / 2;
   struct Row {
     const uint8_t* values;
     const uint8_t* scales;
@@ -83,10 +86,10 @@ struct Mxfp4Weights {
   explicit Mxfp4Weights(const Weight& w) : values(w.values.as<uint8_t>()), scales(w.scales.as<uint8_t>()), k(w.k) {}
   Row row(int64_t i) const { return {values + i * (k / 2), scales + i * (k / kChunk)}; }
 
-  static HWY_INLINE void load(Row row, int64_t chunk, V* out) {
+  static HWY_INLINE void load(Row row, V* out) {
     const F32 d;
-    const uint8_t* bytes = row.values + chunk * 16;
-    const uint8_t scale = row.scales[chunk];
+    const uint8_t* bytes = row.values;
+    const uint8_t scale = *row.scales;
 #if HWY_TARGET == HWY_AVX3
     // The permute reads the low four bits of each lane only, so neither nibble needs a mask.
     const hn::RebindToUnsigned<F32> du;
@@ -118,10 +121,11 @@ struct Mxfp4Weights {
 #endif
   }
   // Rows are whole blocks.
-  static HWY_INLINE void load_tail(Row, int64_t, int64_t, V*) {}
-  static HWY_INLINE void prefetch(Row row, int64_t chunk) {
-    __builtin_prefetch(row.values + chunk * 16);
-    if (chunk % 8 == 0) __builtin_prefetch(row.scales + chunk);
+  static HWY_INLINE void load_tail(Row, int64_t, V*) {}
+  static HWY_INLINE void advance(Row& row) { row.values += kChunk / 2, ++row.scales; }
+  static HWY_INLINE const char* bytes(Row row) { return reinterpret_cast<const char*>(row.values); }
+  HWY_INLINE void prefetch_scales(Row row, int64_t rows) const {
+    for (int64_t i = 0; i < rows * k / kChunk; i += 64) __builtin_prefetch(row.scales + rows * k / kChunk + i);
   }
 };
 
@@ -163,56 +167,79 @@ HWY_INLINE void prepare_token(const Tensor& x, int64_t i, int64_t k, bool pairs,
   }
 }
 
-// Per-task scratch, on the stack of the thread: about 0.4 MB.
+// Per-task scratch, on the stack of the thread: about 0.7 MB.
 struct DotScratch {
   alignas(64) float weights[kBlockRows * kSlabChunks * kChunk];
   alignas(64) float partial[kBlockRows * kBlockTokens * kLanes];
   alignas(64) float sums[kBlockTokens * kBlockRows];
 };
 
-// R rows with M tokens, expanding the rows in registers; sums[m * kBlockRows + r].
-template <int R, int M, class W>
-HWY_NOINLINE void dot_fused(const W& w, const typename W::Row* rows, const float* const* tokens, float* sums) {
+// Makes the compiler keep p as a pointer of its own that it increments. Otherwise it prefers one index and eight bases, which
+// do not fit its registers.
+template <class T>
+HWY_INLINE void keep(T*& p) {
+  __asm__("" : "+r"(p));
+}
+template <class T>
+HWY_INLINE void keep_row(const T*& row) {
+  keep(row);
+}
+HWY_INLINE void keep_row(Mxfp4Weights::Row& row) { keep(row.values), keep(row.scales); }
+
+// kTileRows rows with M tokens, expanding the rows in registers; sums[m * kBlockRows + r]. Meanwhile the next rows are
+// prefetched in the order of memory, which the rows side by side are not.
+template <int M, class W>
+HWY_NOINLINE void dot_fused(const W& w, const typename W::Row* first, const float* const* tokens, float* sums) {
   const F32 d;
-  V acc[R][M];
+  V acc[kTileRows][M];
+  typename W::Row rows[kTileRows];
   HWY_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < kTileRows; ++r) {
+    rows[r] = first[r];
     HWY_UNROLL(8)
     for (int m = 0; m < M; ++m) acc[r][m] = hn::Zero(d);
   }
-  const auto step = [&](int64_t chunk, auto&& load_row) HWY_ATTR {
+  const float* x[M];
+  HWY_UNROLL(8)
+  for (int m = 0; m < M; ++m) x[m] = tokens[m];
+  const auto step = [&](int r, int64_t offset, const V* weights) HWY_ATTR {
     HWY_UNROLL(8)
-    for (int r = 0; r < R; ++r) {
-      V weights[kChunkVectors];
-      load_row(rows[r], weights);
+    for (int64_t j = 0; j < kChunkVectors; ++j) {
       HWY_UNROLL(8)
-      for (int64_t j = 0; j < kChunkVectors; ++j) {
-        HWY_UNROLL(8)
-        for (int m = 0; m < M; ++m) {
-          acc[r][m] = hn::MulAdd(weights[j], hn::LoadU(d, tokens[m] + chunk * kChunk + j * kLanes), acc[r][m]);
-        }
-      }
+      for (int m = 0; m < M; ++m) acc[r][m] = hn::MulAdd(weights[j], hn::LoadU(d, x[m] + offset + j * kLanes), acc[r][m]);
     }
   };
-  const int64_t whole = w.k / kChunk, ahead = (R * w.k) / kChunk;
-  for (int64_t chunk = 0; chunk < whole; ++chunk) {
-    step(chunk, [&](typename W::Row row, V* out) HWY_ATTR {
-      W::prefetch(row, chunk + ahead);
-      W::load(row, chunk, out);
-    });
-  }
-  if (const int64_t tail = w.k % kChunk; tail > 0) {
-    step(whole, [&](typename W::Row row, V* out) HWY_ATTR { W::load_tail(row, whole, tail, out); });
-  }
-  HWY_UNROLL(8)
-  for (int r = 0; r < R; r += 4) {
+  const int64_t whole = w.k / kChunk * kChunk, tail = w.k - whole;
+  const char* next = W::bytes(rows[0]) + kTileRows * whole / kChunk * W::kChunkBytes;
+  w.prefetch_scales(rows[0], kTileRows);
+  for (int64_t offset = 0; offset < whole; offset += kChunk) {
     HWY_UNROLL(8)
-    for (int m = 0; m < M; ++m) {
-      hn::StoreU(sum_4(acc[r][m], acc[r + 1][m], acc[r + 2][m], acc[r + 3][m]), hn::CappedTag<float, 4>(),
-                 sums + m * kBlockRows + r);
+    for (int64_t i = 0; i < kTileRows * W::kChunkBytes; i += 64) __builtin_prefetch(next + i);
+    next += kTileRows * W::kChunkBytes;
+    HWY_UNROLL(8)
+    for (int r = 0; r < kTileRows; ++r) {
+      V weights[kChunkVectors];
+      W::load(rows[r], weights);
+      W::advance(rows[r]);
+      if constexpr (M <= 2) keep_row(rows[r]);
+      step(r, offset, weights);
     }
   }
+  if (tail > 0) {
+    HWY_UNROLL(8)
+    for (int r = 0; r < kTileRows; ++r) {
+      V weights[kChunkVectors];
+      W::load_tail(rows[r], tail, weights);
+      step(r, whole, weights);
+    }
+  }
+  HWY_UNROLL(8)
+  for (int m = 0; m < M; ++m) {
+    hn::StoreU(sum_4(acc[0][m], acc[1][m], acc[2][m], acc[3][m]), hn::CappedTag<float, 4>(), sums + m * kBlockRows);
+  }
 }
+
+constexpr int64_t kAhead = 256;  // floats; the expanded rows are read from the L2 cache as one stream
 
 // Four expanded rows (vectors of the four rows alternate) with M tokens over `steps` vectors, on top of `partial`.
 template <int M>
@@ -230,7 +257,10 @@ HWY_NOINLINE void dot_tile(const float* HWY_RESTRICT weights, const float* const
   for (int64_t s = 0; s < steps; ++s) {
     V row[kTileRows];
     HWY_UNROLL(8)
-    for (int r = 0; r < kTileRows; ++r) row[r] = hn::Load(d, weights + (s * kTileRows + r) * kLanes);
+    for (int r = 0; r < kTileRows; ++r) {
+      row[r] = hn::Load(d, weights + (s * kTileRows + r) * kLanes);
+      __builtin_prefetch(weights + (s * kTileRows + r) * kLanes + kAhead);
+    }
     HWY_UNROLL(8)
     for (int m = 0; m < M; ++m) {
       const V value = hn::LoadU(d, x[m] + s * kLanes);
@@ -260,39 +290,42 @@ HWY_INLINE void dot_tile_any(int64_t tokens_left, const float* weights, const fl
   }
 }
 
-// Expands chunks [begin, end) of the rows, in the order dot_tile reads.
+// Expands chunks [begin, end) of the rows, in the order dot_tile reads, and moves the rows on to chunk `end`.
 template <class W>
-HWY_INLINE void expand(const W& w, const typename W::Row* rows, int64_t row_count, int64_t begin, int64_t end, float* out) {
+HWY_INLINE void expand(const W& w, typename W::Row* rows, int64_t row_count, int64_t begin, int64_t end, float* out) {
   const F32 d;
   const int64_t group = (end - begin) * kChunk * kTileRows;
   for (int64_t r = 0; r < row_count; ++r) {
     float* to = out + r / kTileRows * group + r % kTileRows * kLanes;
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
+    typename W::Row row = rows[r];
+    for (int64_t chunk = begin; chunk < end; ++chunk, W::advance(row)) {
       V weights[kChunkVectors];
       const int64_t count = w.k - chunk * kChunk;
       if (count >= kChunk) {
-        W::load(rows[r], chunk, weights);
+        W::load(row, weights);
       } else {
-        W::load_tail(rows[r], chunk, count, weights);
+        W::load_tail(row, count, weights);
       }
       HWY_UNROLL(8)
       for (int64_t j = 0; j < kChunkVectors; ++j, to += kTileRows * kLanes) hn::Store(weights[j], d, to);
     }
+    rows[r] = row;
   }
 }
 
 // The buffered path of dot_block.
 template <class W>
-HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* rows, int64_t row_count, const float* const* tokens,
+HWY_NOINLINE void dot_buffered(const W& w, typename W::Row* rows, int64_t row_count, const float* const* tokens,
                                int64_t token_count, DotScratch& scratch) {
   const F32 d;
   const int64_t chunks = padded(w.k) / kChunk, groups = row_count / kTileRows;
+  const int64_t slabs = (chunks + kSlabChunks - 1) / kSlabChunks, slab = (chunks + slabs - 1) / slabs;
   const auto partial = [&](int64_t token, int64_t group) HWY_ATTR {
     return scratch.partial + (token * groups + group * std::min(kTileTokens, token_count - token)) * kTileRows * kLanes;
   };
   for (int64_t i = 0; i < token_count * row_count; ++i) hn::Store(hn::Zero(d), d, scratch.partial + i * kLanes);
-  for (int64_t begin = 0; begin < chunks; begin += kSlabChunks) {
-    const int64_t end = std::min(begin + kSlabChunks, chunks), steps = (end - begin) * kChunkVectors;
+  for (int64_t begin = 0; begin < chunks; begin += slab) {
+    const int64_t end = std::min(begin + slab, chunks), steps = (end - begin) * kChunkVectors;
     expand(w, rows, row_count, begin, end, scratch.weights);
     for (int64_t t = 0; t < token_count; t += kTileTokens) {
       for (int64_t g = 0; g < groups; ++g) {
@@ -312,26 +345,35 @@ HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* rows, int64_t 
   }
 }
 
+// dot_fused for a number of tokens known at run time.
 template <class W>
-HWY_INLINE void dot_fused_any(const W& w, const typename W::Row* rows, int64_t token_count, const float* const* tokens,
-                              float* sums) {
-  switch (token_count) {
-    case 1: return dot_fused<kTileRows, 1>(w, rows, tokens, sums);
-    case 2: return dot_fused<kTileRows, 2>(w, rows, tokens, sums);
-    case 3: return dot_fused<kTileRows, 3>(w, rows, tokens, sums);
-    default: return dot_fused<kTileRows, 4>(w, rows, tokens, sums);
+HWY_INLINE void dot_fused_any(const W& w, const typename W::Row* rows, int64_t count, const float* const* tokens, float* sums) {
+  switch (count) {
+    case 1: return dot_fused<1>(w, rows, tokens, sums);
+    case 2: return dot_fused<2>(w, rows, tokens, sums);
+    case 3: return dot_fused<3>(w, rows, tokens, sums);
+#if HWY_TARGET == HWY_AVX3
+    case 4: return dot_fused<4>(w, rows, tokens, sums);
+    default: return dot_fused<5>(w, rows, tokens, sums);
+#endif
   }
 }
 
 // sums[t * kBlockRows + r] = row r . token t, for at most kBlockRows rows and kBlockTokens tokens. `rows` has room up to a
-// multiple of kTileRows; the spare sums are unspecified.
+// multiple of kTileRows and is used up; the spare sums are unspecified.
 template <class W>
 HWY_INLINE void dot_block(const W& w, typename W::Row* rows, int64_t row_count, const float* const* tokens,
                           int64_t token_count, DotScratch& scratch) {
   while (row_count % kTileRows != 0) rows[row_count] = rows[row_count - 1], ++row_count;
   if (token_count > kFusedTokens) return dot_buffered(w, rows, row_count, tokens, token_count, scratch);
+  // Tiles of nearly equal size: a tile of one token costs almost half of one of five.
+  const int64_t tiles = (token_count + kFusedTile - 1) / kFusedTile;
   for (int64_t r = 0; r < row_count; r += kTileRows) {
-    dot_fused_any(w, rows + r, token_count, tokens, scratch.sums + r);
+    for (int64_t i = 0, t = 0; i < tiles; ++i) {
+      const int64_t count = (token_count - t + tiles - i - 1) / (tiles - i);
+      dot_fused_any(w, rows + r, count, tokens + t, scratch.sums + t * kBlockRows + r);
+      t += count;
+    }
   }
 }
 

@@ -52,7 +52,7 @@ void pass(const LinearArgs& a, const W& w, const float* x, int64_t first, int64_
   const int64_t n = a.w.n;
   // Few tokens: about eight pieces a thread, so that a small matrix is spread too.
   const int64_t share = (n / (8 * pool.size()) + kTileRows - 1) / kTileRows * kTileRows;
-  const int64_t height = tokens > kFusedTokens ? kBlockRows : std::clamp(share, int64_t{8}, kBlockRows);
+  const int64_t height = tokens > kFusedTile ? kBlockRows : std::clamp(share, int64_t{8}, kBlockRows);
   const int64_t blocks = (n + height - 1) / height, parts = (tokens + kBlockTokens - 1) / kBlockTokens;
   pool.parallel_for(blocks * parts, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
