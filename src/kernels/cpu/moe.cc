@@ -111,16 +111,16 @@ void gate_up_task(const MoeArgs& a, const Plan& plan, const W& w, int64_t expert
   const float* tokens[kBlockTokens];
   const int64_t inner = a.down.k, count = std::min(kInner, inner - first), begin = expert * a.gate_up.n;
   const int64_t active = a.indices.dim(1);
-  for (int64_t r = 0; r < kBlockRows; ++r) {
-    // Past the end, rows repeat; their results are dropped.
-    int64_t row = a.activation == MoeActivation::kSwigluOai
-                      ? std::min(2 * first + r, 2 * inner - 1)
-                      : r / kInner * inner + std::min(first + r % kInner, inner - 1);
-    rows[r] = w.row(begin + row);
-  }
   const bool pairs = paired(a.down);
   for (int64_t s = plan.starts[expert]; s < plan.starts[expert + 1]; s += kBlockTokens) {
     const int64_t group = std::min<int64_t>(kBlockTokens, plan.starts[expert + 1] - s);
+    for (int64_t r = 0; r < kBlockRows; ++r) {
+      // Past the end, rows repeat; their results are dropped.
+      int64_t row = a.activation == MoeActivation::kSwigluOai
+                        ? std::min(2 * first + r, 2 * inner - 1)
+                        : r / kInner * inner + std::min(first + r % kInner, inner - 1);
+      rows[r] = w.row(begin + row);
+    }
     for (int64_t t = 0; t < group; ++t) tokens[t] = plan.x + plan.order[s + t] / active * plan.x_step;
     dot_block(w, rows, kBlockRows, tokens, group, scratch);
     for (int64_t t = 0; t < group; ++t) {
@@ -137,9 +137,9 @@ void down_task(const MoeArgs& a, const Plan& plan, const W& w, int64_t expert, i
   typename W::Row rows[kBlockRows];
   const float* tokens[kBlockTokens];
   const int64_t h = a.down.n, count = std::min(kBlockRows, h - row);
-  for (int64_t r = 0; r < count; ++r) rows[r] = w.row(expert * h + row + r);
   for (int64_t s = plan.starts[expert]; s < plan.starts[expert + 1]; s += kBlockTokens) {
     const int64_t group = std::min<int64_t>(kBlockTokens, plan.starts[expert + 1] - s);
+    for (int64_t r = 0; r < count; ++r) rows[r] = w.row(expert * h + row + r);
     for (int64_t t = 0; t < group; ++t) tokens[t] = plan.inner + plan.order[s + t] * plan.inner_step;
     dot_block(w, rows, count, tokens, group, scratch);
     for (int64_t t = 0; t < group; ++t) {
