@@ -14,6 +14,7 @@ namespace {
 using bf16 = __nv_bfloat16;
 constexpr int kMaxTokens = 512;
 constexpr int kMaxExperts = 256;
+constexpr int kSingleActive = 4;  // experts a token, at most, of the one-token kernels
 constexpr int kDownShares = 4;  // 9.4 us at gpt-oss's shape; 2 shares 10.5, 3 shares 9.9
 
 struct GroupedArgs {
@@ -191,8 +192,8 @@ struct SingleDownArgs {
 // The ids were complete before the previous grid (gate_up) allowed this one, so weights are fetched before the wait: the
 // first ones into registers, the rest into L2.
 template <int kShares, int kDepth>
-__global__ void __launch_bounds__(kShares <= 4 ? 256 * kShares : 1024) moe_down_single(SingleDownArgs a) {
-  __shared__ float partial[8][kShares][16];
+__global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(SingleDownArgs a) {
+  __shared__ float partial[kSingleActive][kShares][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = warp / kShares, share = warp % kShares;
   int expert = a.indices[slot];
@@ -220,7 +221,7 @@ __global__ void __launch_bounds__(kShares <= 4 ? 256 * kShares : 1024) moe_down_
     partial[slot][share][2 * g] = acc[0][0];
     partial[slot][share][2 * g + 1] = acc[0][2];
   }
-  __shared__ float term[8][16];
+  __shared__ float term[kSingleActive][16];
   __syncthreads();
   if (share == 0 && lane < 16) {
     float value = bias;
@@ -238,6 +239,7 @@ __global__ void __launch_bounds__(kShares <= 4 ? 256 * kShares : 1024) moe_down_
 struct Sizes {
   int64_t tokens, active, hidden, inner;
   int64_t pairs() const { return tokens * active; }
+  bool single() const { return tokens == 1 && active <= kSingleActive; }
   int64_t inner_bytes() const { return ceil_div(pairs() * inner * 2, 256) * 256; }
 };
 Sizes sizes(const MoeArgs& a) { return {a.x.dim(0), a.indices.dim(1), a.x.dim(1), a.down.k}; }
@@ -259,7 +261,7 @@ Verdict supports(const MoeArgs& a) {
 
 int64_t workspace(const MoeArgs& a) {
   Sizes s = sizes(a);
-  return s.inner_bytes() + (s.tokens == 1 ? 0 : s.pairs() * s.hidden * 4);
+  return s.inner_bytes() + (s.single() ? 0 : s.pairs() * s.hidden * 4);
 }
 
 AnyVector vector_of(const Tensor& t) { return {t.data, t.dtype}; }
@@ -282,7 +284,7 @@ void run(const MoeArgs& a, Stream& stream) {
                  scratch};
   int64_t up_strips = a.gate_up.n / kAtomRows;
   int k_atoms = static_cast<int>(s.inner / kAtomColumns);
-  if (s.tokens == 1) {
+  if (s.single()) {
     launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
     SingleDownArgs down{a.indices.i32(), a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
