@@ -1,5 +1,5 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
-//   cuda_check [seed]
+//   cuda_check [seed [small | linear | moe | attention | repeats]]
 #include <cstring>
 #include <map>
 
@@ -317,13 +317,17 @@ int main_of(int argc, char** argv) {
   Kernels kernels;
   add_cuda_kernels(kernels);
   Report report;
-  check_norm_and_elementwise(kernels, seeds, report);
-  check_rope(kernels, seeds, report);
-  check_router(kernels, seeds, report);
-  check_linear(kernels, seeds, report);
-  check_moe(kernels, seeds, report);
-  check_attention(kernels, seeds, report);
-  check_repeats(kernels, seeds, report);
+  std::string only = argc > 2 ? argv[2] : "";
+  auto chosen = [&](const char* group) { return only.empty() || only == group; };
+  if (chosen("small")) {
+    check_norm_and_elementwise(kernels, seeds, report);
+    check_rope(kernels, seeds, report);
+    check_router(kernels, seeds, report);
+  }
+  if (chosen("linear")) check_linear(kernels, seeds, report);
+  if (chosen("moe")) check_moe(kernels, seeds, report);
+  if (chosen("attention")) check_attention(kernels, seeds, report);
+  if (chosen("repeats")) check_repeats(kernels, seeds, report);
   std::printf("%d cases, %d failed\n", report.cases, report.failed);
   return report.failed == 0 ? 0 : 1;
 }

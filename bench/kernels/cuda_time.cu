@@ -271,6 +271,15 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
     Tensor cos = step.raw(act, {t, 32}), sin = step.raw(act, {t, 32}), freq = step.normal(DType::kF32, {32}, 0.01f);
     Tensor logits = step.raw(act, {t, experts}), index = step.raw(DType::kI32, {t, 4}), weight = step.raw(DType::kF32, {t, 4});
     Tensor vocabulary = step.raw(DType::kF32, {t, kVocab});
+    // The router runs, but the experts follow uniform routes: a random model sends similar tokens to few experts.
+    std::vector<Tensor> routes;
+    double distinct = 0;
+    for (int64_t i = 0; i < layers; ++i) {
+      std::vector<int32_t> r = random_routes(b.seeds, t, 4, experts);
+      routes.push_back(step.ints(r, {t, 4}));
+      std::sort(r.begin(), r.end());
+      distinct += static_cast<double>(std::unique(r.begin(), r.end()) - r.begin());
+    }
     auto linear = [&](const Tensor& in, const Weight& w, const Tensor& bias, Tensor out) {
       b.run(b.kernels.linear, LinearArgs{in.reshape({t, w.k}), w, bias, out.reshape({t, w.n})});
     };
@@ -292,7 +301,7 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
         b.run(b.kernels.rms_norm, RmsNormArgs{residual, delta, l.norm2, 1e-5f, false, x});
         linear(x, l.router, l.router_bias, logits);
         b.run(b.kernels.router, RouterArgs{logits, RouterMode::kSoftmaxOfTopK, index, weight});
-        b.run(b.kernels.moe, MoeArgs{x, index, weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta});
+        b.run(b.kernels.moe, MoeArgs{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta});
       }
       b.run(b.kernels.rms_norm, RmsNormArgs{residual, delta, final_norm, 1e-5f, false, x});
       linear(x, head, {}, vocabulary);
@@ -301,10 +310,9 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
     std::vector<double> last = download(vocabulary);
     bool finite = true;
     for (double value : last) finite = finite && std::isfinite(value);
-    double distinct = experts * (1 - std::pow(1 - 4.0 / experts, static_cast<double>(t)));
     double bytes = layers * (2.0 * (5120 * kHidden + 4096 * kHidden + experts * kHidden) +
-                             distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
                              t * 2048.0 * (context + std::min<int64_t>(context, 128)) / 2) +
+                   distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
                    2.0 * kVocab * kHidden;
     b.memory_line(fmt::format("step E={} L={} T={} ctx={}: {:.0f} tok/s{}", experts, layers, t, context, t * 1e6 / us,
                               finite ? "" : " NOT FINITE"),

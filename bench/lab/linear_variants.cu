@@ -35,13 +35,13 @@ int run_all() {
   Pool pool(seeds);
   Tensor w = pool.normal(DType::kBF16, {int64_t{1} << 30}, 0.1f), x = pool.normal(DType::kBF16, {16, 4096}, 1.0f), out = pool.raw(DType::kBF16, {16, 8192});
   for (auto [n, k] : {std::pair<int64_t, int64_t>{5120, 2880}, {4096, 2880}, {2880, 4096}, {512, 2880}}) {
-    one<1, 8, 4, false>(stream, w, x, out, n, k, ceiling);
-    one<1, 8, 4, true>(stream, w, x, out, n, k, ceiling);
-    one<1, 8, 6, true>(stream, w, x, out, n, k, ceiling);
-    one<1, 5, 6, true>(stream, w, x, out, n, k, ceiling);
-    one<1, 16, 3, true>(stream, w, x, out, n, k, ceiling);
     one<1, 16, 6, false>(stream, w, x, out, n, k, ceiling);
-    one<2, 4, 6, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 16, 6, true>(stream, w, x, out, n, k, ceiling);
+    one<1, 15, 6, false>(stream, w, x, out, n, k, ceiling);
+    one<1, 22, 6, false>(stream, w, x, out, n, k, ceiling);
+    one<1, 18, 5, false>(stream, w, x, out, n, k, ceiling);
+    one<1, 16, 8, false>(stream, w, x, out, n, k, ceiling);
+    one<1, 30, 3, false>(stream, w, x, out, n, k, ceiling);
   }
   return 0;
 }

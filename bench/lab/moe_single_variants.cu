@@ -89,12 +89,12 @@ struct Lab {
     time(fmt::format("gate_up {} rows x K/{} depth {}{}", 16 * R, C, D, T ? " touch" : ""), 4.0 * atoms_bytes(1, 5760, 2880), gate_up_variant<R, C, D, T>,
          dim3(360 / R, 4), dim3(32 * R * C), args);
   }
-  template <int D>
+  template <int S, int D>
   void down_variant() {
     std::function<std::tuple<SingleDownArgs>(int)> args = [&](int i) {
       return std::tuple{SingleDownArgs{indices[i % 16].i32(), weights.f32(), down.as<uint8_t>(), 45, 45, h.as<bf16>(), {bias.data, DType::kBF16}, out.as<bf16>()}};
     };
-    time(fmt::format("down 16 rows x 4 experts x K/2 depth {}", D), 4.0 * atoms_bytes(1, 2880, 2880), moe_down_single<D>, dim3(180), dim3(256), args);
+    time(fmt::format("down 16 rows x 4 experts x K/{} depth {}", S, D), 4.0 * atoms_bytes(1, 2880, 2880), moe_down_single<S, D>, dim3(180), dim3(128 * S), args);
   }
 
   void run() {
@@ -111,22 +111,18 @@ struct Lab {
     std::iota(order.begin(), order.end(), 0);
     for (int i = 127; i > 0; --i) std::swap(order[i], order[seeds.below(i + 1)]);
     for (int i = 0; i < 16; ++i) indices.push_back(pool.ints({order[4 * i], order[4 * i + 1], order[4 * i + 2], order[4 * i + 3]}, {4}));
-    up_variant<4, 1, 9, false>();
-    up_variant<4, 1, 9, true>();
     up_variant<4, 1, 5, true>();
-    up_variant<4, 1, 15, true>();
-    up_variant<2, 1, 9, true>();
-    up_variant<1, 1, 9, true>();
-    up_variant<4, 2, 8, true>();
-    up_variant<2, 2, 8, true>();
-    up_variant<2, 4, 6, true>();
+    up_variant<1, 4, 4, true>();
     up_variant<1, 4, 6, true>();
-    up_variant<1, 4, 12, true>();
-    up_variant<1, 5, 9, true>();
-    up_variant<1, 8, 6, true>();
-    down_variant<4>();
-    down_variant<8>();
-    down_variant<12>();
+    up_variant<1, 3, 8, true>();
+    up_variant<2, 3, 8, true>();
+    up_variant<1, 6, 8, true>();
+    down_variant<2, 4>();
+    down_variant<2, 8>();
+    down_variant<2, 12>();
+    down_variant<3, 8>();
+    down_variant<4, 6>();
+    down_variant<4, 4>();
   }
 };
 

@@ -237,7 +237,7 @@ __device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], uint
     issue<kUsed, kPiece, kPieces>(acc, f, ring.tokens());
     wgmma_wait<1>();
     keep(other);
-    if (previous >= 0 && thread == 0) mbarrier_arrive(ring.empty + 8 * previous);
+    if (previous >= 0 && thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
     previous = ring.stage;
     ring.advance();
   };
@@ -254,7 +254,7 @@ __device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], uint
   for (int q = 0; q < kUsed; ++q)
 #pragma unroll
     for (int i = 0; i < kPiece / 2; ++i) asm volatile("" : "+f"(acc[q][i]));
-  if (thread == 0) mbarrier_arrive(ring.empty + 8 * previous);
+  if (thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
 }
 
 // One tile by one warpgroup. Columns come in kPieces pieces of kPiece, of which the first `pieces` hold tokens.
@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(Gr
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(ring.full + 8 * i, 1);
-      mbarrier_init(ring.empty + 8 * i, kConsumers);
+      mbarrier_init(ring.empty + 8 * i, 4 * kConsumers);  // one arrival a warp: its own reads are over
     }
     mbarrier_init_fence();
   }
