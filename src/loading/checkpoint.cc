@@ -7,8 +7,10 @@
 #include <unordered_map>
 
 #include "core/arena.h"
+#include "core/log.h"
 #include "loading/cast.h"
 #include "loading/checkpoint_tensors.h"
+#include "loading/parallel_tasks.h"
 #include "loading/strict_json.h"
 #include "quant/mxfp4.h"
 
@@ -345,6 +347,7 @@ Checkpoint Checkpoint::open(const std::string& folder) {
     if (!impl.generation_config.is_object()) fail(ErrorCode::kCorrupt, "{}: expected a JSON object", generation_path);
   }
   impl.tensors = SafetensorsSet::open(folder);
+  for (const std::string& note : impl.tensors->notes()) log::warn("{}", note);
   return checkpoint;
 }
 
@@ -360,9 +363,7 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   Tasks tasks;
   for (RowWork& work : rows)
     if (work.action != Action::kAlias) impl.bind(work, tasks);
-  pool.parallel_for(static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) tasks[static_cast<size_t>(i)]();
-  });
+  parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) { tasks[static_cast<size_t>(i)](); });
   for (const RowWork& work : rows) {
     if (work.action != Action::kAlias) continue;
     for (const RowWork& shared : rows)
