@@ -32,8 +32,8 @@ inline int64_t padded(int64_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
 
 // Each weight format is a class with: Row, a place in a row; row(i), the start of row i; load(row, out), 32 weights as
 // kChunkVectors vectors; load_tail(row, count, out), the same for a last part; advance(row), to the next 32; kChunkBytes
-// and bytes(row), the memory they fill; prefetch_scales(row, rows). With kPaired, a chunk's even elements come first, then
-// its odd ones, and the tokens are prepared in that order.
+// and bytes(row), the memory they fill; prefetch(rows, next) and prefetch_scales(row), ahead of a tile's rows. With kPaired,
+// a chunk's even elements come first, then its odd ones, and the tokens are prepared in that order.
 
 template <class T>
 struct PlainWeights {
@@ -69,7 +69,12 @@ struct PlainWeights {
   }
   static HWY_INLINE void advance(Row& row) { row += kChunk; }
   static HWY_INLINE const char* bytes(Row row) { return reinterpret_cast<const char*>(row); }
-  HWY_INLINE void prefetch_scales(Row, int64_t) const {}
+  // The same place of the next kTileRows rows. Long rows are streams that the hardware follows too.
+  HWY_INLINE void prefetch(const Row* rows, const char*) const {
+    HWY_UNROLL(8)
+    for (int r = 0; r < kTileRows; ++r) __builtin_prefetch(bytes(rows[r] + kTileRows * k));
+  }
+  HWY_INLINE void prefetch_scales(Row) const {}
 };
 
 struct Mxfp4Weights {
@@ -124,8 +129,16 @@ struct Mxfp4Weights {
   static HWY_INLINE void load_tail(Row, int64_t, V*) {}
   static HWY_INLINE void advance(Row& row) { row.values += kChunk / 2, ++row.scales; }
   static HWY_INLINE const char* bytes(Row row) { return reinterpret_cast<const char*>(row.values); }
-  HWY_INLINE void prefetch_scales(Row row, int64_t rows) const {
-    for (int64_t i = 0; i < rows * k / kChunk; i += 64) __builtin_prefetch(row.scales + rows * k / kChunk + i);
+  // The next rows in the order of memory, a line for each line that kTileRows chunks fill, and a page further into the L2
+  // cache. Prefetching each row in its own place measured 15 % slower, none at all 40 %.
+  HWY_INLINE void prefetch(const Row*, const char* next) const {
+    static_assert(kTileRows * kChunkBytes == 64);
+    __builtin_prefetch(next);
+    __builtin_prefetch(next + 4096, 0, 2);
+  }
+  HWY_INLINE void prefetch_scales(Row row) const {
+    const int64_t size = kTileRows * k / kChunk;
+    for (int64_t i = 0; i < size; i += 64) __builtin_prefetch(row.scales + size + i);
   }
 };
 
@@ -187,7 +200,7 @@ HWY_INLINE void keep_row(const T*& row) {
 HWY_INLINE void keep_row(Mxfp4Weights::Row& row) { keep(row.values), keep(row.scales); }
 
 // kTileRows rows with M tokens, expanding the rows in registers; sums[m * kBlockRows + r]. Meanwhile the next rows are
-// prefetched in the order of memory, which the rows side by side are not.
+// prefetched; `next` runs over their bytes.
 template <int M, class W>
 HWY_NOINLINE void dot_fused(const W& w, const typename W::Row* first, const float* const* tokens, float* sums) {
   const F32 d;
@@ -211,10 +224,9 @@ HWY_NOINLINE void dot_fused(const W& w, const typename W::Row* first, const floa
   };
   const int64_t whole = w.k / kChunk * kChunk, tail = w.k - whole;
   const char* next = W::bytes(rows[0]) + kTileRows * whole / kChunk * W::kChunkBytes;
-  w.prefetch_scales(rows[0], kTileRows);
+  w.prefetch_scales(rows[0]);
   for (int64_t offset = 0; offset < whole; offset += kChunk) {
-    HWY_UNROLL(8)
-    for (int64_t i = 0; i < kTileRows * W::kChunkBytes; i += 64) __builtin_prefetch(next + i);
+    w.prefetch(rows, next);
     next += kTileRows * W::kChunkBytes;
     HWY_UNROLL(8)
     for (int r = 0; r < kTileRows; ++r) {
@@ -315,7 +327,7 @@ HWY_INLINE void expand(const W& w, typename W::Row* rows, int64_t row_count, int
 
 // The buffered path of dot_block.
 template <class W>
-HWY_NOINLINE void dot_buffered(const W& w, typename W::Row* rows, int64_t row_count, const float* const* tokens,
+HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* first, int64_t row_count, const float* const* tokens,
                                int64_t token_count, DotScratch& scratch) {
   const F32 d;
   const int64_t chunks = padded(w.k) / kChunk, groups = row_count / kTileRows;
@@ -323,6 +335,8 @@ HWY_NOINLINE void dot_buffered(const W& w, typename W::Row* rows, int64_t row_co
   const auto partial = [&](int64_t token, int64_t group) HWY_ATTR {
     return scratch.partial + (token * groups + group * std::min(kTileTokens, token_count - token)) * kTileRows * kLanes;
   };
+  typename W::Row rows[kBlockRows];
+  std::copy_n(first, row_count, rows);
   for (int64_t i = 0; i < token_count * row_count; ++i) hn::Store(hn::Zero(d), d, scratch.partial + i * kLanes);
   for (int64_t begin = 0; begin < chunks; begin += slab) {
     const int64_t end = std::min(begin + slab, chunks), steps = (end - begin) * kChunkVectors;
@@ -360,7 +374,7 @@ HWY_INLINE void dot_fused_any(const W& w, const typename W::Row* rows, int64_t c
 }
 
 // sums[t * kBlockRows + r] = row r . token t, for at most kBlockRows rows and kBlockTokens tokens. `rows` has room up to a
-// multiple of kTileRows and is used up; the spare sums are unspecified.
+// multiple of kTileRows, which is filled up; the spare sums are unspecified.
 template <class W>
 HWY_INLINE void dot_block(const W& w, typename W::Row* rows, int64_t row_count, const float* const* tokens,
                           int64_t token_count, DotScratch& scratch) {
