@@ -1,12 +1,13 @@
 #include "tessera/llm.h"
 
+#include <exception>
 #include <filesystem>
 #include <future>
 
+#include "api/answer_text.h"
 #include "api/describe.h"
 #include "api/generation_config.h"
 #include "api/llm_impl.h"
-#include "api/text_stream.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "engine/likelihood.h"
@@ -61,49 +62,31 @@ const Tokenizer& Llm::Impl::text() const {
 Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text,
                                const TokenCallback& on_token) {
   params.validate(model->info().vocab_size);
-  Generation out;
-  std::optional<StreamDecoder> decoder;
-  if (tokenizer) decoder.emplace(*tokenizer, /*skip_special=*/true);
-  TextStream stream(params.stop);
-  bool wanted = true;
-  auto emit = [&](const std::string& piece) {
-    if (piece.empty()) return;
-    out.text += piece;
-    if (on_text && !on_text(piece)) wanted = false;
-  };
+  AnswerText answer(tokenizer ? &*tokenizer : nullptr, params.stop, on_text);
   cancelled.store(false, std::memory_order_relaxed);
   std::optional<RequestResult> end;
-  const Submission submission = engine->submit(
-      {.prompt = prompt,
-       .params = params,
-       .eos_ids = eos_ids,
-       .on_token =
-           [&](int, int32_t id, const TokenLogprob* logprob) {
-             out.ids.push_back(id);
-             if (logprob) {
-               out.logprobs.push_back(*logprob);
-               if (tokenizer) out.logprobs.back().bytes = tokenizer->token_bytes(id);
-             }
-             if (on_token) on_token(id);
-             if (decoder) emit(stream.push(decoder->push(id)));
-             return wanted && !stream.stopped();
-           },
-       .on_end = [&](int, const RequestResult& result) { end = result; }});
+  std::exception_ptr thrown;  // by the caller's callbacks
+  const Submission submission = engine->submit({.prompt = prompt,
+                                                .params = params,
+                                                .eos_ids = eos_ids,
+                                                .on_token =
+                                                    [&](int, int32_t id, const TokenLogprob* logprob) {
+                                                      try {
+                                                        if (on_token) on_token(id);
+                                                        return answer.push(id, logprob);
+                                                      } catch (...) {
+                                                        thrown = std::current_exception();
+                                                        return false;
+                                                      }
+                                                    },
+                                                .on_end = [&](int, const RequestResult& result) { end = result; }});
   while (!end) {
     if (cancelled.exchange(false, std::memory_order_relaxed)) engine->cancel(submission.id);
     engine->step();
   }
+  if (thrown) std::rethrow_exception(thrown);
   if (end->failed) throw Error(end->error_code, end->error);
-  if (decoder) {
-    emit(stream.push(decoder->flush()));
-    emit(stream.finish());
-  }
-  out.finish_reason = wanted ? end->reason : FinishReason::kCancelled;
-  out.usage = {.prompt_tokens = static_cast<int64_t>(prompt.size()),
-               .completion_tokens = end->completion_tokens,
-               .prefill_seconds = (end->completion_tokens > 0 ? end->first_token : end->ended) - end->created,
-               .decode_seconds = end->completion_tokens > 0 ? end->ended - end->first_token : 0};
-  return out;
+  return answer.finish(*end);
 }
 
 Llm::Llm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

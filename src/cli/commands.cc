@@ -17,6 +17,8 @@ namespace {
 constexpr Command kCommands[] = {
     {"chat", cmd_chat, "talk with a model, or ask it one question"},
     {"generate", cmd_generate, "continue a text"},
+    {"batch", cmd_batch, "answer a file of requests over one running batch"},
+    {"bench", cmd_bench, "measure how requests are served: throughput, latency"},
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
     {"kernels", cmd_kernels, "list the kernels that serve this machine"},

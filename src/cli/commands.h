@@ -38,6 +38,8 @@ std::span<const Command> commands();
 
 int cmd_chat(Invocation&);
 int cmd_generate(Invocation&);
+int cmd_batch(Invocation&);
+int cmd_bench(Invocation&);
 int cmd_inspect(Invocation&);
 int cmd_eval(Invocation&);
 int cmd_kernels(Invocation&);

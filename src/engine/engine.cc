@@ -343,6 +343,8 @@ void Engine::deliver(Row& row) {
       return fail_sample(sample, e.code(), e.what());
     } catch (const std::exception& e) {
       return fail_sample(sample, ErrorCode::kCancelled, e.what());
+    } catch (...) {
+      return fail_sample(sample, ErrorCode::kCancelled, "the receiver of the tokens failed");
     }
     auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
     if (!wanted || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
@@ -382,6 +384,8 @@ void Engine::close(Sample& sample) {
       if (live.request.on_end) live.request.on_end(k, result);
     } catch (const std::exception& e) {
       log::error("a request's end was not taken: {}", e.what());
+    } catch (...) {
+      log::error("a request's end was not taken");
     }
   }
   if (options_.static_batching && sample.state == Job::State::kRunning) return;  // until the batch has ended

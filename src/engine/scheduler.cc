@@ -135,8 +135,12 @@ bool Scheduler::admit(Job& job) {
 void Scheduler::plan_waiting() {
   // The first that does not fit blocks the rest: else small ones would pass a big one for ever.
   while (!waiting_.empty() && !preempted_ && running() < options_.max_requests && plan_.tokens < options_.max_batch_tokens) {
-    if (!admit(**waiting_.begin())) return;
+    if (!admit(**waiting_.begin())) {
+      filling_ = false;
+      return;
+    }
   }
+  if (waiting_.empty() || running() == options_.max_requests) filling_ = false;
 }
 
 // Drafts take what is left of the step.
@@ -166,10 +170,10 @@ const StepPlan& Scheduler::plan(double now) {
     plan_.expired.push_back(deadlines_.begin()->second);
     remove(*plan_.expired.back());
   }
-  const bool admitting = !options_.static_batching || running_.empty();
+  if (running_.empty()) filling_ = true;
   if (options_.policy == SchedulePolicy::kFifo) plan_running(/*decoding=*/true);
   plan_running(/*decoding=*/false);
-  if (admitting) plan_waiting();
+  if (filling_ || !options_.static_batching) plan_waiting();
   if (options_.policy == SchedulePolicy::kPrefillFirst) plan_running(/*decoding=*/true);
   plan_drafts();
   return plan_;

@@ -54,7 +54,7 @@ struct SchedulerOptions {
   int64_t max_queue_tokens = int64_t{1} << 30;
   SchedulePolicy policy = SchedulePolicy::kFifo;
   double priority_seconds = 10;
-  bool static_batching = false;    // admit only when nothing runs: for comparison
+  bool static_batching = false;    // fill a batch, then admit none until it has ended: for comparison
 };
 
 enum class Submitted : uint8_t { kAccepted, kQueueFull, kTooLong };
@@ -127,6 +127,7 @@ class Scheduler {
   int64_t orders_ = 0;
   int64_t plans_ = 0;
   bool preempted_ = false;  // in this plan
+  bool filling_ = true;     // static batching: the batch is not closed yet
   StepPlan plan_;
   SchedulerCounters counters_;
 };

@@ -174,6 +174,27 @@ TEST(Scheduler, TheBestRankedTakesPagesFromTheOthers) {
   EXPECT_EQ(jobs[0]->preemptions, 0);
 }
 
+TEST(Scheduler, StaticBatchesFillThenEnd) {
+  PagedCache cache(hybrid(400));
+  Scheduler s(cache, {.max_requests = 3, .max_batch_tokens = 16, .max_logit_rows = 16, .max_context = 64, .static_batching = true});
+  std::vector<std::unique_ptr<Job>> jobs;
+  for (int i = 0; i < 5; ++i) {
+    jobs.push_back(job(tokens(12, 100 * i)));
+    (void)s.submit(*jobs.back(), i);
+  }
+  for (int i = 0; i < 6; ++i) play(s, s.plan(9));
+  EXPECT_EQ(s.running(), 3);
+  s.remove(*jobs[0]);
+  s.remove(*jobs[1]);
+  play(s, s.plan(9));
+  EXPECT_EQ(s.running(), 1);
+  s.remove(*jobs[2]);
+  for (int i = 0; i < 3; ++i) play(s, s.plan(9));
+  EXPECT_EQ(s.running(), 2);
+  s.remove(*jobs[3]);
+  s.remove(*jobs[4]);
+}
+
 // Traffic of 100,000 requests with priorities, shared beginnings, cancellations and deadlines, over a cache much too small
 // for all that run: each ends, no page is lost, and nobody waits out of proportion.
 class Simulation : public testing::TestWithParam<SchedulePolicy> {};
