@@ -43,8 +43,7 @@ bool looks_like_hub_id(const std::string& model) {
 void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("MODEL", options.model, "a Hugging Face folder: config.json, tokenizer.json, *.safetensors")
       ->required();
-  app.add_option("--device", options.device, "where to run: auto takes the best there is")
-      ->check(CLI::IsMember({"auto", "cpu"}))
+  app.add_option("--device", options.load.device, "where to run: cpu, cuda, cuda:N, or auto: a GPU when there is one")
       ->capture_default_str()
       ->group(kLoadGroup);
   app.add_option("--dtype", options.load.dtype, "type of activations, cache and plain weights; auto: the checkpoint's")

@@ -16,7 +16,6 @@ namespace tessera::cli {
 
 struct ModelOptions {
   std::string model;
-  std::string device = "auto";
   LoadOptions load;
 };
 
