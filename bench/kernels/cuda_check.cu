@@ -231,13 +231,15 @@ void check_rope(const Kernels& kernels, Seeds& seeds, Report& report) {
       for (int64_t i = 0; i < t; ++i) positions.push_back(static_cast<int32_t>(seeds.below(131072)));
       RopeTableArgs table;
       table.positions = pool.ints(positions, {t});
-      table.inv_freq = pool.normal(DType::kF32, {half}, 0.1f);
+      const std::vector<double> freq = download(pool.normal(DType::kF32, {half}, 0.1f));
+      std::vector<float> host_freq(freq.begin(), freq.end());
+      table.inv_freq = {host_freq.data(), {half}, DType::kF32, Device{}};
       table.factor = 1.3466f;
       table.cos = pool.poisoned(act, {t, half});
       table.sin = pool.poisoned(act, {t, half});
       Stream stream;
       kernels.rope_table.rows[0].launch(table, stream);
-      std::vector<double> freq = download(table.inv_freq), cos = download(table.cos), sin = download(table.sin), want_cos, want_sin;
+      std::vector<double> cos = download(table.cos), sin = download(table.sin), want_cos, want_sin;
       for (int64_t i = 0; i < t * half; ++i) {
         float angle = static_cast<float>(positions[i / half]) * static_cast<float>(freq[i % half]);  // the product is F32
         want_cos.push_back(std::cos(static_cast<double>(angle)) * table.factor);

@@ -51,7 +51,7 @@ struct LinearArgs {
 // (transformers casts them to the activation type).
 struct RopeTableArgs {
   Tensor positions;  // I32 [T]
-  Tensor inv_freq;   // F32 [D/2]
+  Tensor inv_freq;   // F32 [D/2], in host memory whatever the device: a constant of the model
   float factor = 1.0f;
   Tensor cos;  // act [T, D/2]
   Tensor sin;  // act [T, D/2]

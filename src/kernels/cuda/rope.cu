@@ -1,4 +1,6 @@
 // Rope tables, rotation in place, and the write of keys and values into the paged cache. Any activation type.
+#include <algorithm>
+
 #include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
@@ -7,14 +9,20 @@
 namespace tessera::cuda {
 namespace {
 
+// The model's constant, in host memory; it travels with the launch.
+constexpr int kMaxFrequencies = 256;
+struct Frequencies {
+  float value[kMaxFrequencies];
+};
+
 template <class T>
-__global__ void rope_table_kernel(const int32_t* positions, const float* inv_freq, float factor, T* cos_out, T* sin_out,
+__global__ void rope_table_kernel(const int32_t* positions, const __grid_constant__ Frequencies inv_freq, float factor, T* cos_out, T* sin_out,
                                   int half, int64_t count) {
   wait_for_previous_grid();
   allow_next_grid();
   int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  float angle = static_cast<float>(positions[i / half]) * inv_freq[i % half];
+  float angle = static_cast<float>(positions[i / half]) * inv_freq.value[i % half];
   float s, c;
   sincosf(angle, &s, &c);
   cos_out[i] = from_float<T>(c * factor);
@@ -64,10 +72,12 @@ Verdict gpu_float(const Tensor& t) {
 void run_table(const RopeTableArgs& a, Stream& stream) {
   int64_t count = a.cos.numel();
   if (count == 0) return;
+  Frequencies frequencies{};
+  std::copy_n(a.inv_freq.f32(), a.inv_freq.dim(0), frequencies.value);
   dispatch_act(a.cos.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     launch("rope_table", rope_table_kernel<T>, dim3(ceil_div(count, 128)), dim3(128), 0, stream, a.positions.i32(),
-           a.inv_freq.f32(), a.factor, a.cos.as<T>(), a.sin.as<T>(), static_cast<int>(a.inv_freq.dim(0)), count);
+           frequencies, a.factor, a.cos.as<T>(), a.sin.as<T>(), static_cast<int>(a.inv_freq.dim(0)), count);
   });
 }
 
@@ -95,8 +105,13 @@ void run_kv_write(const KvWriteArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<RopeTableArgs> rope_table_row() {
-  return {"rope_table_cuda", DeviceType::kCuda, "F32 angles", [](const RopeTableArgs& a) { return gpu_float(a.cos); }, nullptr,
-          run_table};
+  return {"rope_table_cuda", DeviceType::kCuda, "F32 angles",
+          [](const RopeTableArgs& a) {
+            if (on_gpu(a.inv_freq)) return Verdict{"the frequencies are not in host memory"};
+            if (a.inv_freq.dim(0) > kMaxFrequencies) return Verdict{"heads larger than 512"};
+            return gpu_float(a.cos);
+          },
+          nullptr, run_table};
 }
 
 KernelRow<RopeArgs> rope_row() {
