@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <random>
 #include <thread>
 
@@ -53,6 +54,7 @@ class TrafficRun {
   TrafficResult run() {
     warm_up();
     start_ = machine_.engine.now();
+    const std::clock_t cpu = std::clock();
     const EngineStats before = machine_.engine.stats();
     double occupied = 0, last = start_;
     while (ended_ < traffic_.size()) {
@@ -71,6 +73,7 @@ class TrafficRun {
     }
     const EngineStats after = machine_.engine.stats();
     result_.seconds = machine_.engine.now() - start_;
+    result_.cpu_seconds = static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC;
     result_.occupancy = occupied / result_.seconds;
     result_.steps = after.steps - before.steps;
     result_.preemptions = after.preemptions - before.preemptions;
@@ -161,6 +164,7 @@ OrderedJson traffic_json(const TrafficResult& r) {
     return OrderedJson{{"p50", percentile(values, 0.5)}, {"p90", percentile(values, 0.9)}, {"p99", percentile(values, 0.99)}};
   };
   return {{"seconds", r.seconds},
+          {"cpu_seconds", r.cpu_seconds},
           {"requests", r.requests},
           {"failed", r.failed},
           {"prompt_tokens", r.prompt_tokens},

@@ -38,6 +38,7 @@ struct StepRecord {
 
 struct TrafficResult {
   double seconds = 0;
+  double cpu_seconds = 0;  // of all threads: says more than seconds where others use the machine
   int64_t requests = 0, failed = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
   double occupancy = 0;  // requests in a step, averaged over time

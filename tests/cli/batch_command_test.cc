@@ -1,0 +1,117 @@
+// tessera batch and bench from outside: a file of requests, a run that was killed, and the figures as JSON.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+
+namespace tessera::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const std::string kModel = TESSERA_SOURCE_DIR "/models/glossary";
+
+class BatchCommand : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!fs::exists(kModel)) GTEST_SKIP() << "models/glossary is not in this checkout";
+    folder_ = fs::temp_directory_path() / ("tessera_batch_" + std::to_string(getpid()));
+    fs::create_directories(folder_);
+    std::ofstream file(folder_ / "requests.jsonl");
+    for (const char* word : {"courage", "house", "river", "music"}) {
+      file << json{{"custom_id", word},
+                   {"method", "POST"},
+                   {"url", "/v1/chat/completions"},
+                   {"body",
+                    {{"messages", {{{"role", "user"}, {"content", std::string("What does ") + word + " mean?"}}}},
+                     {"temperature", 0},
+                     {"max_tokens", 60}}}}
+           << "\n";
+    }
+    file << R"({"custom_id": "bad", "url": "/v1/embeddings", "body": {}})" << "\n";
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string path(const char* name) const { return folder_ / name; }
+
+  // custom_id -> the answer's text, or the error.
+  std::map<std::string, std::string> results() const {
+    std::ifstream file(path("results.jsonl"));
+    std::map<std::string, std::string> out;
+    for (std::string line; std::getline(file, line);) {
+      json result = json::parse(line);
+      const json& response = result["response"];
+      const std::string text = response["status_code"] == 200 ? response["body"]["choices"][0]["message"]["content"]
+                                                              : response["body"]["error"]["message"];
+      EXPECT_TRUE(out.emplace(result["custom_id"], text).second) << "twice: " << line;
+    }
+    return out;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(BatchCommand, AnswersAllAndGoesOnAfterAKill) {
+  const std::vector<std::string> args = {"batch", kModel, path("requests.jsonl"), "-o", path("results.jsonl"), "--json"};
+  Outcome first = run_tessera(args);
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const auto whole = results();
+  ASSERT_EQ(whole.size(), 5u);
+  EXPECT_EQ(whole.at("house").rfind("house (noun): a dwelling", 0), 0u) << whole.at("house");
+  EXPECT_NE(whole.at("bad").find("/v1/embeddings"), std::string::npos);
+  EXPECT_EQ(json::parse(first.out)["written"], 5);
+
+  // A kill in the middle of a line: two whole results and the beginning of a third.
+  std::ifstream file(path("results.jsonl"));
+  std::string one, two, three;
+  std::getline(file, one), std::getline(file, two), std::getline(file, three);
+  file.close();
+  std::ofstream(path("results.jsonl")) << one << "\n" << two << "\n" << three.substr(0, three.size() / 2);
+  Outcome second = run_tessera(args);
+  ASSERT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_EQ(results(), whole);
+  json report = json::parse(second.out);
+  EXPECT_EQ(report["earlier"], 2);
+  EXPECT_EQ(report["written"], 3);
+}
+
+TEST_F(BatchCommand, WrongFiles) {
+  std::ofstream(path("twice.jsonl")) << R"({"custom_id": "a", "body": {}})" << "\n" << R"({"custom_id": "a", "body": {}})" << "\n";
+  Outcome twice = run_tessera({"batch", kModel, path("twice.jsonl"), "-o", path("x.jsonl")});
+  EXPECT_EQ(twice.exit_code, 2);
+  EXPECT_NE(twice.err.find("occurs twice"), std::string::npos) << twice.err;
+  std::ofstream(path("other.jsonl")) << "not a result\n";
+  EXPECT_EQ(run_tessera({"batch", kModel, path("requests.jsonl"), "-o", path("other.jsonl")}).exit_code, 1);
+  Outcome memory = run_tessera({"batch", kModel, path("requests.jsonl"), "-o", path("y.jsonl"), "--cache-memory", "100KiB"});
+  EXPECT_EQ(memory.exit_code, 1);
+  EXPECT_NE(memory.err.find("--cache-memory"), std::string::npos) << memory.err;
+  EXPECT_NE(memory.err.find("tokens of one request"), std::string::npos) << memory.err;
+}
+
+TEST_F(BatchCommand, BenchReportsAsJson) {
+  Outcome out = run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens", "2",
+                             "9", "--max-requests", "3", "--static-batching", "--trace", path("trace.csv"), "--json"});
+  ASSERT_EQ(out.exit_code, 0) << out.err;
+  json report = json::parse(out.out);
+  for (const char* mode : {"static", "continuous"}) {
+    EXPECT_EQ(report[mode]["requests"], 6);
+    EXPECT_GT(report[mode]["output_tokens_per_second"].get<double>(), 0);
+    EXPECT_GT(report[mode]["occupancy"].get<double>(), 0);
+    EXPECT_LE(report[mode]["ttft_seconds"]["p50"], report[mode]["ttft_seconds"]["p99"]);
+  }
+  EXPECT_EQ(report["static"]["output_tokens"], report["continuous"]["output_tokens"]);
+  std::ifstream trace(path("trace.csv"));
+  std::string header;
+  std::getline(trace, header);
+  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached");
+  EXPECT_EQ(run_tessera({"bench", "latency", kModel, "--requests", "2", "--output-tokens", "2", "3"}).exit_code, 0);
+}
+
+}  // namespace
+}  // namespace tessera::testing
