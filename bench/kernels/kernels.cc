@@ -1,6 +1,6 @@
 // Times CPU kernels on gpt-oss-20b's shapes: the best single launch of many, as bandwidth and as FMA rate, against the
-// ceilings measured in the same run. Weights rotate through more memory than the caches hold, as a model's layers do. With
-// one thread the best of short launches stays meaningful on a machine that others use.
+// ceilings measured in the same run. Weights rotate through more memory than the caches hold, as a model's layers do.
+// With one thread the best of short launches stays meaningful on a machine that others use.
 //
 // usage: bench_kernels [auto|avx2|avx512|reference] [substring of a case's name] [threads]
 #include <fmt/format.h>
@@ -59,7 +59,8 @@ struct Bench {
   Bench(CpuIsa isa, std::string f, int threads) : pool(threads), kernels(Kernels::builtin(isa)), filter(std::move(f)) {
     read = read_bandwidth(pool, int64_t{1} << 30, 7), fma = fma_rate(pool, 7);
     fmt::print("{} threads, read {:.1f} GB/s, FMA {:.0f} GFLOP/s\n\n", pool.size(), read / 1e9, 2 * fma / 1e9);
-    fmt::print("{:<34} {:<24} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "case", "kernel", "ms", "GB/s", "%read", "GFLOP/s", "%FMA");
+    fmt::print("{:<34} {:<24} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "case", "kernel", "ms", "GB/s", "%read", "GFLOP/s",
+               "%FMA");
   }
 
   Tensor filled(Memory& memory, DType type, Shape shape) {
@@ -81,7 +82,8 @@ struct Bench {
       w.format = WeightFormat::kMxfp4;
       w.values = filled(weights, DType::kU8, {experts * n, k / 32, 16});
       w.scales = weights.tensor(DType::kU8, {experts * n, k / 32});
-      for (int64_t i = 0; i < w.scales.numel(); ++i) w.scales.as<uint8_t>()[i] = static_cast<uint8_t>(118 + random() % 6);
+      for (int64_t i = 0; i < w.scales.numel(); ++i)
+        w.scales.as<uint8_t>()[i] = static_cast<uint8_t>(118 + random() % 6);
     } else {
       w.values = filled(weights, type, {experts * n, k});
     }
@@ -90,7 +92,8 @@ struct Bench {
 
   // Runs the op's first row on each of the rotating arguments in turn; bytes and macs are of one run.
   template <class Args>
-  void time(const std::string& name, const OpTable<Args>& table, const std::vector<Args>& args, double bytes, double macs) {
+  void time(const std::string& name, const OpTable<Args>& table, const std::vector<Args>& args, double bytes,
+            double macs) {
     const KernelRow<Args>* row = table.choose(args[0]);
     int64_t need = row->workspace ? row->workspace(args[0]) : 0;
     Tensor space = other.tensor(DType::kU8, {need + 64});
@@ -102,8 +105,8 @@ struct Bench {
       best = std::min(best, seconds_now() - start);
       if (seconds_now() - begin > 15) break;
     }
-    fmt::print("{:<34} {:<24} {:>10.3f} {:>8.2f} {:>6.1f} {:>9.1f} {:>6.1f}\n", name, row->name, best * 1e3, bytes / best / 1e9,
-               100 * bytes / best / read, 2 * macs / best / 1e9, 100 * macs / best / fma);
+    fmt::print("{:<34} {:<24} {:>10.3f} {:>8.2f} {:>6.1f} {:>9.1f} {:>6.1f}\n", name, row->name, best * 1e3,
+               bytes / best / 1e9, 100 * bytes / best / read, 2 * macs / best / 1e9, 100 * macs / best / fma);
     std::fflush(stdout);
   }
   bool wanted(const std::string& name) {
@@ -118,7 +121,8 @@ struct Bench {
     std::vector<LinearArgs> args;
     int64_t copies = 0;
     do args.push_back({x, weight(type, 1, n, k), {}, out});
-    while (++copies * args[0].w.bytes() < kRotation && tokens < 64 && args[0].w.bytes() * (copies + 1) < kRotation + (1 << 29));
+    while (++copies * args[0].w.bytes() < kRotation && tokens < 64 &&
+           args[0].w.bytes() * (copies + 1) < kRotation + (1 << 29));
     time(name, kernels.linear, args, static_cast<double>(args[0].w.bytes()), static_cast<double>(n * k * tokens));
   }
 
@@ -147,7 +151,8 @@ struct Bench {
     }
     int64_t experts = std::count(used.begin(), used.end(), 1);
     double per_expert = static_cast<double>(args[0].gate_up.bytes() + args[0].down.bytes()) / kE;
-    time(name, kernels.moe, args, per_expert * static_cast<double>(experts), 3.0 * static_cast<double>(tokens * kA * kH * kI));
+    time(name, kernels.moe, args, per_expert * static_cast<double>(experts),
+         3.0 * static_cast<double>(tokens * kA * kH * kI));
   }
 
   void attention(int64_t context, int64_t queries, int64_t window) {
@@ -161,15 +166,26 @@ struct Bench {
       pairs += static_cast<double>(window ? std::min(window, seen) : seen);
     }
     Tensor starts = other.tensor(DType::kI32, {2}), contexts = other.tensor(DType::kI32, {1});
-    starts.i32()[0] = 0, starts.i32()[1] = static_cast<int32_t>(queries), contexts.i32()[0] = static_cast<int32_t>(context);
+    starts.i32()[0] = 0, starts.i32()[1] = static_cast<int32_t>(queries),
+    contexts.i32()[0] = static_cast<int32_t>(context);
     Tensor table = other.tensor(DType::kI32, {1, pages});
     for (int64_t i = 0; i < pages; ++i) table.i32()[i] = static_cast<int32_t>(i);
     Tensor q = filled(other, DType::kF32, {queries, kQ, kD}), out = other.tensor(DType::kF32, {queries, kQ, kD});
     int64_t layers = queries == 1 ? 12 : 1;
     for (int64_t l = 0; l < layers; ++l) {
-      KvPages cache{filled(weights, DType::kBF16, {pages, kK, page, kD}), filled(weights, DType::kBF16, {pages, kK, page, kD})};
-      args.push_back({.q = q, .cache = cache, .page_table = table, .query_start = starts, .context = contexts, .sinks = {},
-                      .window = window, .scale = 0.125f, .max_queries = queries, .max_context = context, .out = out});
+      KvPages cache{filled(weights, DType::kBF16, {pages, kK, page, kD}),
+                    filled(weights, DType::kBF16, {pages, kK, page, kD})};
+      args.push_back({.q = q,
+                      .cache = cache,
+                      .page_table = table,
+                      .query_start = starts,
+                      .context = contexts,
+                      .sinks = {},
+                      .window = window,
+                      .scale = 0.125f,
+                      .max_queries = queries,
+                      .max_context = context,
+                      .out = out});
     }
     time(name, kernels.attention, args, keys * kK * kD * 4, pairs * kQ * kD * 2);
   }
@@ -185,8 +201,8 @@ struct Bench {
   void small(int64_t tokens) {
     std::string name = fmt::format("router T={}", tokens);
     if (wanted(name)) {
-      RouterArgs args{filled(other, DType::kF32, {tokens, kE}), RouterMode::kSoftmaxOfTopK, other.tensor(DType::kI32, {tokens, kA}),
-                      other.tensor(DType::kF32, {tokens, kA})};
+      RouterArgs args{filled(other, DType::kF32, {tokens, kE}), RouterMode::kSoftmaxOfTopK,
+                      other.tensor(DType::kI32, {tokens, kA}), other.tensor(DType::kF32, {tokens, kA})};
       time<RouterArgs>(name, kernels.router, {args}, static_cast<double>(args.logits.bytes()), 0);
     }
     name = fmt::format("rope T={}", tokens);
@@ -204,7 +220,10 @@ struct Bench {
 int main(int argc, char** argv) {
   using namespace tessera;
   std::string isa = argc > 1 ? argv[1] : "auto";
-  CpuIsa choice = isa == "avx2" ? CpuIsa::kAvx2 : isa == "avx512" ? CpuIsa::kAvx512 : isa == "reference" ? CpuIsa::kReference : CpuIsa::kAuto;
+  CpuIsa choice = isa == "avx2"        ? CpuIsa::kAvx2
+                  : isa == "avx512"    ? CpuIsa::kAvx512
+                  : isa == "reference" ? CpuIsa::kReference
+                                       : CpuIsa::kAuto;
   bench::Bench b(choice, argc > 2 ? argv[2] : "", argc > 3 ? std::stoi(argv[3]) : 0);
   for (int64_t tokens : {1, 2, 4, 8, 32, 256, 512}) {
     b.linear("qkv bf16", DType::kBF16, 5120, 2880, tokens);
@@ -221,6 +240,8 @@ int main(int argc, char** argv) {
   for (int64_t tokens : {1, 2, 4, 16, 64, 256, 512}) b.moe(DType::kU8, tokens);
   for (int64_t context : {128, 1024, 8192}) b.attention(context, 1, 0);
   b.attention(8192, 1, 128);
+  b.attention(128, 64, 0);
+  b.attention(1024, 16, 0);
   b.attention(512, 512, 0);
   b.attention(4096, 512, 0);
   b.attention(4096, 512, 128);

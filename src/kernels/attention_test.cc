@@ -1,5 +1,5 @@
-// Attention and cache rows against the reference: pages in random order, unused ones poisoned, sequences of many lengths, and
-// the same bits however the queries are batched.
+// Attention and cache rows against the reference: pages in random order, unused ones poisoned, sequences of many
+// lengths, and the same bits however the queries are batched.
 #include "kernels/testing.h"
 
 namespace tessera {
@@ -18,7 +18,8 @@ struct Case {
   DType act = DType::kF32, cache = DType::kF32;
 };
 
-// Pages that hold no visible key stay NaN; table entries for keys before every query's window are not page numbers at all.
+// Pages that hold no visible key stay NaN; table entries for keys before every query's window are not page numbers at
+// all.
 AttentionArgs make(Operands& o, const Case& c) {
   AttentionArgs a;
   int64_t tokens = 0, most_pages = 1, pages = 1;
@@ -101,8 +102,16 @@ TEST(Attention, HeadShapes) {
   struct Heads {
     int64_t heads, kv_heads, d;
   };
-  for (Heads h : {Heads{64, 8, 64}, {4, 4, 32}, {6, 2, 80}, {5, 1, 96}, {4, 1, 128}, {2, 1, 256}, {3, 3, 8}, {70, 1, 24},
-                  {2, 2, 7}, {2, 1, 320}}) {
+  for (Heads h : {Heads{64, 8, 64},
+                  {4, 4, 32},
+                  {6, 2, 80},
+                  {5, 1, 96},
+                  {4, 1, 128},
+                  {2, 1, 256},
+                  {3, 3, 8},
+                  {70, 1, 24},
+                  {2, 2, 7},
+                  {2, 1, 320}}) {
     check({{{3, 90}, {1, 10}}, h.heads, h.kv_heads, h.d, 16, 40, true});
   }
 }
@@ -143,7 +152,8 @@ TEST(Attention, SameBitsHoweverTheQueriesAreBatched) {
             some.context = o.ints({1}, {static_cast<int32_t>(some.max_context)});
             some.out = o.guarded(DType::kF32, some.q.shape);
             launch(row, some, pool);
-            expect_same_bits(some.out, all.out.rows(t, count), row.name + std::string(" in groups of ") + std::to_string(group));
+            expect_same_bits(some.out, all.out.rows(t, count),
+                             row.name + std::string(" in groups of ") + std::to_string(group));
           }
         }
       }
@@ -170,10 +180,12 @@ TEST(KvWrite, EveryRowAgreesWithTheReference) {
         std::shuffle(slots.begin(), slots.end(), o.random);
         slots.resize(static_cast<size_t>(tokens));
         slots[3] = slots[17] = -1;
-        KvWriteArgs args{o.normal(act, {tokens, heads, d}), o.normal(act, {tokens, heads, d}), o.ints({tokens}, slots), {}};
+        KvWriteArgs args{
+            o.normal(act, {tokens, heads, d}), o.normal(act, {tokens, heads, d}), o.ints({tokens}, slots), {}};
         auto rows = all_rows(&Kernels::kv_write);
         KvWriteArgs expected = args;
-        expected.cache = {o.guarded(cache, {pages, heads, page_size, d}), o.guarded(cache, {pages, heads, page_size, d})};
+        expected.cache = {o.guarded(cache, {pages, heads, page_size, d}),
+                          o.guarded(cache, {pages, heads, page_size, d})};
         launch(rows.back(), expected, pool);
         for (const auto& row : rows) {
           args.cache = {o.guarded(cache, {pages, heads, page_size, d}), o.guarded(cache, {pages, heads, page_size, d})};

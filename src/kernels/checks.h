@@ -7,7 +7,9 @@
 
 namespace tessera {
 
-inline bool is_float(DType t) { return t == DType::kF32 || t == DType::kBF16 || t == DType::kF16; }
+inline bool is_float(DType t) {
+  return t == DType::kF32 || t == DType::kBF16 || t == DType::kF16;
+}
 
 // Every defined tensor lies in CPU memory and is F32, BF16 or F16.
 inline Verdict require_cpu_floats(std::initializer_list<const Tensor*> tensors) {

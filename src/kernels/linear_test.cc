@@ -19,8 +19,8 @@ Weight make_weight(Operands& o, Kind kind, int64_t n, int64_t k) {
 // Runs every row on one case; returns nothing, fails on any difference.
 void check(Kind kind, DType act, DType out_type, int64_t tokens, int64_t n, int64_t k, bool bias) {
   uint32_t seed = fresh_seed();
-  SCOPED_TRACE("seed " + std::to_string(seed) + " weight " + std::to_string(static_cast<int>(kind)) + " T=" + std::to_string(tokens) +
-               " N=" + std::to_string(n) + " K=" + std::to_string(k));
+  SCOPED_TRACE("seed " + std::to_string(seed) + " weight " + std::to_string(static_cast<int>(kind)) +
+               " T=" + std::to_string(tokens) + " N=" + std::to_string(n) + " K=" + std::to_string(k));
   Operands o(seed);
   ThreadPool pool(2);
   LinearArgs args{o.normal(act, {tokens, k}), make_weight(o, kind, n, k), {}, {}};
@@ -88,7 +88,8 @@ TEST(Linear, Mxfp4EveryScaleByte) {
           double sum = 0, size = 0;
           for (int64_t i = 0; i < k; ++i) {
             uint8_t byte = args.w.values.as<uint8_t>()[(r * k + i) / 2];
-            double term = std::ldexp(kE2m1[i % 2 ? byte >> 4 : byte & 15], static_cast<int>(r) - 127) * args.x.f32()[t * k + i];
+            double term =
+                std::ldexp(kE2m1[i % 2 ? byte >> 4 : byte & 15], static_cast<int>(r) - 127) * args.x.f32()[t * k + i];
             sum += term, size += std::fabs(term);
           }
           float got = args.out.f32()[t * n + r];
@@ -144,7 +145,8 @@ TEST(Linear, SameBitsInAnyCompanyAndOnAnyNumberOfThreads) {
             some.x = all.x.rows(t, count);
             some.out = o.guarded(DType::kF32, {count, n});
             launch(row, some, pool);
-            expect_same_bits(some.out, all.out.rows(t, count), row.name + std::string(" in groups of ") + std::to_string(group));
+            expect_same_bits(some.out, all.out.rows(t, count),
+                             row.name + std::string(" in groups of ") + std::to_string(group));
           }
         }
       }

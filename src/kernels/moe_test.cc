@@ -72,7 +72,9 @@ TEST(Moe, EveryRowAgreesWithTheReference) {
   }
 }
 
-TEST(Moe, LongRows) { check({2, 2880, 320, 4, 2, true, DType::kF32, DType::kBF16, MoeActivation::kSwigluOai, true}); }
+TEST(Moe, LongRows) {
+  check({2, 2880, 320, 4, 2, true, DType::kF32, DType::kBF16, MoeActivation::kSwigluOai, true});
+}
 
 TEST(Moe, OneExpertGetsAllTokens) {
   Operands o(fresh_seed());
@@ -96,7 +98,8 @@ TEST(Moe, SameBitsInAnyCompanyAndOnAnyNumberOfThreads) {
     SCOPED_TRACE(seed);
     Operands o(seed);
     const int64_t tokens = 63, hidden = 96;
-    MoeArgs all = make(o, {tokens, hidden, 160, 6, 3, mxfp4, DType::kBF16, DType::kBF16, MoeActivation::kSwigluOai, true});
+    MoeArgs all =
+        make(o, {tokens, hidden, 160, 6, 3, mxfp4, DType::kBF16, DType::kBF16, MoeActivation::kSwigluOai, true});
     for (const auto& row : all_rows(&Kernels::moe)) {
       ThreadPool two(2);
       all.out = o.guarded(DType::kF32, {tokens, hidden});
@@ -106,7 +109,8 @@ TEST(Moe, SameBitsInAnyCompanyAndOnAnyNumberOfThreads) {
         for (int64_t t = 0; t < tokens; t += group) {
           int64_t count = std::min(group, tokens - t);
           MoeArgs some = all;
-          some.x = all.x.rows(t, count), some.indices = all.indices.rows(t, count), some.weights = all.weights.rows(t, count);
+          some.x = all.x.rows(t, count), some.indices = all.indices.rows(t, count),
+          some.weights = all.weights.rows(t, count);
           some.out = o.guarded(DType::kF32, {count, hidden});
           launch(row, some, pool);
           expect_same_bits(some.out, all.out.rows(t, count), row.name);

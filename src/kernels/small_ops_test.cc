@@ -6,9 +6,10 @@ namespace {
 
 using namespace tessera::testing;
 
-// Runs each row of an op with fresh outputs that `with_outputs` puts into the arguments, and compares what `outputs` lists.
+// Runs each row of an op with fresh outputs that `with_outputs` puts into the arguments, and compares what `outputs`
+// lists.
 template <class Args>
-void check(OpTable<Args> Kernels::* op, Operands& o, const Args& args, double tolerance,
+void check(OpTable<Args> Kernels::*op, Operands& o, const Args& args, double tolerance,
            const std::function<std::vector<Tensor>(Args&)>& with_outputs, int units = 1) {
   ThreadPool pool(2);
   auto rows = all_rows(op);
@@ -55,7 +56,8 @@ TEST(RmsNorm, EveryRowAgreesWithTheReference) {
             Operands o(fresh_seed());
             const int64_t tokens = 11;
             Tensor residual = o.normal(act, {tokens, n});
-            RmsNormArgs args{{}, delta ? o.normal(act, {tokens, n}) : Tensor{}, o.normal(weight, {n}), 1e-5f, early, {}};
+            RmsNormArgs args{{}, delta ? o.normal(act, {tokens, n}) : Tensor{}, o.normal(weight, {n}), 1e-5f, early,
+                             {}};
             const auto outputs = [&](RmsNormArgs& a) {
               a.residual = o.guarded_copy(residual);
               a.out = o.guarded(act, {tokens, n});
@@ -110,7 +112,8 @@ TEST(Elementwise, SiluIsFiniteAtTheEnds) {
     ThreadPool pool(1);
     Operands o(1);
     std::vector<float> ends = {-3e38f, -1000, -104, -89, -88, 0, 88, 104, 1000, 3e38f};
-    Tensor gate = o.uninitialised(DType::kF32, {10}), up = o.uninitialised(DType::kF32, {10}), out = o.guarded(DType::kF32, {10});
+    Tensor gate = o.uninitialised(DType::kF32, {10}), up = o.uninitialised(DType::kF32, {10}),
+           out = o.guarded(DType::kF32, {10});
     for (int64_t i = 0; i < 10; ++i) gate.f32()[i] = ends[static_cast<size_t>(i)], up.f32()[i] = 1;
     launch(row, {gate.reshape({1, 10}), up.reshape({1, 10}), out.reshape({1, 10})}, pool);
     for (int64_t i = 0; i < 10; ++i) {
@@ -141,7 +144,8 @@ TEST(RopeTable, IsAccurateAtLargePositions) {
     Tensor freq = o.uninitialised(DType::kF32, {4});
     const float values[4] = {1.0f, 0.31f, 1e-3f, 6.7e-6f};
     std::copy_n(values, 4, freq.f32());
-    RopeTableArgs args{o.ints({3}, {0, 131071, 77777}), freq, 1.3466f, o.guarded(DType::kF32, {3, 4}), o.guarded(DType::kF32, {3, 4})};
+    RopeTableArgs args{o.ints({3}, {0, 131071, 77777}), freq, 1.3466f, o.guarded(DType::kF32, {3, 4}),
+                       o.guarded(DType::kF32, {3, 4})};
     launch(row, args, pool);
     for (int64_t i = 0; i < 12; ++i) {
       double angle = static_cast<float>(args.positions.i32()[i / 4]) * values[i % 4];
@@ -152,7 +156,8 @@ TEST(RopeTable, IsAccurateAtLargePositions) {
 }
 
 TEST(Router, EveryRowAgreesWithTheReferenceWithTies) {
-  for (RouterMode mode : {RouterMode::kSoftmaxOfTopK, RouterMode::kTopKOfSoftmax, RouterMode::kTopKOfSoftmaxNormalised}) {
+  for (RouterMode mode :
+       {RouterMode::kSoftmaxOfTopK, RouterMode::kTopKOfSoftmax, RouterMode::kTopKOfSoftmaxNormalised}) {
     for (DType act : kFloats) {
       for (int64_t experts : {1, 2, 8, 32, 33, 128, 1000}) {
         for (int64_t active : {1, 4, 8, 20}) {
@@ -162,11 +167,12 @@ TEST(Router, EveryRowAgreesWithTheReferenceWithTies) {
           Tensor logits = o.normal(act, {tokens, experts});
           for (int64_t i = 0; i < logits.numel(); ++i)
             if (i % 3) set_value(logits, i, std::round(value_at(logits, i)));  // many ties
-          check<RouterArgs>(&Kernels::router, o, {logits, mode, {}, {}}, 2e-6 + 2 * rounding_of(act), [&](RouterArgs& a) {
-            a.indices = o.guarded(DType::kI32, {tokens, active});
-            a.weights = o.guarded(DType::kF32, {tokens, active});
-            return std::vector<Tensor>{a.indices, a.weights};
-          });
+          check<RouterArgs>(&Kernels::router, o, {logits, mode, {}, {}}, 2e-6 + 2 * rounding_of(act),
+                            [&](RouterArgs& a) {
+                              a.indices = o.guarded(DType::kI32, {tokens, active});
+                              a.weights = o.guarded(DType::kF32, {tokens, active});
+                              return std::vector<Tensor>{a.indices, a.weights};
+                            });
         }
       }
     }
@@ -195,7 +201,8 @@ TEST(Kernels, EveryOpHasAReferenceRowLastAndNamesFollowTheConvention) {
   Kernels kernels = Kernels::builtin();
   kernels.for_each([](const auto& table) {
     ASSERT_FALSE(table.rows.empty()) << table.op;
-    for (const auto& row : table.rows) EXPECT_EQ(std::string(row.name).rfind(std::string(table.op) + "_", 0), 0u) << row.name;
+    for (const auto& row : table.rows)
+      EXPECT_EQ(std::string(row.name).rfind(std::string(table.op) + "_", 0), 0u) << row.name;
     EXPECT_NE(std::string(table.rows.back().name).find("_ref"), std::string::npos) << table.op;
   });
 }

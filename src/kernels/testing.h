@@ -1,5 +1,5 @@
-// Test harness of the kernels: fresh random operands, every row that supports a case run on poisoned outputs between guard
-// bytes, and compared with the reference row.
+// Test harness of the kernels: fresh random operands, every row that supports a case run on poisoned outputs between
+// guard bytes, and compared with the reference row.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -34,7 +34,9 @@ inline void set_value(const Tensor& t, int64_t i, float v) {
 }
 
 // Half an ulp of the stored type, relative.
-inline double rounding_of(DType t) { return t == DType::kBF16 ? 0x1p-8 : t == DType::kF16 ? 0x1p-11 : 0.0; }
+inline double rounding_of(DType t) {
+  return t == DType::kBF16 ? 0x1p-8 : t == DType::kF16 ? 0x1p-11 : 0.0;
+}
 
 // Owns the operands of one case.
 class Operands {
@@ -128,18 +130,21 @@ class Operands {
 };
 
 // A seed that differs in every run; SCOPED_TRACE it, so that a failure can be repeated.
-inline uint32_t fresh_seed() { return std::random_device()(); }
+inline uint32_t fresh_seed() {
+  return std::random_device()();
+}
 
 // Each row of an op that this machine can run, once, over all instruction sets; the reference comes last.
 template <class Args>
-std::vector<KernelRow<Args>> all_rows(OpTable<Args> Kernels::* op) {
+std::vector<KernelRow<Args>> all_rows(OpTable<Args> Kernels::*op) {
   std::vector<KernelRow<Args>> rows;
   std::set<std::string> names;
   for (CpuIsa isa : {CpuIsa::kAvx512, CpuIsa::kAvx2, CpuIsa::kAuto, CpuIsa::kReference}) {
     try {
       const Kernels kernels = Kernels::builtin(isa);
       for (const KernelRow<Args>& row : (kernels.*op).rows)
-        if (names.insert(row.name).second && std::string(row.name).find("_ref") == std::string::npos) rows.push_back(row);
+        if (names.insert(row.name).second && std::string(row.name).find("_ref") == std::string::npos)
+          rows.push_back(row);
     } catch (const std::exception&) {  // this machine lacks the instruction set
     }
   }
@@ -160,9 +165,10 @@ void launch(const KernelRow<Args>& row, const Args& args, ThreadPool& pool) {
   for (size_t i = 0; i < 32; ++i) ASSERT_EQ(base[need + i], 0x5a) << row.name << " wrote past its workspace";
 }
 
-// |got - expected| within tolerance x the largest expected value, and one unit in the last place of the stored type (more
-// for values that are rounded on the way too). NaN equals NaN.
-inline void expect_close(const Tensor& got, const Tensor& expected, double tolerance, const std::string& what, int units = 1) {
+// |got - expected| within tolerance x the largest expected value, and one unit in the last place of the stored type
+// (more for values that are rounded on the way too). NaN equals NaN.
+inline void expect_close(const Tensor& got, const Tensor& expected, double tolerance, const std::string& what,
+                         int units = 1) {
   double largest = 0;
   for (int64_t i = 0; i < expected.numel(); ++i)
     if (double v = std::fabs(value_at(expected, i)); std::isfinite(v)) largest = std::max(largest, v);
@@ -170,7 +176,8 @@ inline void expect_close(const Tensor& got, const Tensor& expected, double toler
     double g = value_at(got, i), e = value_at(expected, i);
     if (g == e || (std::isnan(g) && std::isnan(e))) continue;
     double allowed = tolerance * largest + 2 * units * rounding_of(got.dtype) * std::fabs(e) + 1e-30;
-    ASSERT_LE(std::fabs(g - e), allowed) << what << ": element " << i << " is " << g << ", expected " << e << " (largest " << largest << ")";
+    ASSERT_LE(std::fabs(g - e), allowed) << what << ": element " << i << " is " << g << ", expected " << e
+                                         << " (largest " << largest << ")";
   }
 }
 

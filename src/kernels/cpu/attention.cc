@@ -1,9 +1,9 @@
-// Causal attention over the paged cache. A task is one kv head with a tile of query rows (tokens x the query heads that share
-// the kv head), so that each key and value is loaded and widened once for all of them.
+// Causal attention over the paged cache. A task is one kv head with a tile of query rows (tokens x the query heads that
+// share the kv head), so that each key and value is loaded and widened once for all of them.
 //
-// Order of summation, whatever the tile: keys go in blocks of 64 counted from position 0, with an online softmax inside a
-// split of 1024 keys that starts afresh; splits are then merged in order, on top of the sink. Long contexts with few rows
-// compute the splits in parallel, which changes nothing in the result.
+// Order of summation, whatever the tile: keys go in blocks of 64 counted from position 0, with an online softmax inside
+// a split of 1024 keys that starts afresh; splits are then merged in order, on top of the sink. Long contexts with few
+// rows compute the splits in parallel, which changes nothing in the result.
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -16,33 +16,39 @@ HWY_BEFORE_NAMESPACE();
 namespace tessera::cpu::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kKeys = 64;        // keys of a block
-constexpr int64_t kSplit = 1024;     // keys of a split
-constexpr int64_t kRows = 32;        // query rows of a tile
+constexpr int64_t kKeys = 64;     // keys of a block
+constexpr int64_t kSplit = 1024;  // keys of a split
+constexpr int64_t kRows = 64;     // query rows of a tile
 constexpr int64_t kMaxHeadDim = 256;
-constexpr int64_t kGroup = 4;        // rows of a register tile
+constexpr int64_t kGroup = 4;                               // rows of a register tile
 constexpr int64_t kStrip = HWY_TARGET == HWY_AVX3 ? 4 : 2;  // vectors of a register tile
-constexpr int64_t kFewTasks = 64;    // below this, splits become tasks of their own
+constexpr int64_t kFewTasks = 64;                           // below this, splits become tasks of their own
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
-// About 0.3 MB at the largest head dimension, on the stack of the thread.
+// About 0.4 MB, on the stack of the thread; a head dimension of 64 touches a quarter of it.
 struct Scratch {
   alignas(64) float q[kRows * kMaxHeadDim];
   alignas(64) float keys[kMaxHeadDim * kKeys];    // [D][64]: transposed
   alignas(64) float values[kKeys * kMaxHeadDim];  // [64][D padded]
   alignas(64) float scores[kRows * kKeys];
-  alignas(64) float out[kRows * kMaxHeadDim];     // of the current split
-  alignas(64) float total[kRows * kMaxHeadDim];   // of the splits merged so far
+  alignas(64) float out[kRows * kMaxHeadDim];    // of the current split
+  alignas(64) float total[kRows * kMaxHeadDim];  // of the splits merged so far
   float split_max[kRows], split_sum[kRows], total_max[kRows], total_sum[kRows];
-  int64_t first_key[kRows], last_key[kRows];      // what each row sees; inclusive
+  int64_t first_key[kRows], last_key[kRows];  // what each row sees; inclusive
 };
 
 struct Shape4 {
   int64_t heads, kv_heads, d, padded, group, chunks, tile_tokens, tiles, splits;
   explicit Shape4(const AttentionArgs& a)
-      : heads(a.q.dim(1)), kv_heads(a.cache.k.dim(1)), d(a.q.dim(2)), padded(round_up(d, kLanes)), group(heads / kv_heads) {
+      : heads(a.q.dim(1)),
+        kv_heads(a.cache.k.dim(1)),
+        d(a.q.dim(2)),
+        padded(round_up(d, kLanes)),
+        group(heads / kv_heads) {
     chunks = (group + kRows - 1) / kRows;
     tile_tokens = std::max<int64_t>(1, kRows / group);
     tiles = (a.max_queries + tile_tokens - 1) / tile_tokens;
@@ -91,58 +97,96 @@ void load_queries(const AttentionArgs& a, const Shape4& s, const Tile& tile, Scr
     }
     const int64_t t = r / tile.head_count, h = r % tile.head_count;
     const int64_t from = ((tile.token + t) * s.heads + tile.head + h) * s.d;
-    for (int64_t i = 0; i < s.d; i += kLanes) hn::Store(load(a.q, from + i, s.d - i), F32(), scratch.q + r * s.padded + i);
+    for (int64_t i = 0; i < s.d; i += kLanes)
+      hn::Store(load(a.q, from + i, s.d - i), F32(), scratch.q + r * s.padded + i);
     scratch.last_key[r] = tile.position + t;
     scratch.first_key[r] = first_visible(a, tile.position + t);
   }
 }
 
-// Index of the first element of each of the block's keys in the cache, or -1 outside [begin, end).
-void find_keys(const AttentionArgs& a, const Tile& tile, int64_t block, int64_t begin, int64_t end, int64_t* keys) {
-  const int64_t page_size = a.cache.page_size(), heads = a.cache.k.dim(1), d = a.cache.k.dim(3);
-  const int32_t* pages = a.page_table.i32() + tile.sequence * a.page_table.dim(1);
-  for (int64_t i = 0; i < kKeys; ++i) {
-    const int64_t p = block + i;
-    keys[i] = p < begin || p >= end ? -1 : ((pages[p / page_size] * heads + tile.kv_head) * page_size + p % page_size) * d;
+// What keys outside the wanted range read.
+template <class T>
+struct Zeros {
+  alignas(64) static constexpr T kRow[kMaxHeadDim] = {};
+};
+
+// The rows of one block of keys in the cache, for one kv head.
+template <class T>
+struct KeyRows {
+  const T* k[kKeys];
+  const T* v[kKeys];
+
+  // Keys [begin, end) of the block that starts at position `block`; the others are rows of zeros.
+  KeyRows(const AttentionArgs& a, const Tile& tile, int64_t block, int64_t begin, int64_t end) {
+    const int64_t page_size = a.cache.page_size(), heads = a.cache.k.dim(1), d = a.cache.k.dim(3);
+    const int32_t* pages = a.page_table.i32() + tile.sequence * a.page_table.dim(1);
+    std::fill_n(k, kKeys, Zeros<T>::kRow);
+    std::fill_n(v, kKeys, Zeros<T>::kRow);
+    begin = std::max(begin, block), end = std::min(end, block + kKeys);
+    for (int64_t p = begin, page = begin / page_size, offset = begin % page_size; p < end; ++page, offset = 0) {
+      const int64_t first = ((pages[page] * heads + tile.kv_head) * page_size + offset) * d;
+      const int64_t count = std::min(page_size - offset, end - p);
+      for (int64_t i = 0; i < count; ++i) {
+        k[p - block + i] = a.cache.k.as<const T>() + first + i * d;
+        v[p - block + i] = a.cache.v.as<const T>() + first + i * d;
+      }
+      p += count;
+    }
   }
-}
+  void prefetch(int64_t d) const {
+    for (int64_t i = 0; i < kKeys; ++i) {
+      for (int64_t byte = 0; byte < d * static_cast<int64_t>(sizeof(T)); byte += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(k[i]) + byte);
+        __builtin_prefetch(reinterpret_cast<const char*>(v[i]) + byte);
+      }
+    }
+  }
+};
 
-HWY_INLINE V load_or_zero(const Tensor& t, int64_t key, int64_t i, int64_t count) {
-  return key < 0 ? hn::Zero(F32()) : load(t, key + i, count);
-}
-
-// scratch.keys[i][key]. Four keys at a time: 4 x 4 transposes inside the 128-bit parts of a vector, then 16-byte moves.
-void transpose_keys(const Tensor& k, const int64_t* keys, int64_t d, float* out) {
+// out[i][key]. Four keys at a time: 4 x 4 transposes inside the 128-bit parts of a vector, then 16-byte moves.
+template <class T>
+void transpose_keys(const T* const* keys, int64_t d, float* HWY_RESTRICT out) {
   const F32 df;
   const hn::Repartition<double, F32> dd;
   const hn::CappedTag<float, 4> d4;
   HWY_ALIGN float part[4 * kLanes];
   for (int64_t key = 0; key < kKeys; key += 4) {
     for (int64_t i = 0; i < d; i += kLanes) {
-      const V v0 = load_or_zero(k, keys[key], i, d - i), v1 = load_or_zero(k, keys[key + 1], i, d - i);
-      const V v2 = load_or_zero(k, keys[key + 2], i, d - i), v3 = load_or_zero(k, keys[key + 3], i, d - i);
-      const auto low01 = hn::BitCast(dd, hn::InterleaveLower(df, v0, v1)), high01 = hn::BitCast(dd, hn::InterleaveUpper(df, v0, v1));
-      const auto low23 = hn::BitCast(dd, hn::InterleaveLower(df, v2, v3)), high23 = hn::BitCast(dd, hn::InterleaveUpper(df, v2, v3));
+      const V v0 = load(keys[key] + i, d - i), v1 = load(keys[key + 1] + i, d - i);
+      const V v2 = load(keys[key + 2] + i, d - i), v3 = load(keys[key + 3] + i, d - i);
+      const auto low01 = hn::BitCast(dd, hn::InterleaveLower(df, v0, v1)),
+                 high01 = hn::BitCast(dd, hn::InterleaveUpper(df, v0, v1));
+      const auto low23 = hn::BitCast(dd, hn::InterleaveLower(df, v2, v3)),
+                 high23 = hn::BitCast(dd, hn::InterleaveUpper(df, v2, v3));
       hn::Store(hn::BitCast(df, hn::InterleaveLower(dd, low01, low23)), df, part);
       hn::Store(hn::BitCast(df, hn::InterleaveUpper(dd, low01, low23)), df, part + kLanes);
       hn::Store(hn::BitCast(df, hn::InterleaveLower(dd, high01, high23)), df, part + 2 * kLanes);
       hn::Store(hn::BitCast(df, hn::InterleaveUpper(dd, high01, high23)), df, part + 3 * kLanes);
-      for (int64_t j = 0; j < std::min(kLanes, d - i); ++j) {
-        hn::Store(hn::Load(d4, part + j % 4 * kLanes + j / 4 * 4), d4, out + (i + j) * kKeys + key);
+      if (d - i >= kLanes) {
+        HWY_UNROLL(16)
+        for (int64_t j = 0; j < kLanes; ++j) {
+          hn::Store(hn::Load(d4, part + j % 4 * kLanes + j / 4 * 4), d4, out + (i + j) * kKeys + key);
+        }
+      } else {
+        for (int64_t j = 0; j < d - i; ++j) {
+          hn::Store(hn::Load(d4, part + j % 4 * kLanes + j / 4 * 4), d4, out + (i + j) * kKeys + key);
+        }
       }
     }
   }
 }
 
-void widen_values(const Tensor& v, const int64_t* keys, const Shape4& s, float* out) {
+// out[key][D padded].
+template <class T>
+void widen_values(const T* const* keys, const Shape4& s, float* HWY_RESTRICT out) {
   for (int64_t key = 0; key < kKeys; ++key) {
-    for (int64_t i = 0; i < s.d; i += kLanes) hn::Store(load_or_zero(v, keys[key], i, s.d - i), F32(), out + key * s.padded + i);
+    for (int64_t i = 0; i < s.d; i += kLanes) hn::Store(load(keys[key] + i, s.d - i), F32(), out + key * s.padded + i);
   }
 }
 
 // scores[kGroup rows][64] = scale * q . keys.
-HWY_NOINLINE void score_group(const float* HWY_RESTRICT q, int64_t q_step, const float* HWY_RESTRICT keys, int64_t d, float scale,
-                              float* HWY_RESTRICT scores) {
+HWY_NOINLINE void score_group(const float* HWY_RESTRICT q, int64_t q_step, const float* HWY_RESTRICT keys, int64_t d,
+                              float scale, float* HWY_RESTRICT scores) {
   const F32 df;
   for (int64_t key = 0; key < kKeys; key += kStrip * kLanes) {
     V acc[kGroup][kStrip];
@@ -174,8 +218,8 @@ HWY_NOINLINE void score_group(const float* HWY_RESTRICT q, int64_t q_step, const
 
 // out[kGroup rows] += weights x values over keys [begin, end) and Count vectors.
 template <int Count>
-HWY_NOINLINE void mix_strip(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, int64_t step, int64_t begin,
-                            int64_t end, float* HWY_RESTRICT out) {
+HWY_NOINLINE void mix_strip(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, int64_t step,
+                            int64_t begin, int64_t end, float* HWY_RESTRICT out) {
   const F32 d;
   V acc[kGroup][Count];
   HWY_UNROLL(8)
@@ -203,13 +247,17 @@ HWY_NOINLINE void mix_strip(const float* HWY_RESTRICT weights, const float* HWY_
 
 void mix_group(const float* weights, const float* values, int64_t step, int64_t begin, int64_t end, float* out) {
   int64_t i = 0;
-  for (; i + kStrip * kLanes <= step; i += kStrip * kLanes) mix_strip<kStrip>(weights, values + i, step, begin, end, out + i);
+  for (; i + kStrip * kLanes <= step; i += kStrip * kLanes)
+    mix_strip<kStrip>(weights, values + i, step, begin, end, out + i);
   for (; i < step; i += kLanes) mix_strip<1>(weights, values + i, step, begin, end, out + i);
 }
 
-HWY_INLINE float exp_one(float x) { return hn::GetLane(hn::Exp(F32(), hn::Set(F32(), x))); }
+HWY_INLINE float exp_one(float x) {
+  return hn::GetLane(hn::Exp(F32(), hn::Set(F32(), x)));
+}
 
-// Turns row r's scores into weights and rescales what the row has gathered. Keys outside [first, last] get exactly zero.
+// Turns row r's scores into weights and rescales what the row has gathered. Keys outside [first, last] get exactly
+// zero.
 void soften_row(Scratch& scratch, int64_t r, int64_t block, int64_t step) {
   const F32 d;
   float* scores = scratch.scores + r * kKeys;
@@ -242,16 +290,18 @@ void soften_row(Scratch& scratch, int64_t r, int64_t block, int64_t step) {
 }
 
 // The tile's keys [begin, end), inside one split, into scratch.out, split_max and split_sum.
-void attend_split(const AttentionArgs& a, const Shape4& s, const Tile& tile, int64_t begin, int64_t end, Scratch& scratch) {
+template <class T>
+void attend_keys(const AttentionArgs& a, const Shape4& s, const Tile& tile, int64_t begin, int64_t end,
+                 Scratch& scratch) {
   const int64_t rows = round_up(tile.rows(), kGroup);
   std::fill_n(scratch.split_max, rows, kNone);
   std::fill_n(scratch.split_sum, rows, 0.0f);
   std::fill_n(scratch.out, rows * s.padded, 0.0f);
   for (int64_t block = begin / kKeys * kKeys; block < end; block += kKeys) {
-    int64_t keys[kKeys];
-    find_keys(a, tile, block, begin, end, keys);
-    transpose_keys(a.cache.k, keys, s.d, scratch.keys);
-    widen_values(a.cache.v, keys, s, scratch.values);
+    const KeyRows<T> keys(a, tile, block, begin, end);
+    transpose_keys(keys.k, s.d, scratch.keys);
+    widen_values(keys.v, s, scratch.values);
+    KeyRows<T>(a, tile, block + kKeys, begin, end).prefetch(s.d);
     const int64_t from = std::max(begin, block) - block, to = std::min(end - block, kKeys);
     for (int64_t r = 0; r < rows; r += kGroup) {
       // Spare rows come last, so the first and last real rows of the group bound what it sees.
@@ -265,8 +315,16 @@ void attend_split(const AttentionArgs& a, const Shape4& s, const Tile& tile, int
   }
 }
 
+void attend_split(const AttentionArgs& a, const Shape4& s, const Tile& tile, int64_t begin, int64_t end,
+                  Scratch& scratch) {
+  if (a.cache.k.dtype == DType::kBF16) return attend_keys<hwy::bfloat16_t>(a, s, tile, begin, end, scratch);
+  if (a.cache.k.dtype == DType::kF16) return attend_keys<hwy::float16_t>(a, s, tile, begin, end, scratch);
+  attend_keys<float>(a, s, tile, begin, end, scratch);
+}
+
 // Adds one split's state to a row's total. A split in which the row saw nothing changes nothing.
-HWY_INLINE void merge(float split_max, float split_sum, const float* split_out, int64_t step, float& max, float& sum, float* out) {
+HWY_INLINE void merge(float split_max, float split_sum, const float* split_out, int64_t step, float& max, float& sum,
+                      float* out) {
   const F32 d;
   if (split_sum == 0.0f) return;
   const float now = std::max(max, split_max), keep = exp_one(max - now), add = exp_one(split_max - now);
@@ -294,8 +352,12 @@ void store_row(const AttentionArgs& a, const Shape4& s, int64_t token, int64_t h
 }
 
 // Keys that some row of the tile sees.
-int64_t tile_begin(const AttentionArgs& a, const Tile& tile) { return first_visible(a, tile.position); }
-int64_t tile_end(const Tile& tile) { return tile.position + tile.token_count; }
+int64_t tile_begin(const AttentionArgs& a, const Tile& tile) {
+  return first_visible(a, tile.position);
+}
+int64_t tile_end(const Tile& tile) {
+  return tile.position + tile.token_count;
+}
 
 void whole_task(const AttentionArgs& a, const Shape4& s, const Tile& tile) {
   Scratch scratch;
@@ -325,7 +387,8 @@ float* saved_state(const Shape4& s, float* space, int64_t token, int64_t head, i
 }
 
 void split_task(const AttentionArgs& a, const Shape4& s, const Tile& tile, int64_t split, float* space) {
-  const int64_t begin = std::max(tile_begin(a, tile), split * kSplit), end = std::min(tile_end(tile), (split + 1) * kSplit);
+  const int64_t begin = std::max(tile_begin(a, tile), split * kSplit),
+                end = std::min(tile_end(tile), (split + 1) * kSplit);
   if (begin >= end) return;
   Scratch scratch;
   load_queries(a, s, tile, scratch);
@@ -354,6 +417,7 @@ void merge_task(const AttentionArgs& a, const Shape4& s, const Tile& tile, float
 
 Verdict supports(const AttentionArgs& a) {
   if (a.q.dim(2) > kMaxHeadDim) return {"the head dimension is larger than 256"};
+  if (a.cache.k.dtype != a.cache.v.dtype) return {"keys and values are of different types"};
   return require_cpu_floats({&a.q, &a.cache.k, &a.cache.v, &a.sinks, &a.out});
 }
 
@@ -388,9 +452,10 @@ void launch(const AttentionArgs& a, Stream& stream) {
 }
 
 void add_rows(Kernels& kernels) {
-  kernels.attention.rows.push_back({"attention_any_" TS_ARCH, DeviceType::kCpu,
-                                    "online softmax, query heads of a group share keys and values, head dimension up to 256",
-                                    supports, workspace, launch});
+  kernels.attention.rows.push_back(
+      {"attention_any_" TS_ARCH, DeviceType::kCpu,
+       "online softmax, query heads of a group share keys and values, head dimension up to 256", supports, workspace,
+       launch});
 }
 
 }  // namespace
@@ -400,6 +465,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_attention(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_attention(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

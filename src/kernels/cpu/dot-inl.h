@@ -1,9 +1,9 @@
 // Dot products of weight rows with tokens, the engine under linear and moe. Re-included for each Highway target.
 //
-// One order of summation. A sum has one vector accumulator; chunks of 32 weights enter in order of k, the vectors of a chunk
-// in a fixed order, and sum_4 folds the lanes. Whether rows are expanded in registers (few tokens) or once into a buffer
-// that many tokens share, and however rows and tokens are tiled or split over threads, each sum sees the same operations,
-// so a token's result does not depend on its company.
+// One order of summation. A sum has one vector accumulator; chunks of 32 weights enter in order of k, the vectors of a
+// chunk in a fixed order, and sum_4 folds the lanes. Whether rows are expanded in registers (few tokens) or once into a
+// buffer that many tokens share, and however rows and tokens are tiled or split over threads, each sum sees the same
+// operations, so a token's result does not depend on its company.
 #if defined(TESSERA_CPU_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TESSERA_CPU_DOT_INL_H_
 #undef TESSERA_CPU_DOT_INL_H_
@@ -17,23 +17,25 @@
 HWY_BEFORE_NAMESPACE();
 namespace tessera::cpu::HWY_NAMESPACE {
 
-constexpr int64_t kChunk = 32;                     // weights that are loaded together; one MXFP4 block
+constexpr int64_t kChunk = 32;  // weights that are loaded together; one MXFP4 block
 constexpr int64_t kChunkVectors = kChunk / kLanes;
 constexpr int64_t kHalfVectors = kChunkVectors / 2;
 constexpr int64_t kTileRows = 4;
 constexpr int64_t kTileTokens = HWY_TARGET == HWY_AVX3 ? 6 : 3;  // rows x tokens + rows + 1 registers
 constexpr int64_t kFusedTile = HWY_TARGET == HWY_AVX3 ? 5 : 3;   // the same where rows are expanded in registers
-constexpr int64_t kBlockRows = 64;                 // most rows of one call
-constexpr int64_t kBlockTokens = 96;               // most tokens of one call
-constexpr int64_t kSlabChunks = 32;                // most chunks expanded at a time: 64 rows x 1024 x 4 bytes, in the L2 cache
-constexpr int64_t kFusedTokens = 20;               // up to here rows are expanded in registers, for each token tile anew
+constexpr int64_t kBlockRows = 64;                               // most rows of one call
+constexpr int64_t kBlockTokens = 96;                             // most tokens of one call
+constexpr int64_t kSlabChunks = 32;   // most chunks expanded at a time: 64 rows x 1024 x 4 bytes, in the L2 cache
+constexpr int64_t kFusedTokens = 20;  // up to here rows are expanded in registers, for each token tile anew
 
-inline int64_t padded(int64_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
+inline int64_t padded(int64_t k) {
+  return (k + kChunk - 1) / kChunk * kChunk;
+}
 
 // Each weight format is a class with: Row, a place in a row; row(i), the start of row i; load(row, out), 32 weights as
-// kChunkVectors vectors; load_tail(row, count, out), the same for a last part; advance(row), to the next 32; kChunkBytes
-// and bytes(row), the memory they fill; prefetch(rows, next) and prefetch_scales(row), ahead of a tile's rows. With kPaired,
-// a chunk's even elements come first, then its odd ones, and the tokens are prepared in that order.
+// kChunkVectors vectors; load_tail(row, count, out), the same for a last part; advance(row), to the next 32;
+// kChunkBytes and bytes(row), the memory they fill; prefetch(rows, next) and prefetch_scales(row), ahead of a tile's
+// rows. With kPaired, a chunk's even elements come first, then its odd ones, and the tokens are prepared in that order.
 
 template <class T>
 struct PlainWeights {
@@ -127,10 +129,14 @@ struct Mxfp4Weights {
   }
   // Rows are whole blocks.
   static HWY_INLINE void load_tail(Row, int64_t, V*) {}
-  static HWY_INLINE void advance(Row& row) { row.values += kChunk / 2, ++row.scales; }
-  static HWY_INLINE const char* bytes(Row row) { return reinterpret_cast<const char*>(row.values); }
-  // The next rows in the order of memory, a line for each line that kTileRows chunks fill, and a page further into the L2
-  // cache. Prefetching each row in its own place measured 15 % slower, none at all 40 %.
+  static HWY_INLINE void advance(Row& row) {
+    row.values += kChunk / 2, ++row.scales;
+  }
+  static HWY_INLINE const char* bytes(Row row) {
+    return reinterpret_cast<const char*>(row.values);
+  }
+  // The next rows in the order of memory, a line for each line that kTileRows chunks fill, and a page further into the
+  // L2 cache. Prefetching each row in its own place measured 15 % slower, none at all 40 %.
   HWY_INLINE void prefetch(const Row*, const char* next) const {
     static_assert(kTileRows * kChunkBytes == 64);
     __builtin_prefetch(next);
@@ -155,7 +161,9 @@ inline bool paired(const Weight& w) {
 }
 
 // The place of element i of a token whose chunks are in paired order.
-inline int64_t paired_index(int64_t i) { return i / kChunk * kChunk + i % 2 * (kChunk / 2) + i % kChunk / 2; }
+inline int64_t paired_index(int64_t i) {
+  return i / kChunk * kChunk + i % 2 * (kChunk / 2) + i % kChunk / 2;
+}
 
 // Elements [i, i + k) of x as F32, padded with zeros to whole chunks, in the order of the weights.
 HWY_INLINE void prepare_token(const Tensor& x, int64_t i, int64_t k, bool pairs, float* out) {
@@ -187,8 +195,8 @@ struct DotScratch {
   alignas(64) float sums[kBlockTokens * kBlockRows];
 };
 
-// Makes the compiler keep p as a pointer of its own that it increments. Otherwise it prefers one index and eight bases, which
-// do not fit its registers.
+// Makes the compiler keep p as a pointer of its own that it increments. Otherwise it prefers one index and eight bases,
+// which do not fit its registers.
 template <class T>
 HWY_INLINE void keep(T*& p) {
   __asm__("" : "+r"(p));
@@ -197,7 +205,9 @@ template <class T>
 HWY_INLINE void keep_row(const T*& row) {
   keep(row);
 }
-HWY_INLINE void keep_row(Mxfp4Weights::Row& row) { keep(row.values), keep(row.scales); }
+HWY_INLINE void keep_row(Mxfp4Weights::Row& row) {
+  keep(row.values), keep(row.scales);
+}
 
 // kTileRows rows with M tokens, expanding the rows in registers; sums[m * kBlockRows + r]. Meanwhile the next rows are
 // prefetched; `next` runs over their bytes.
@@ -219,7 +229,8 @@ HWY_NOINLINE void dot_fused(const W& w, const typename W::Row* first, const floa
     HWY_UNROLL(8)
     for (int64_t j = 0; j < kChunkVectors; ++j) {
       HWY_UNROLL(8)
-      for (int m = 0; m < M; ++m) acc[r][m] = hn::MulAdd(weights[j], hn::LoadU(d, x[m] + offset + j * kLanes), acc[r][m]);
+      for (int m = 0; m < M; ++m)
+        acc[r][m] = hn::MulAdd(weights[j], hn::LoadU(d, x[m] + offset + j * kLanes), acc[r][m]);
     }
   };
   const int64_t whole = w.k / kChunk * kChunk, tail = w.k - whole;
@@ -291,13 +302,19 @@ HWY_NOINLINE void dot_tile(const float* HWY_RESTRICT weights, const float* const
 HWY_INLINE void dot_tile_any(int64_t tokens_left, const float* weights, const float* const* tokens, int64_t offset,
                              int64_t steps, float* partial) {
   switch (tokens_left) {
-    case 1: return dot_tile<1>(weights, tokens, offset, steps, partial);
-    case 2: return dot_tile<2>(weights, tokens, offset, steps, partial);
-    case 3: return dot_tile<3>(weights, tokens, offset, steps, partial);
+    case 1:
+      return dot_tile<1>(weights, tokens, offset, steps, partial);
+    case 2:
+      return dot_tile<2>(weights, tokens, offset, steps, partial);
+    case 3:
+      return dot_tile<3>(weights, tokens, offset, steps, partial);
 #if HWY_TARGET == HWY_AVX3
-    case 4: return dot_tile<4>(weights, tokens, offset, steps, partial);
-    case 5: return dot_tile<5>(weights, tokens, offset, steps, partial);
-    default: return dot_tile<6>(weights, tokens, offset, steps, partial);
+    case 4:
+      return dot_tile<4>(weights, tokens, offset, steps, partial);
+    case 5:
+      return dot_tile<5>(weights, tokens, offset, steps, partial);
+    default:
+      return dot_tile<6>(weights, tokens, offset, steps, partial);
 #endif
   }
 }
@@ -343,8 +360,8 @@ HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* first, int64_t
     expand(w, rows, row_count, begin, end, scratch.weights);
     for (int64_t t = 0; t < token_count; t += kTileTokens) {
       for (int64_t g = 0; g < groups; ++g) {
-        dot_tile_any(std::min(kTileTokens, token_count - t), scratch.weights + g * steps * kTileRows * kLanes, tokens + t,
-                     begin * kChunk, steps, partial(t, g));
+        dot_tile_any(std::min(kTileTokens, token_count - t), scratch.weights + g * steps * kTileRows * kLanes,
+                     tokens + t, begin * kChunk, steps, partial(t, g));
       }
     }
   }
@@ -352,8 +369,9 @@ HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* first, int64_t
     for (int64_t g = 0; g < groups; ++g) {
       const float* p = partial(t, g);
       for (int64_t m = t; m < std::min(t + kTileTokens, token_count); ++m, p += kTileRows * kLanes) {
-        hn::StoreU(sum_4(hn::Load(d, p), hn::Load(d, p + kLanes), hn::Load(d, p + 2 * kLanes), hn::Load(d, p + 3 * kLanes)),
-                   hn::CappedTag<float, 4>(), scratch.sums + m * kBlockRows + g * kTileRows);
+        hn::StoreU(
+            sum_4(hn::Load(d, p), hn::Load(d, p + kLanes), hn::Load(d, p + 2 * kLanes), hn::Load(d, p + 3 * kLanes)),
+            hn::CappedTag<float, 4>(), scratch.sums + m * kBlockRows + g * kTileRows);
       }
     }
   }
@@ -361,20 +379,26 @@ HWY_NOINLINE void dot_buffered(const W& w, const typename W::Row* first, int64_t
 
 // dot_fused for a number of tokens known at run time.
 template <class W>
-HWY_INLINE void dot_fused_any(const W& w, const typename W::Row* rows, int64_t count, const float* const* tokens, float* sums) {
+HWY_INLINE void dot_fused_any(const W& w, const typename W::Row* rows, int64_t count, const float* const* tokens,
+                              float* sums) {
   switch (count) {
-    case 1: return dot_fused<1>(w, rows, tokens, sums);
-    case 2: return dot_fused<2>(w, rows, tokens, sums);
-    case 3: return dot_fused<3>(w, rows, tokens, sums);
+    case 1:
+      return dot_fused<1>(w, rows, tokens, sums);
+    case 2:
+      return dot_fused<2>(w, rows, tokens, sums);
+    case 3:
+      return dot_fused<3>(w, rows, tokens, sums);
 #if HWY_TARGET == HWY_AVX3
-    case 4: return dot_fused<4>(w, rows, tokens, sums);
-    default: return dot_fused<5>(w, rows, tokens, sums);
+    case 4:
+      return dot_fused<4>(w, rows, tokens, sums);
+    default:
+      return dot_fused<5>(w, rows, tokens, sums);
 #endif
   }
 }
 
-// sums[t * kBlockRows + r] = row r . token t, for at most kBlockRows rows and kBlockTokens tokens. `rows` has room up to a
-// multiple of kTileRows, which is filled up; the spare sums are unspecified.
+// sums[t * kBlockRows + r] = row r . token t, for at most kBlockRows rows and kBlockTokens tokens. `rows` has room up
+// to a multiple of kTileRows, which is filled up; the spare sums are unspecified.
 template <class W>
 HWY_INLINE void dot_block(const W& w, typename W::Row* rows, int64_t row_count, const float* const* tokens,
                           int64_t token_count, DotScratch& scratch) {

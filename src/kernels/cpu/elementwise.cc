@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // elements of a task; a multiple of every vector length
 
-Verdict supports_add(const AddArgs& a) { return require_cpu_floats({&a.x, &a.delta}); }
+Verdict supports_add(const AddArgs& a) {
+  return require_cpu_floats({&a.x, &a.delta});
+}
 
 void launch_add(const AddArgs& a, Stream& stream) {
   stream.pool->parallel_for(a.x.numel(), kGrain, [&](int64_t begin, int64_t end, int) {
@@ -23,7 +25,9 @@ void launch_add(const AddArgs& a, Stream& stream) {
   });
 }
 
-Verdict supports_silu_mul(const SiluMulArgs& a) { return require_cpu_floats({&a.gate, &a.up, &a.out}); }
+Verdict supports_silu_mul(const SiluMulArgs& a) {
+  return require_cpu_floats({&a.gate, &a.up, &a.out});
+}
 
 void launch_silu_mul(const SiluMulArgs& a, Stream& stream) {
   stream.pool->parallel_for(a.out.numel(), kGrain, [&](int64_t begin, int64_t end, int) {
@@ -37,8 +41,8 @@ void launch_silu_mul(const SiluMulArgs& a, Stream& stream) {
 void add_rows(Kernels& kernels) {
   kernels.add.rows.push_back(
       {"add_any_" TS_ARCH, DeviceType::kCpu, "elementwise, any float types", supports_add, nullptr, launch_add});
-  kernels.silu_mul.rows.push_back(
-      {"silu_mul_any_" TS_ARCH, DeviceType::kCpu, "elementwise, any float types", supports_silu_mul, nullptr, launch_silu_mul});
+  kernels.silu_mul.rows.push_back({"silu_mul_any_" TS_ARCH, DeviceType::kCpu, "elementwise, any float types",
+                                   supports_silu_mul, nullptr, launch_silu_mul});
 }
 
 }  // namespace
@@ -48,6 +52,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_elementwise(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_elementwise(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

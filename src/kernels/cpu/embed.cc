@@ -11,7 +11,9 @@ HWY_BEFORE_NAMESPACE();
 namespace tessera::cpu::HWY_NAMESPACE {
 namespace {
 
-Verdict supports(const EmbedArgs& a) { return require_cpu_floats({&a.table, &a.out}); }
+Verdict supports(const EmbedArgs& a) {
+  return require_cpu_floats({&a.table, &a.out});
+}
 
 void launch(const EmbedArgs& a, Stream& stream) {
   const int64_t n = a.out.dim(1);
@@ -35,6 +37,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_embed(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_embed(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

@@ -1,5 +1,5 @@
-// Linear layers of any weight format: memory-bound for few tokens, register-tiled for many. See dot-inl.h for the order of
-// summation.
+// Linear layers of any weight format: memory-bound for few tokens, register-tiled for many. See dot-inl.h for the order
+// of summation.
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -76,9 +76,10 @@ void launch(const LinearArgs& a, Stream& stream) {
 }
 
 void add_rows(Kernels& kernels) {
-  kernels.linear.rows.push_back({"linear_any_any_" TS_ARCH, DeviceType::kCpu,
-                                 "F32 sums over F32, BF16, F16 or MXFP4 weights, expanded in registers or once per 48 tokens",
-                                 supports, workspace, launch});
+  kernels.linear.rows.push_back(
+      {"linear_any_any_" TS_ARCH, DeviceType::kCpu,
+       "F32 sums over F32, BF16, F16 or MXFP4 weights, expanded in registers or once per 48 tokens", supports,
+       workspace, launch});
 }
 
 }  // namespace
@@ -88,6 +89,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_linear(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_linear(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

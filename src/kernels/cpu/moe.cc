@@ -1,6 +1,6 @@
-// Mixture of experts of any weight format. Tokens are grouped by expert, so that an expert's rows are expanded once for all
-// of its tokens; three parallel regions: gate_up and activation over (expert, 32 inner values), down over (expert, 64
-// rows), then the weighted sum of each token's slots in their order. Inner values stay in F32.
+// Mixture of experts of any weight format. Tokens are grouped by expert, so that an expert's rows are expanded once for
+// all of its tokens; three parallel regions: gate_up and activation over (expert, 32 inner values), down over (expert,
+// 64 rows), then the weighted sum of each token's slots in their order. Inner values stay in F32.
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -53,7 +53,9 @@ struct Plan {
   }
 };
 
-int64_t workspace(const MoeArgs& a) { return Plan().lay_out(a, std::min(a.x.dim(0), kPassTokens), nullptr); }
+int64_t workspace(const MoeArgs& a) {
+  return Plan().lay_out(a, std::min(a.x.dim(0), kPassTokens), nullptr);
+}
 
 // Counting sort of the slots by expert; stable, so the order within an expert is that of the tokens.
 void sort_slots(const int32_t* indices, Plan& plan) {
@@ -79,12 +81,14 @@ void activate(const MoeArgs& a, float* sums, int64_t expert, int64_t first, int6
     const int64_t inner = a.down.k, bias = expert * a.gate_up.n;
     HWY_ALIGN float wide[2 * kInner] = {};
     for (int64_t i = 0; i < (oai ? 2 * count : count); i += kLanes) {
-      hn::StoreU(load(a.gate_up_bias, bias + (oai ? 2 * first : first) + i, (oai ? 2 * count : count) - i), d, wide + i);
+      hn::StoreU(load(a.gate_up_bias, bias + (oai ? 2 * first : first) + i, (oai ? 2 * count : count) - i), d,
+                 wide + i);
     }
     for (int64_t i = 0; i < count && !oai; i += kLanes) {
       hn::StoreU(load(a.gate_up_bias, bias + inner + first + i, count - i), d, wide + kInner + i);
     }
-    for (int64_t i = 0; i < kInner; ++i) gates[i] += wide[oai ? 2 * i : i], ups[i] += wide[oai ? 2 * i + 1 : kInner + i];
+    for (int64_t i = 0; i < kInner; ++i)
+      gates[i] += wide[oai ? 2 * i : i], ups[i] += wide[oai ? 2 * i + 1 : kInner + i];
   }
   const V limit = hn::Set(d, a.limit), one = hn::Set(d, 1.0f);
   HWY_ALIGN float values[kInner];
@@ -170,7 +174,8 @@ void combine(const MoeArgs& a, const Plan& plan, int64_t first, int64_t token, i
 void pass(const MoeArgs& a, Plan& plan, int64_t first, ThreadPool& pool) {
   const int64_t k = a.gate_up.k, h = a.down.n, pieces = (a.down.k + kInner - 1) / kInner;
   pool.parallel_for(plan.tokens, 8, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) prepare_token(a.x, (first + t) * k, k, paired(a.gate_up), plan.x + t * plan.x_step);
+    for (int64_t t = begin; t < end; ++t)
+      prepare_token(a.x, (first + t) * k, k, paired(a.gate_up), plan.x + t * plan.x_step);
   });
   sort_slots(a.indices.i32() + first * a.indices.dim(1), plan);
   with_weights(a.gate_up, [&](const auto& w) {
@@ -199,8 +204,8 @@ void launch(const MoeArgs& a, Stream& stream) {
 
 void add_rows(Kernels& kernels) {
   kernels.moe.rows.push_back({"moe_any_any_" TS_ARCH, DeviceType::kCpu,
-                              "tokens grouped by expert, F32 sums over F32, BF16, F16 or MXFP4 weights", supports, workspace,
-                              launch});
+                              "tokens grouped by expert, F32 sums over F32, BF16, F16 or MXFP4 weights", supports,
+                              workspace, launch});
 }
 
 }  // namespace
@@ -210,6 +215,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_moe(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_moe(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

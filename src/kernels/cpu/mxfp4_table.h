@@ -1,5 +1,5 @@
-// The 16 E2M1 values times each of the 256 E8M0 scales: 64 bytes a scale, so that a block's dequantisation is one table load
-// and two permutes. Scale 255 is NaN (OCP MX); 6 x 2^127 and 4 x 2^127 overflow to infinity as they do in F32.
+// The 16 E2M1 values times each of the 256 E8M0 scales: 64 bytes a scale, so that a block's dequantisation is one table
+// load and two permutes. Scale 255 is NaN (OCP MX); 6 x 2^127 and 4 x 2^127 overflow to infinity as they do in F32.
 #pragma once
 
 #include <array>

@@ -11,7 +11,9 @@ HWY_BEFORE_NAMESPACE();
 namespace tessera::cpu::HWY_NAMESPACE {
 namespace {
 
-Verdict supports(const RmsNormArgs& a) { return require_cpu_floats({&a.residual, &a.delta, &a.weight, &a.out}); }
+Verdict supports(const RmsNormArgs& a) {
+  return require_cpu_floats({&a.residual, &a.delta, &a.weight, &a.out});
+}
 
 void row(const RmsNormArgs& a, int64_t t) {
   const F32 d;
@@ -42,8 +44,8 @@ void launch(const RmsNormArgs& a, Stream& stream) {
 }
 
 void add_rows(Kernels& kernels) {
-  kernels.rms_norm.rows.push_back({"rms_norm_any_" TS_ARCH, DeviceType::kCpu, "residual add and norm in one pass, any float types",
-                                   supports, nullptr, launch});
+  kernels.rms_norm.rows.push_back({"rms_norm_any_" TS_ARCH, DeviceType::kCpu,
+                                   "residual add and norm in one pass, any float types", supports, nullptr, launch});
 }
 
 }  // namespace
@@ -53,6 +55,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_rms_norm(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_rms_norm(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

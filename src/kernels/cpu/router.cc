@@ -73,6 +73,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tessera::cpu {
 HWY_EXPORT(add_rows);
-void add_router(Kernels& kernels, int64_t target) { TS_FOR_TARGET(add_rows, target)(kernels); }
+void add_router(Kernels& kernels, int64_t target) {
+  TS_FOR_TARGET(add_rows, target)(kernels);
+}
 }  // namespace tessera::cpu
 #endif

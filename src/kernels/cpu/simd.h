@@ -1,7 +1,8 @@
-// Included first by every vector kernel: limits Highway to the targets we ship and declares the functions that register each
-// op's rows. On x86-64 these are AVX2 and AVX-512; AVX2 is called the baseline so that Highway adds no scalar target (its
-// 128-bit emulation is unusable before GCC 12.3), but each target is still compiled with its own attributes and chosen at
-// run time, and a CPU without AVX2 gets the reference rows. On Arm it is NEON: kernels here keep arrays of vectors.
+// Included first by every vector kernel: limits Highway to the targets we ship and declares the functions that register
+// each op's rows. On x86-64 these are AVX2 and AVX-512; AVX2 is called the baseline so that Highway adds no scalar
+// target (its 128-bit emulation is unusable before GCC 12.3), but each target is still compiled with its own attributes
+// and chosen at run time, and a CPU without AVX2 gets the reference rows. On Arm it is NEON: kernels here keep arrays
+// of vectors.
 #pragma once
 
 #if defined(__x86_64__)

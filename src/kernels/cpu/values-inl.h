@@ -1,5 +1,5 @@
-// Vectors of F32 in and out of F32, BF16 and F16 memory, exact tails included, and the few functions that several kernels
-// share. Re-included for each Highway target.
+// Vectors of F32 in and out of F32, BF16 and F16 memory, exact tails included, and the few functions that several
+// kernels share. Re-included for each Highway target.
 #if defined(TESSERA_CPU_VALUES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TESSERA_CPU_VALUES_INL_H_
 #undef TESSERA_CPU_VALUES_INL_H_

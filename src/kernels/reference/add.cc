@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const AddArgs& a) { return require_cpu_floats({&a.x, &a.delta}); }
+Verdict supports(const AddArgs& a) {
+  return require_cpu_floats({&a.x, &a.delta});
+}
 
 void launch(const AddArgs& a, Stream&) {
   for (int64_t i = 0; i < a.x.numel(); ++i) put(a.x, i, get(a.x, i) + get(a.delta, i));

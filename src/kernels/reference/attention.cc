@@ -10,7 +10,9 @@ Verdict supports(const AttentionArgs& a) {
   return require_cpu_floats({&a.q, &a.cache.k, &a.cache.v, &a.sinks, &a.out});
 }
 
-int64_t workspace(const AttentionArgs& a) { return a.max_context * static_cast<int64_t>(sizeof(float)); }
+int64_t workspace(const AttentionArgs& a) {
+  return a.max_context * static_cast<int64_t>(sizeof(float));
+}
 
 // Index of the first element of (position, kv head) in the cache tensors.
 int64_t cache_index(const AttentionArgs& a, int64_t b, int64_t position, int64_t head) {
@@ -36,7 +38,8 @@ void attend(const AttentionArgs& a, int64_t b, int64_t t, int64_t position, int6
   for (int64_t p = first; p <= position; ++p) sum += scores[p - first] = std::exp(scores[p - first] - largest);
   for (int64_t i = 0; i < d; ++i) {
     double out = 0;
-    for (int64_t p = first; p <= position; ++p) out += static_cast<double>(scores[p - first]) * get(a.cache.v, cache_index(a, b, p, kv_head) + i);
+    for (int64_t p = first; p <= position; ++p)
+      out += static_cast<double>(scores[p - first]) * get(a.cache.v, cache_index(a, b, p, kv_head) + i);
     put(a.out, row + i, static_cast<float>(out / sum));
   }
 }
@@ -53,7 +56,12 @@ void launch(const AttentionArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<AttentionArgs> attention_row() {
-  return {"attention_any_ref", DeviceType::kCpu, "plain loops, any float types and head sizes", supports, workspace, launch};
+  return {"attention_any_ref",
+          DeviceType::kCpu,
+          "plain loops, any float types and head sizes",
+          supports,
+          workspace,
+          launch};
 }
 
 }  // namespace tessera::reference

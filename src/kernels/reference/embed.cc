@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const EmbedArgs& a) { return require_cpu_floats({&a.table, &a.out}); }
+Verdict supports(const EmbedArgs& a) {
+  return require_cpu_floats({&a.table, &a.out});
+}
 
 void launch(const EmbedArgs& a, Stream&) {
   int64_t tokens = a.out.dim(0), n = a.out.dim(1);

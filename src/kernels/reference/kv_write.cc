@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const KvWriteArgs& a) { return require_cpu_floats({&a.k, &a.v, &a.cache.k, &a.cache.v}); }
+Verdict supports(const KvWriteArgs& a) {
+  return require_cpu_floats({&a.k, &a.v, &a.cache.k, &a.cache.v});
+}
 
 void launch(const KvWriteArgs& a, Stream&) {
   int64_t tokens = a.k.dim(0), heads = a.k.dim(1), d = a.k.dim(2), page_size = a.cache.page_size();

@@ -26,7 +26,11 @@ void launch(const LinearArgs& a, Stream&) {
 }  // namespace
 
 KernelRow<LinearArgs> linear_row() {
-  return {"linear_any_any_ref", DeviceType::kCpu, "plain loops, any float types and weight formats", supports, nullptr,
+  return {"linear_any_any_ref",
+          DeviceType::kCpu,
+          "plain loops, any float types and weight formats",
+          supports,
+          nullptr,
           launch};
 }
 

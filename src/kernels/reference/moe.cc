@@ -13,7 +13,9 @@ Verdict supports(const MoeArgs& a) {
 }
 
 // The inner values [I] of one token, and its sums [H].
-int64_t workspace(const MoeArgs& a) { return (a.down.k + a.down.n) * static_cast<int64_t>(sizeof(float)); }
+int64_t workspace(const MoeArgs& a) {
+  return (a.down.k + a.down.n) * static_cast<int64_t>(sizeof(float));
+}
 
 // Row `row` of the gate_up product of expert e with token t.
 float gate_up(const MoeArgs& a, int64_t t, int64_t e, int64_t row) {
@@ -60,7 +62,8 @@ void launch(const MoeArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<MoeArgs> moe_row() {
-  return {"moe_any_any_ref", DeviceType::kCpu, "plain loops, any float types and weight formats", supports, workspace, launch};
+  return {"moe_any_any_ref", DeviceType::kCpu, "plain loops, any float types and weight formats",
+          supports,          workspace,        launch};
 }
 
 }  // namespace tessera::reference

@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const RmsNormArgs& a) { return require_cpu_floats({&a.residual, &a.delta, &a.weight, &a.out}); }
+Verdict supports(const RmsNormArgs& a) {
+  return require_cpu_floats({&a.residual, &a.delta, &a.weight, &a.out});
+}
 
 void launch(const RmsNormArgs& a, Stream&) {
   int64_t tokens = a.residual.dim(0), n = a.residual.dim(1);

@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const RopeArgs& a) { return require_cpu_floats({&a.x, &a.cos, &a.sin}); }
+Verdict supports(const RopeArgs& a) {
+  return require_cpu_floats({&a.x, &a.cos, &a.sin});
+}
 
 void launch(const RopeArgs& a, Stream&) {
   int64_t tokens = a.x.dim(0), heads = a.x.dim(1), d = a.x.dim(2), half = d / 2;

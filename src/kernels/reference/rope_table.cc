@@ -7,7 +7,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const RopeTableArgs& a) { return require_cpu_floats({&a.inv_freq, &a.cos, &a.sin}); }
+Verdict supports(const RopeTableArgs& a) {
+  return require_cpu_floats({&a.inv_freq, &a.cos, &a.sin});
+}
 
 void launch(const RopeTableArgs& a, Stream&) {
   int64_t tokens = a.positions.dim(0), half = a.inv_freq.dim(0);
@@ -23,7 +25,11 @@ void launch(const RopeTableArgs& a, Stream&) {
 }  // namespace
 
 KernelRow<RopeTableArgs> rope_table_row() {
-  return {"rope_table_any_ref", DeviceType::kCpu, "the C library's sine and cosine, any float types", supports, nullptr,
+  return {"rope_table_any_ref",
+          DeviceType::kCpu,
+          "the C library's sine and cosine, any float types",
+          supports,
+          nullptr,
           launch};
 }
 

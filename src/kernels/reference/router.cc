@@ -43,7 +43,8 @@ void launch(const RouterArgs& a, Stream&) {
 }  // namespace
 
 KernelRow<RouterArgs> router_row() {
-  return {"router_any_ref", DeviceType::kCpu, "plain loops, any float type and number of experts", supports, nullptr, launch};
+  return {"router_any_ref", DeviceType::kCpu, "plain loops, any float type and number of experts",
+          supports,         nullptr,          launch};
 }
 
 }  // namespace tessera::reference

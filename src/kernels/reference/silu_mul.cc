@@ -6,7 +6,9 @@ namespace tessera::reference {
 
 namespace {
 
-Verdict supports(const SiluMulArgs& a) { return require_cpu_floats({&a.gate, &a.up, &a.out}); }
+Verdict supports(const SiluMulArgs& a) {
+  return require_cpu_floats({&a.gate, &a.up, &a.out});
+}
 
 void launch(const SiluMulArgs& a, Stream&) {
   for (int64_t i = 0; i < a.out.numel(); ++i) {

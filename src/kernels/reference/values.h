@@ -57,9 +57,13 @@ inline float weight_at(const Weight& w, int64_t expert, int64_t n, int64_t k) {
   return nibble & 8 ? -magnitude : magnitude;
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+inline float sigmoid(float x) {
+  return 1.0f / (1.0f + std::exp(-x));
+}
 
 // min(max(x, low), high) that lets NaN through.
-inline float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+inline float clamp(float x, float low, float high) {
+  return x < low ? low : x > high ? high : x;
+}
 
 }  // namespace tessera::reference
