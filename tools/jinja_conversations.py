@@ -59,14 +59,14 @@ def schema(rng, depth=0):
 
 def tool(rng):
     function = {"name": rng.choice(["get_weather", "search", "items", "f", "läuft"])}
-    if rng.random() < 0.95:
+    if rng.random() < 0.98:
         function["description"] = rng.choice(["Gets the weather.", "Searches\nthe web", "", "It's \"quoted\""])
     if rng.random() < 0.9:
         properties = {rng.choice(WORDS): schema(rng) for _ in range(rng.randint(0, 4))}
         function["parameters"] = {"type": "object", "properties": properties}
         if rng.random() < 0.6:
             function["parameters"]["required"] = [name for name in properties if rng.random() < 0.5]
-    if rng.random() < 0.05:
+    if rng.random() < 0.02:
         return function
     return {"type": "function", "function": function}
 
@@ -94,15 +94,17 @@ def call(rng):
 
 def assistant(rng, small):
     message = {"role": "assistant"}
-    if rng.random() < 0.85:
-        message["content"] = text(rng, small) if rng.random() < 0.95 else None
+    if rng.random() < 0.97:
+        message["content"] = text(rng, small) if rng.random() < 0.98 else None
     for field in ("thinking", "reasoning_content", "reasoning"):
         if rng.random() < 0.25:
             message[field] = text(rng, small)
     if rng.random() < 0.35:
-        message["tool_calls"] = [call(rng) for _ in range(rng.choice([1, 1, 1, 2, 0]))]
-        if rng.random() < 0.7 and "content" in message:
-            message.pop(rng.choice(["content", "thinking"]), None)
+        message["tool_calls"] = [call(rng) for _ in range(rng.choice([1] * 9 + [2] * 3 + [0]))]
+        if message.get("content") and rng.random() < 0.9:
+            message["content"] = ""
+            if rng.random() < 0.5:
+                message["content"] = message.pop("thinking", "")
     return message
 
 

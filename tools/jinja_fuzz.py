@@ -7,6 +7,8 @@ FILTERS = ["upper", "lower", "title", "capitalize", "trim", "length", "count", "
 TESTS = ["defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "true", "false", "mapping", "sequence", "iterable", "callable", "odd", "even", "lower", "upper", "divisibleby(2)", "divisibleby 3", "eq(1)", "equalto('a')", "ne 1", "gt 1", "lt(2)", "in [1, 'a']", "sameas none", "escaped", "ge(0)", "in(d)"]
 METHODS = ["upper()", "lower()", "title()", "strip()", "strip('a')", "lstrip()", "rstrip()", "split()", "split(',')", "split(' ', 1)", "rsplit(',', 1)", "splitlines()", "startswith('a')", "endswith('d')", "replace('a', 'b')", "find('o')", "index('o')", "count('o')", "join(['a', 'b'])", "join('xyz')", "format(1, 2)", "items()", "keys()", "values()", "get('a')", "get('zz', 1)", "capitalize()", "isdigit()", "isalpha()", "islower()", "zfill(5)", "center(7)", "ljust(7)", "partition(' ')", "copy()", "append(1)", "pop()", "swapcase()", "casefold()", "removeprefix('H')", "istitle()", "items() | list", "index(1)", "count(1)", "foo()", "rjust(3, '*')"]
 BINARY = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", ">", "<=", ">=", "and", "or", "in", "not in", "~", "+", "=="]
+SAFE_TESTS = ["defined", "undefined", "none", "string", "number", "mapping", "sequence", "iterable", "callable", "boolean", "true", "eq(1)", "sameas none"]
+SAFE_FILTERS = ["string", "default('q')", "d('q', true)", "upper", "lower", "trim", "escape", "safe", "title", "string | length", "replace('a', 'b')", "string | list | first", "string | reverse"]
 SPACES = ["", " ", "\n", "  ", "\n  ", "text", " x\n", "\n\n"]
 
 
@@ -43,13 +45,34 @@ def expression(rng, depth=0):
     return f"({inner}, {expression(rng, depth + 1)})"
 
 
+def safe_expression(rng, depth=0):
+    """One that nothing makes raise, so that the rest of a template is reached."""
+    kind = rng.random()
+    if depth > 2 or kind < 0.4:
+        return rng.choice(NAMES)
+    if kind < 0.5:
+        return rng.choice(LITERALS)
+    inner = safe_expression(rng, depth + 1)
+    if kind < 0.7:
+        return f"{inner} {rng.choice(['~', '==', '!=', 'and', 'or', '~'])} {safe_expression(rng, depth + 1)}"
+    if kind < 0.8:
+        return f"({inner}) is {rng.choice(['', 'not '])}{rng.choice(SAFE_TESTS)}"
+    if kind < 0.9:
+        return f"({inner}) | {rng.choice(SAFE_FILTERS)}"
+    return f"({inner} if {safe_expression(rng, depth + 1)}" + (f" else {safe_expression(rng, depth + 1)})" if rng.random() < 0.7 else ")")
+
+
+def value(rng, depth=0):
+    return expression(rng, depth) if rng.random() < 0.04 else safe_expression(rng, depth)
+
+
 def tag(rng, content):
     left, right = rng.choice(["", "", "-", "+"]), rng.choice(["", "", "-", "+"])
     return "{%" + left + " " + content + " " + right + "%}"
 
 
 def output(rng):
-    return "{{" + rng.choice(["", "", "-"]) + " " + expression(rng) + " " + rng.choice(["", "", "-"]) + "}}"
+    return "{{" + rng.choice(["", "", "-"]) + " " + value(rng) + " " + rng.choice(["", "", "-"]) + "}}"
 
 
 def body(rng, depth):
@@ -63,16 +86,18 @@ def statement(rng, depth=0):
     if kind < 0.40:
         return rng.choice(SPACES) + "{#" + rng.choice(["", "-", "+"]) + " c " + rng.choice(["", "-", "+"]) + "#}" + rng.choice(SPACES)
     if kind < 0.55:
-        text = tag(rng, "if " + expression(rng)) + body(rng, depth + 1)
+        text = tag(rng, "if " + value(rng)) + body(rng, depth + 1)
         if rng.random() < 0.3:
-            text += tag(rng, "elif " + expression(rng)) + body(rng, depth + 1)
+            text += tag(rng, "elif " + value(rng)) + body(rng, depth + 1)
         if rng.random() < 0.5:
             text += tag(rng, "else") + body(rng, depth + 1)
         return text + tag(rng, "endif")
     if kind < 0.72:
-        target = rng.choice(["x", "x", "y", "x, y"])
-        source = rng.choice(["l", "words", "users", "d.items()", "d", "s", "nested", "range(3)", expression(rng, 2)])
-        condition = " if " + expression(rng, 2) if rng.random() < 0.2 else ""
+        target = rng.choice(["x", "x", "x", "y"])
+        source = rng.choice(["l", "words", "users", "d.items()", "d", "s", "nested", "range(3)", "lines.split()", value(rng, 2)])
+        if source in ("d.items()", "lines.split()") and rng.random() < 0.5:
+            target, source = "x, y", "d.items()"
+        condition = " if " + value(rng, 2) if rng.random() < 0.2 else ""
         text = tag(rng, f"for {target} in {source}{condition}") + body(rng, depth + 1)
         if rng.random() < 0.2:
             text += tag(rng, rng.choice(["break", "continue"]))
@@ -80,11 +105,9 @@ def statement(rng, depth=0):
             text += tag(rng, "else") + body(rng, depth + 1)
         return text + tag(rng, "endfor")
     if kind < 0.84:
-        name = rng.choice(["x", "y", "ns.a", "ns", "s", "x, y"])
-        value = "namespace(a=1)" if name == "ns" else expression(rng)
-        if name == "x, y":
-            value = f"{expression(rng)}, {expression(rng)}"
-        return tag(rng, f"set {name} = {value}")
+        name = rng.choice(["x", "y", "ns.a", "ns.b", "s", "x, y"])
+        assigned = f"{value(rng)}, {value(rng)}" if name == "x, y" else value(rng)
+        return tag(rng, f"set {name} = {assigned}")
     if kind < 0.88:
         return tag(rng, "set " + rng.choice(["x", "y | upper", "y | trim"])) + body(rng, depth + 1) + tag(rng, "endset")
     if kind < 0.92:
@@ -92,16 +115,15 @@ def statement(rng, depth=0):
         signature = rng.choice(["", "x", "x, y=2", "x=1", "y, x=s"])
         return tag(rng, f"macro {name}({signature})") + body(rng, depth + 1) + tag(rng, "endmacro") + "{{ " + name + "(" + rng.choice(["", "1", "n, 2", "x=3"]) + ") }}"
     if kind < 0.94:
-        return tag(rng, "with x = " + expression(rng, 2) + ", y = x") + body(rng, depth + 1) + tag(rng, "endwith")
+        return tag(rng, "with x = " + value(rng, 2) + ", y = x") + body(rng, depth + 1) + tag(rng, "endwith")
     if kind < 0.96:
         return tag(rng, "filter " + rng.choice(["upper", "trim", "replace('a', 'b')", "indent"])) + body(rng, depth + 1) + tag(rng, "endfilter")
     if kind < 0.98:
         return tag(rng, "generation") + body(rng, depth + 1) + tag(rng, "endgeneration")
-    return tag(rng, "raw") + " {{ x }} " + tag(rng, "endraw")
+    sign = rng.choice(["", "", "-"])
+    return "{%" + sign + " raw " + sign + "%} {{ x }} {%" + sign + " endraw " + rng.choice(["", "-", "+"]) + "%}"
 
 
 def template(rng):
     text = body(rng, 0)
-    if rng.random() < 0.5:
-        text = "{% set ns = namespace(a=1) %}" + text
-    return text
+    return "{% set ns = namespace(a=1) %}" + text

@@ -19,9 +19,9 @@ namespace tessera::jinja {
 
 struct RenderOptions {
   std::optional<std::tm> now;  // what strftime_now sees (date and time fields; the rest is derived); default: the clock
-  int64_t max_steps = 50'000'000;  // expressions, items and 64-byte pieces of text handled
+  int64_t max_steps = 50'000'000;  // expressions, items, pieces of text: 20 to 100 ns each
   int64_t max_output_bytes = int64_t{64} << 20;
-  int64_t max_memory_bytes = int64_t{1} << 30;  // all values that one render makes
+  int64_t max_memory_bytes = int64_t{256} << 20;  // all values that one render makes
   int max_depth = 1500;                         // nested expressions, statements and calls
   // {key, value}: text of the variables that counts as the template's own, wherever that key is found.
   std::vector<std::pair<std::string, std::string>> trusted_values;

@@ -32,8 +32,8 @@ Value unsafe(Runtime& rt, const Value& object, std::string_view name) {
   return rt.undefined(fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, type_name(object)));
 }
 
-bool is_one_of(std::string_view name, std::initializer_list<const char*> names) {
-  return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; });
+bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 // Methods that would change a value: the immutable sandbox hides them, also where a dict has a key of that name.
@@ -158,6 +158,7 @@ bool is_private(std::string_view name) { return !name.empty() && name[0] == '_';
 
 // Every Python object has these; asking for one is refused and never falls through to an item.
 bool is_dunder(std::string_view name) {
+  if (name.substr(0, 2) != "__") return false;
   return is_one_of(name, {"__class__", "__doc__", "__init__", "__dict__", "__module__", "__eq__", "__ne__", "__hash__",
                           "__str__", "__repr__", "__format__", "__dir__", "__new__", "__reduce__", "__getattribute__",
                           "__setattr__", "__delattr__", "__subclasshook__", "__sizeof__", "__init_subclass__"});

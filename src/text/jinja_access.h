@@ -21,7 +21,7 @@ struct SliceRange {
 SliceRange clip_slice(const Value& start, const Value& stop, const Value& step, int64_t length);
 
 struct Method {
-  const char* name;
+  std::string_view name;
   NativeFunction function;
 };
 NativeFunction find_string_method(std::string_view name);  // nullptr: none of that name
@@ -32,6 +32,8 @@ NativeFunction find_list_method(std::string_view name);
 
 // Whitespace of both ends, or any of `chars`.
 enum class Ends { kBoth, kLeft, kRight };
-Text strip(const Text& text, const Text* chars, Ends ends);
+Text strip(Runtime& rt, const Text& text, const Text* chars, Ends ends);
+// Position of `wanted` in `within` from byte `begin` on, or npos. Linear time, which is charged.
+size_t search(Runtime& rt, std::string_view within, std::string_view wanted, size_t begin = 0);
 
 }  // namespace tessera::jinja

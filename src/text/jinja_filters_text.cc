@@ -67,6 +67,7 @@ Value filter_title(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("title", args, {});
   Value value = soft_string(rt, self);
   const Text& text = value.text();
+  rt.step(static_cast<int64_t>(text.size()));
   auto separates = [](uint32_t c) {
     return unicode::is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
   };
@@ -144,7 +145,7 @@ Value filter_truncate(Runtime& rt, const Value& self, const Args& args) {
 Value filter_wordcount(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("wordcount", args, {});
   Value value = soft_string(rt, self);
-  rt.step(static_cast<int64_t>(value.bytes().size() / 64));
+  rt.step(static_cast<int64_t>(value.bytes().size() / 2));
   Int words = 0;
   bool inside = false;
   for (size_t i = 0; i < value.bytes().size();) {
@@ -157,7 +158,8 @@ Value filter_wordcount(Runtime& rt, const Value& self, const Args& args) {
   return Value::integer(words);
 }
 
-void append_quoted_url(const Text& text, bool query, Builder* out) {
+void append_quoted_url(Runtime& rt, const Text& text, bool query, Builder* out) {
+  rt.step(static_cast<int64_t>(text.size()));
   for (size_t i = 0; i < text.size(); ++i) {
     char c = text.bytes()[i];
     bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
@@ -176,7 +178,7 @@ Value filter_urlencode(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("urlencode", args, {});
   Builder out(rt);
   if (self.is_string() || !is_iterable(self)) {
-    append_quoted_url(to_str(rt, self).text(), false, &out);
+    append_quoted_url(rt, to_str(rt, self).text(), false, &out);
     return out.value();
   }
   std::vector<Value> pairs;
@@ -189,9 +191,9 @@ Value filter_urlencode(Runtime& rt, const Value& self, const Args& args) {
     std::vector<Value> pair = to_vector(rt, pairs[i]);
     if (pair.size() != 2) raise("urlencode needs pairs, not {} items", pair.size());
     if (i > 0) out.append("&");
-    append_quoted_url(to_str(rt, pair[0]).text(), true, &out);
+    append_quoted_url(rt, to_str(rt, pair[0]).text(), true, &out);
     out.append("=");
-    append_quoted_url(to_str(rt, pair[1]).text(), true, &out);
+    append_quoted_url(rt, to_str(rt, pair[1]).text(), true, &out);
   }
   return out.value();
 }
@@ -241,6 +243,7 @@ Value filter_striptags(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("striptags", args, {});
   Value plain = to_str(rt, self);
   const Text& text = plain.text();
+  rt.step(static_cast<int64_t>(text.size() / 4));
   Builder kept(rt);
   size_t at = 0;
   for (size_t open = text.bytes().find('<'); open != std::string::npos; open = text.bytes().find('<', at)) {

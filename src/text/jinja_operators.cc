@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "text/jinja_access.h"
 #include "text/jinja_format.h"
 #include "text/jinja_print.h"
 #include "text/jinja_unicode.h"
@@ -273,8 +274,7 @@ bool contains(Runtime& rt, const Value& container, const Value& item) {
   switch (container.kind()) {
     case Kind::kString:
       if (!item.is_string()) raise("'in <string>' requires string as left operand, not {}", type_name(item));
-      rt.step(static_cast<int64_t>(container.bytes().size() / 64));
-      return container.bytes().find(item.bytes()) != std::string_view::npos;
+      return search(rt, container.bytes(), item.bytes()) != std::string_view::npos;
     case Kind::kDict:
       return container.dict().find(rt, item) != nullptr;
     case Kind::kDictView: {
@@ -421,6 +421,7 @@ Value escape_html(Runtime& rt, const Value& value) {
   Builder plain(rt);
   append_str(rt, value, &plain);
   const Text& text = plain.text();
+  rt.step(static_cast<int64_t>(text.size() / 8));
   Builder out(rt);
   size_t copied = 0;
   for (size_t i = 0; i < text.size(); ++i) {

@@ -69,6 +69,7 @@ Value is_escaped(Runtime&, const Value& self, const Args& args) {
 bool has_case(Runtime& rt, const Value& value, bool (*wanted)(uint32_t), bool (*other)(uint32_t)) {
   Builder text(rt);
   append_str(rt, value, &text);
+  rt.step(static_cast<int64_t>(text.text().size() / 2));
   bool any = false;
   for (size_t i = 0; i < text.text().size();) {
     uint32_t c = 0;

@@ -57,8 +57,9 @@ std::string format_code_point(uint32_t c) {
 
 namespace {
 
-void append_quoted(const Text& text, bool ascii_only, Builder* out) {
+void append_quoted(Runtime& rt, const Text& text, bool ascii_only, Builder* out) {
   const std::string& bytes = text.bytes();
+  rt.step(static_cast<int64_t>(bytes.size() / 4));
   char quote = bytes.find('\'') != std::string::npos && bytes.find('"') == std::string::npos ? '"' : '\'';
   out->append(std::string_view(&quote, 1));
   size_t copied = 0;
@@ -98,7 +99,7 @@ class Reprs {
     switch (value.kind()) {
       case Kind::kString:
         if (value.is_markup()) out_.append("Markup(");
-        append_quoted(value.text(), ascii_only_, &out_);
+        append_quoted(rt_, value.text(), ascii_only_, &out_);
         if (value.is_markup()) out_.append(")");
         return;
       case Kind::kList:
@@ -215,6 +216,7 @@ class JsonWriter {
   void string(const Text& text) {
     out_.append("\"");
     const std::string& bytes = text.bytes();
+    rt_.step(static_cast<int64_t>(bytes.size() / 16));
     size_t copied = 0;
     for (size_t i = 0; i < bytes.size();) {
       uint32_t c = static_cast<uint8_t>(bytes[i]);

@@ -123,7 +123,7 @@ bool Iteration::next(Value* item) {
       if (at_ >= text.size()) return false;
       uint32_t c = 0;
       size_t size = unicode::decode(text.bytes(), at_, &c);
-      *item = rt_.string(text.slice(at_, at_ + size), value_.is_markup());
+      *item = rt_.string(text.slice(at_, at_ + size));  // of Markup too: plain
       at_ += size;
       return true;
     }

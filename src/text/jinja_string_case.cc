@@ -12,7 +12,7 @@ template <class F>
 Value map_characters(Runtime& rt, const char* name, const Value& self, const Args& args, F map) {
   Bound bound(name, args, {});
   const Text& text = self.text();
-  rt.step(static_cast<int64_t>(text.size() / 8));
+  rt.step(static_cast<int64_t>(text.size()));
   Builder out(rt);
   std::string mapped;
   for (size_t i = 0; i < text.size();) {
@@ -70,7 +70,7 @@ Value str_title(Runtime& rt, const Value& self, const Args& args) {
 template <bool (*kTest)(uint32_t), bool kEmpty = false>
 Value all_characters(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("is...", args, {});
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
+  rt.step(static_cast<int64_t>(self.bytes().size() / 2));
   for (size_t i = 0; i < self.bytes().size();) {
     uint32_t c = 0;
     i += unicode::decode(self.bytes(), i, &c);
@@ -84,7 +84,7 @@ bool is_ascii(uint32_t c) { return c < 0x80; }
 template <bool (*kWanted)(uint32_t), bool (*kOther)(uint32_t)>
 Value all_cased(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("is...", args, {});
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
+  rt.step(static_cast<int64_t>(self.bytes().size() / 2));
   bool any = false;
   for (size_t i = 0; i < self.bytes().size();) {
     uint32_t c = 0;
@@ -97,7 +97,7 @@ Value all_cased(Runtime& rt, const Value& self, const Args& args) {
 
 Value str_istitle(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("istitle", args, {});
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
+  rt.step(static_cast<int64_t>(self.bytes().size() / 2));
   bool any = false;
   bool inside = false;
   for (size_t i = 0; i < self.bytes().size();) {
@@ -112,8 +112,9 @@ Value str_istitle(Runtime& rt, const Value& self, const Args& args) {
   return Value::boolean(any);
 }
 
-Value str_isidentifier(Runtime&, const Value& self, const Args& args) {
+Value str_isidentifier(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("isidentifier", args, {});
+  rt.step(static_cast<int64_t>(self.bytes().size() / 2));
   for (size_t i = 0; i < self.bytes().size();) {
     uint32_t c = 0;
     size_t size = unicode::decode(self.bytes(), i, &c);

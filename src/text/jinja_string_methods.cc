@@ -1,5 +1,6 @@
 // Methods of str that take text apart and put it together; those on single characters are in jinja_string_case.cc.
 #include <algorithm>
+#include <cstring>
 
 #include "text/jinja_access.h"
 #include "text/jinja_format.h"
@@ -45,13 +46,21 @@ Window window(Runtime& rt, const Value& self, const Value& start, const Value& s
   return {unicode::offset(bytes, first), unicode::offset(bytes, last)};
 }
 
+// The last `wanted` that ends at byte `end` or before, or npos. Quadratic at worst, and charged so.
+size_t search_back(Runtime& rt, std::string_view within, std::string_view wanted, size_t end) {
+  if (wanted.size() > end) return std::string_view::npos;
+  size_t at = within.rfind(wanted, end - wanted.size());
+  auto seen = static_cast<int64_t>(at == std::string_view::npos ? end : end - at);
+  rt.step(seen / 8 + seen / 64 * static_cast<int64_t>(wanted.size() / 8) + 1);
+  return at;
+}
+
 int64_t find(Runtime& rt, const Value& self, const Bound& bound, bool from_right) {
   const Text& wanted = need_text(bound[0], "substring");
   Window at = window(rt, self, bound[1], bound[2]);
   if (at.begin > at.end) return -1;
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
   std::string_view within = self.bytes().substr(at.begin, at.end - at.begin);
-  size_t found = from_right ? within.rfind(wanted.bytes()) : within.find(wanted.bytes());
+  size_t found = from_right ? search_back(rt, within, wanted.bytes(), within.size()) : search(rt, within, wanted.bytes());
   if (found == std::string_view::npos) return -1;
   return unicode::length(self.bytes().substr(0, at.begin + found));
 }
@@ -85,11 +94,10 @@ Value str_count(Runtime& rt, const Value& self, const Args& args) {
   const std::string& wanted = need_text(bound[0], "substring").bytes();
   Window at = window(rt, self, bound[1], bound[2]);
   if (at.begin > at.end) return Value::integer(0);
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
   std::string_view within = self.bytes().substr(at.begin, at.end - at.begin);
   if (wanted.empty()) return Value::integer(unicode::length(within) + 1);
   Int count = 0;
-  for (size_t i = within.find(wanted); i != std::string_view::npos; i = within.find(wanted, i + wanted.size())) ++count;
+  for (size_t i = search(rt, within, wanted); i != std::string_view::npos; i = search(rt, within, wanted, i + wanted.size())) ++count;
   return Value::integer(count);
 }
 
@@ -134,8 +142,7 @@ Value str_removesuffix(Runtime& rt, const Value& self, const Args& args) {
 Value strip_ends(Runtime& rt, const char* name, const Value& self, const Args& args, Ends ends) {
   Bound bound(name, args, {"chars"}, 0, kPositional);
   bool whitespace = !bound.has(0) || bound[0].is_none();
-  rt.step(static_cast<int64_t>(self.bytes().size() / 64));
-  Text stripped = strip(self.text(), whitespace ? nullptr : &need_text(bound[0], "strip arg"), ends);
+  Text stripped = strip(rt, self.text(), whitespace ? nullptr : &need_text(bound[0], "strip arg"), ends);
   return rt.string(std::move(stripped), self.is_markup());
 }
 
@@ -147,10 +154,12 @@ Value str_rstrip(Runtime& rt, const Value& self, const Args& args) { return stri
 
 using Cuts = std::vector<std::pair<size_t, size_t>>;  // the pieces, as bytes [first, second)
 
-Cuts split_at(std::string_view text, std::string_view separator, int64_t limit) {
+Cuts split_at(Runtime& rt, std::string_view text, std::string_view separator, int64_t limit) {
   Cuts cuts;
   size_t begin = 0;
-  for (size_t at = text.find(separator); at != std::string_view::npos && limit != 0; at = text.find(separator, begin)) {
+  while (limit != 0) {
+    size_t at = search(rt, text, separator, begin);
+    if (at == std::string_view::npos) break;
     cuts.emplace_back(begin, at);
     begin = at + separator.size();
     if (limit > 0) --limit;
@@ -159,11 +168,11 @@ Cuts split_at(std::string_view text, std::string_view separator, int64_t limit) 
   return cuts;
 }
 
-Cuts split_at_right(std::string_view text, std::string_view separator, int64_t limit) {
+Cuts split_at_right(Runtime& rt, std::string_view text, std::string_view separator, int64_t limit) {
   Cuts cuts;
   size_t end = text.size();
   while (limit != 0 && end >= separator.size()) {
-    size_t at = text.rfind(separator, end - separator.size());
+    size_t at = search_back(rt, text, separator, end);
     if (at == std::string_view::npos) break;
     cuts.emplace_back(at + separator.size(), end);
     end = at;
@@ -229,14 +238,14 @@ Cuts split_words_right(std::string_view text, int64_t limit) {
 Value split(Runtime& rt, const char* name, const Value& self, const Args& args, bool from_right) {
   Bound bound(name, args, {"sep", "maxsplit"});
   int64_t limit = bound.has(1) ? need_size(bound[1], "maxsplit") : -1;
-  rt.step(static_cast<int64_t>(self.bytes().size() / 16));
   Cuts cuts;
   if (!bound.has(0) || bound[0].is_none()) {
+    rt.step(static_cast<int64_t>(self.bytes().size() / 4));
     cuts = from_right ? split_words_right(self.bytes(), limit) : split_words(self.bytes(), limit);
   } else {
     const std::string& separator = need_text(bound[0], "separator").bytes();
     if (separator.empty()) raise("empty separator");
-    cuts = from_right ? split_at_right(self.bytes(), separator, limit) : split_at(self.bytes(), separator, limit);
+    cuts = from_right ? split_at_right(rt, self.bytes(), separator, limit) : split_at(rt, self.bytes(), separator, limit);
   }
   std::vector<Value> parts;
   for (const auto& [begin, end] : cuts) parts.push_back(part(rt, self, begin, end));
@@ -250,6 +259,7 @@ Value str_splitlines(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("splitlines", args, {"keepends"});
   bool keep = bound.has(0) && truthy(rt, bound[0]);
   std::string_view bytes = self.bytes();
+  rt.step(static_cast<int64_t>(bytes.size() / 4));
   std::vector<Value> lines;
   uint32_t c = 0;
   size_t begin = 0;
@@ -273,7 +283,7 @@ Value partition(Runtime& rt, const char* name, const Value& self, const Args& ar
   const std::string& separator = need_text(bound[0], "separator").bytes();
   if (separator.empty()) raise("empty separator");
   size_t size = self.bytes().size();
-  size_t at = from_right ? self.bytes().rfind(separator) : self.bytes().find(separator);
+  size_t at = from_right ? search_back(rt, self.bytes(), separator, size) : search(rt, self.bytes(), separator);
   Value nothing = rt.string(Text(), self.is_markup());
   if (at == std::string_view::npos) return from_right ? rt.tuple({nothing, nothing, self}) : rt.tuple({self, nothing, nothing});
   return rt.tuple({part(rt, self, 0, at), part(rt, self, at, at + separator.size()), part(rt, self, at + separator.size(), size)});
@@ -308,6 +318,7 @@ Value str_replace(Runtime& rt, const Value& self, const Args& args) {
   size_t copied = 0;
   if (old.empty()) {
     for (size_t at = 0; at <= text.size() && limit != 0; --limit) {
+      rt.step();
       out.append(text, copied, at);
       out.append(with.text());
       copied = at;
@@ -315,9 +326,9 @@ Value str_replace(Runtime& rt, const Value& self, const Args& args) {
       at += at < text.size() ? unicode::decode(text.bytes(), at, &c) : 1;
     }
   } else {
-    rt.step(static_cast<int64_t>(text.size() / 16));
-    for (size_t at = text.bytes().find(old); at != std::string::npos && limit != 0; at = text.bytes().find(old, copied)) {
-      rt.step();
+    while (limit != 0) {
+      size_t at = search(rt, text.bytes(), old, copied);
+      if (at == std::string::npos) break;
       out.append(text, copied, at);
       out.append(with.text());
       copied = at + old.size();
@@ -361,6 +372,7 @@ Value str_expandtabs(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("expandtabs", args, {"tabsize"});
   Int size = bound.has(0) ? need_integer(bound[0], "tabsize") : 8;
   const Text& text = self.text();
+  rt.step(static_cast<int64_t>(text.size()));
   Builder out(rt);
   Int column = 0;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -419,8 +431,19 @@ constexpr Method kMethods[] = {
 
 }  // namespace
 
-Text strip(const Text& text, const Text* chars, Ends ends) {
+size_t search(Runtime& rt, std::string_view within, std::string_view wanted, size_t begin) {
+  if (begin > within.size()) return std::string_view::npos;
+  // memmem, unlike std::string_view::find, takes linear time also on "aaa...ab".
+  const char* from = within.data() + begin;
+  const void* found = wanted.empty() ? from : memmem(from, within.size() - begin, wanted.data(), wanted.size());
+  size_t at = found == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(found) - within.data());
+  rt.step(static_cast<int64_t>((std::min(at, within.size()) - begin + wanted.size()) / 4 + 1));
+  return at;
+}
+
+Text strip(Runtime& rt, const Text& text, const Text* chars, Ends ends) {
   auto drops = [&](uint32_t c) {
+    rt.step(1 + (chars == nullptr ? 0 : static_cast<int64_t>(chars->size() / 8)));
     if (chars == nullptr) return unicode::is_space(c);
     uint32_t other = 0;
     for (size_t i = 0; i < chars->size();) {
