@@ -7,6 +7,7 @@ namespace tessera::cli {
 
 int cmd_version(Invocation& call) {
   CLI::App app{"Prints the version of tessera and what it was built with.", "tessera version"};
+  app.footer("\nexample:\n  tessera version --json");
   if (!parse(app, call)) return 0;
   if (call.json) {
     call.out.json({{"version", TESSERA_VERSION}, {"compiler", __VERSION__}});

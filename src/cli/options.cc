@@ -128,9 +128,11 @@ void add_sampling_options(CLI::App& app, SamplingOptions& options) {
   add("--top-p", options.top_p, "keep the likeliest tokens that hold this share of the probability, in (0, 1]");
   add("--min-p", options.min_p, "drop tokens under this share of the likeliest one's probability, in [0, 1]");
   add("--repetition-penalty", options.repetition_penalty, "over 1: make tokens of prompt and answer less likely");
-  add("--frequency-penalty", options.frequency_penalty, "subtracted for each time a token was generated, in [-2, 2]");
-  add("--presence-penalty", options.presence_penalty, "subtracted once a token was generated, in [-2, 2]");
-  add("--seed", options.seed, "the same seed gives the same text");
+  add("--frequency-penalty", options.frequency_penalty, "subtracted for each time a token was generated");
+  add("--presence-penalty", options.presence_penalty, "subtracted once a token was generated");
+  add("--seed", options.seed, "the same seed gives the same text")->check([](const std::string& text) {
+    return text.starts_with('-') ? "expected a whole number from 0 on" : "";  // CLI11 would wrap it around
+  });
   add("--max-tokens", options.max_tokens, "tokens to generate at most; 0: until the context is full");
   add("--stop", options.stop, "text that ends the answer and is not part of it; may be repeated")
       ->allow_extra_args(false);
