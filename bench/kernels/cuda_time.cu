@@ -268,7 +268,9 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
       cache.push_back({step.normal(act, {t * per_sequence, 8, page, 64}, 1.0f), step.normal(act, {t * per_sequence, 8, page, 64}, 1.0f)});
     Tensor residual = step.raw(act, {t, kHidden}), delta = step.raw(act, {t, kHidden}), x = step.raw(act, {t, kHidden});
     Tensor q = step.raw(act, {t, 64, 64}), k = step.raw(act, {t, 8, 64}), v = step.raw(act, {t, 8, 64}), mixed = step.raw(act, {t, 64, 64});
-    Tensor cos = step.raw(act, {t, 32}), sin = step.raw(act, {t, 32}), freq = step.normal(DType::kF32, {32}, 0.01f);
+    Tensor cos = step.raw(act, {t, 32}), sin = step.raw(act, {t, 32});
+    std::vector<float> frequencies(32, 0.01f);
+    const Tensor freq{frequencies.data(), {32}, DType::kF32, Device{}};
     Tensor logits = step.raw(act, {t, experts}), index = step.raw(DType::kI32, {t, 4}), weight = step.raw(DType::kF32, {t, 4});
     Tensor vocabulary = step.raw(DType::kF32, {t, kVocab});
     // The router runs, but the experts follow uniform routes: a random model sends similar tokens to few experts.
