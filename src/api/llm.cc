@@ -29,7 +29,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   WeightPlan plan;
   model->declare(plan);
   rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
-  if (context->device().type == DeviceType::kCuda) device_weights = place_weights(plan, *context);
+  if (context->device().type == DeviceType::kCuda) device_weights = place_weights(plan, dtype, *context);
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);

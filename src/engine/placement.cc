@@ -6,12 +6,12 @@
 
 namespace tessera {
 
-Arena place_weights(const WeightPlan& plan, DeviceContext& context) {
+Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context) {
   int64_t bytes = 0, temporary_bytes = 0;
   for (const WeightRow& row : plan.rows()) {
     if (row.tensor) bytes += row.tensor->bytes() + 256;
     if (row.kind == RowKind::kAlias || !row.weight) continue;
-    ArrangeSizes sizes = cuda_arrange_sizes(*row.weight);
+    ArrangeSizes sizes = cuda_arrange_sizes(*row.weight, activations);
     bytes += sizes.bytes;
     temporary_bytes = std::max(temporary_bytes, sizes.temporary_bytes);
   }
@@ -24,7 +24,7 @@ Arena place_weights(const WeightPlan& plan, DeviceContext& context) {
       context.to_device(on_device.data, row.tensor->data, row.tensor->bytes());
       *row.tensor = on_device;
     } else if (row.kind != RowKind::kAlias) {
-      *row.weight = cuda_arrange(*row.weight, context, arena, staging);
+      *row.weight = cuda_arrange(*row.weight, activations, context, arena, staging);
     }
   }
   for (const WeightRow& row : plan.rows()) {

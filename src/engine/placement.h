@@ -9,6 +9,6 @@ namespace tessera {
 
 // Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
 // again. Throws kOutOfMemory before anything was moved.
-Arena place_weights(const WeightPlan& plan, DeviceContext& context);
+Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context);
 
 }  // namespace tessera

@@ -14,8 +14,8 @@ bool has_small_scales(const Weight& w) {
   return std::all_of(scales, scales + w.scales.numel(), [](uint8_t e) { return e <= cuda::kAtomMaxScale; });
 }
 
-bool becomes_atoms(const Weight& w) {
-  return w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) && has_small_scales(w);
+bool becomes_atoms(const Weight& w, DType activations) {
+  return activations == DType::kBF16 && w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) && has_small_scales(w);
 }
 
 Tensor copy(const Tensor& host, DeviceContext& context, void* to) {
@@ -28,14 +28,14 @@ Tensor copy(const Tensor& host, DeviceContext& context, void* to) {
 
 }  // namespace
 
-ArrangeSizes cuda_arrange_sizes(const Weight& host) {
-  if (!becomes_atoms(host)) return {.bytes = host.bytes() + 512};  // each tensor is aligned to 256
+ArrangeSizes cuda_arrange_sizes(const Weight& host, DType activations) {
+  if (!becomes_atoms(host, activations)) return {.bytes = host.bytes() + 512};  // each tensor is aligned to 256
   return {.bytes = cuda::atoms_bytes(host.experts, host.n, host.k) + 256, .temporary_bytes = host.bytes() + 1024};
 }
 
-Weight cuda_arrange(const Weight& host, DeviceContext& context, Arena& arena, void* temporary) {
+Weight cuda_arrange(const Weight& host, DType activations, DeviceContext& context, Arena& arena, void* temporary) {
   Weight out = host;
-  if (!becomes_atoms(host)) {
+  if (!becomes_atoms(host, activations)) {
     out.values = copy(host.values, context, arena.allocate(host.values.bytes()));
     if (host.scales.defined()) out.scales = copy(host.scales, context, arena.allocate(host.scales.bytes()));
     return out;
