@@ -56,6 +56,7 @@ std::string bytes(const Json& value) {
 
 std::string count(const Json& value) {
   auto n = value.get<double>();
+  if (n < 1e6) return fmt::format("{:.1f} K", n / 1e3);
   return n < 1e9 ? fmt::format("{:.1f} M", n / 1e6) : fmt::format("{:.2f} B", n / 1e9);
 }
 
