@@ -230,6 +230,63 @@ TEST(TokenizerJson, UnknownTokenMustExistWhenNeeded) {
   }
 }
 
+TEST(TokenizerJson, UnknownCharacters) {
+  Json file = small_file();
+  file["model"]["unk_token"] = "c";
+  auto encode = [&](std::string_view text) { return Tokenizer::from_json(file.dump(), "test.json").encode(text); };
+  EXPECT_EQ(encode("axybz"), (std::vector<int32_t>{0, 3, 3, 1, 3})) << "one for each";
+  file["model"]["fuse_unk"] = true;
+  EXPECT_EQ(encode("axybz"), (std::vector<int32_t>{0, 3, 1, 3})) << "one for each run";
+  // A character whose bytes have tokens does not end a run of unknown ones, and comes before it: as Hugging Face has it.
+  file["model"]["byte_fallback"] = true;
+  file["model"]["vocab"]["<0x79>"] = 4;
+  file["added_tokens"] = Json::array();
+  EXPECT_EQ(encode("axyxb"), (std::vector<int32_t>{0, 4, 3, 1}));
+}
+
+// Texts are cut before SentencePiece's marks only where no merge reaches over one.
+TEST(TokenizerJson, MergesOverMarks) {
+  Json file = small_file();
+  file["added_tokens"] = Json::array();
+  file["model"]["vocab"] = {{"a", 0}, {"b", 1}, {"▁", 2}, {"▁b", 3}, {"▁▁", 4}, {"▁▁▁b", 5}, {"a▁", 6}};
+  file["model"]["merges"] = Json::parse(R"([["▁", "▁"], ["▁", "b"], ["▁▁", "▁b"]])");
+  auto encode = [&](std::string_view text) { return Tokenizer::from_json(file.dump(), "test.json").encode(text); };
+  EXPECT_EQ(encode("a▁b▁▁▁b"), (std::vector<int32_t>{0, 3, 5}));
+  file["model"]["merges"].insert(file["model"]["merges"].begin(), Json::parse(R"(["a", "▁"])"));
+  EXPECT_EQ(encode("a▁b▁▁▁b"), (std::vector<int32_t>{6, 1, 5}));
+}
+
+TEST(TokenizerJson, FlagsOfAddedTokens) {
+  auto encode = [](Json flags, std::string_view text, const char* content = "<s>") {
+    Json file = small_file();
+    file["model"]["vocab"][" "] = 4;
+    file["added_tokens"] = Json::array({{{"id", 5}, {"content", content}}});
+    file["added_tokens"][0].update(flags);
+    return Tokenizer::from_json(file.dump(), "test.json").encode(text);
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(encode(Json::object(), "a <s> b"), (Ids{0, 4, 5, 4, 1}));
+  EXPECT_EQ(encode({{"lstrip", true}}, "a  <s> <s> b"), (Ids{0, 5, 5, 4, 1}));
+  EXPECT_EQ(encode({{"rstrip", true}}, "a <s>  <s> b"), (Ids{0, 4, 5, 5, 1}));
+  EXPECT_EQ(encode({{"single_word", true}}, "bb abb bba bb", "bb"), (Ids{5, 4, 2, 1, 4, 1, 1, 0, 4, 5}));
+  EXPECT_EQ(encode({{"single_word", true}}, "<s> a<s> <s>\u0301", "<s>"), (Ids{5, 4, 0, 4}));
+  EXPECT_EQ(encode({{"special", true}}, "a<s>"), (Ids{0, 5}));
+  // White space as a token, in a run that the first one strips: read again and again, in no quadratic time.
+  EXPECT_EQ(encode({{"rstrip", true}}, std::string(100000, ' '), " ").size(), 100000u);
+}
+
+TEST(TokenizerJson, NormalizedAddedTokens) {
+  Json file = small_file();
+  file["normalizer"] = {{"type", "NFKC"}};
+  file["added_tokens"] = Json::array({{{"id", 4}, {"content", "\uFB01"}, {"normalized", true}, {"special", true}},
+                                      {{"id", 5}, {"content", "\uFB02"}, {"normalized", false}, {"special", true}}});
+  Tokenizer tokenizer = Tokenizer::from_json(file.dump(), "test.json");
+  EXPECT_EQ(tokenizer.encode("fi\uFB01"), (std::vector<int32_t>{4, 4})) << "searched in the normalized text";
+  EXPECT_EQ(tokenizer.encode("fl\uFB02"), (std::vector<int32_t>{5})) << "searched in the text itself";
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{4, 5}), "fi\uFB02");
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{4, 5}, true), "fi") << "skipped by string, as Hugging Face does";
+}
+
 // A pattern that would backtrack for ever ends with an error, soon, and the tokenizer works on.
 TEST(TokenizerJson, PatternThatNeedsTooManySteps) {
   for (const char* pattern : {"(?:a+)+$c", "(?:a|aa)+$c", "(?:a*)*\\nc", "a*a*a*a*a*a*\\nc"}) {
