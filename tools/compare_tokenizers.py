@@ -3,14 +3,16 @@
     compare_tokenizers.py [--driver build/release/tokenize_batch] [--strings 100000] [--seed 1] [--synthetic FOLDER]
                           [--unicode] [--speed TEXT] [--vectors] [TOKENIZER.json ...]
 
-Encodes random and natural strings with both (special tokens parsed, as text, and post-processed), decodes the ids and random
-ids (with and without special tokens, and as a stream) and prints every difference. --synthetic also makes and compares one
-small file of each kind (synthetic_tokenizers.py). Strings leave out code points that Python's unicodedata (3.11: Unicode 14, as
-PCRE2 10.42) does not know or normalizes otherwise than the wheel, whose tables are older. --unicode tries every code point,
-prints those that differ, and leaves out only these; one that is not among the former is unexpected. --speed times loading and single-thread encoding of a text
-cut into documents of 4,000 characters. --vectors compares nothing: beside each TOKENIZER.json it writes what the wheel makes
-of 40 strings, for unit tests. Exit 0 without unexpected differences, 1 with, 2 for wrong usage.
+Encodes random and natural strings with both (special tokens parsed, as text, and post-processed), decodes the ids and
+random ids (with and without special tokens, and as a stream) and prints every difference. --synthetic also makes and
+compares one small file of each kind (synthetic_tokenizers.py). Strings leave out code points that Python's
+unicodedata (3.11: Unicode 14, as PCRE2 10.42) does not know or normalizes otherwise than the wheel, whose tables are
+older. --unicode tries every code point, prints those that differ, and leaves out only these; one that is not among
+the former is unexpected. --speed times loading and single-thread encoding of a text cut into documents of 4,000
+characters. --vectors compares nothing: beside each TOKENIZER.json it writes what the wheel makes of 40 strings, for
+unit tests. Exit 0 without unexpected differences, 1 with, 2 for wrong usage.
 """
+
 import argparse
 import json
 import os
@@ -32,12 +34,49 @@ from tokenizers import Tokenizer, normalizers  # noqa: E402  (after the environm
 import synthetic_tokenizers  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = [(0x20, 0x7E, 30), (0xA0, 0x24F, 10), (0x250, 0x36F, 3), (0x370, 0x52F, 6), (0x590, 0x6FF, 6), (0x900, 0xDFF, 6),
-           (0xE00, 0xFFF, 3), (0x1100, 0x11FF, 3), (0x1E00, 0x20CF, 6), (0x2100, 0x2BFF, 4), (0x3040, 0x30FF, 5),
-           (0x4E00, 0x9FFF, 8), (0xAC00, 0xD7A3, 4), (0xE000, 0xF8FF, 1), (0xF900, 0xFFFD, 3), (0x10000, 0x1FFFF, 4),
-           (0x1F300, 0x1FAFF, 6), (0x20000, 0x2FFFF, 2), (0xE0000, 0x10FFFF, 2)]
-SPACES = [" "] * 12 + ["\n"] * 5 + ["\t", "\r", "\r\n", "\v", "\f", "\x85", "\xa0", "\u1680", "\u180e", "\u2003", "\u2028",
-                                    "\u2029", "\u202f", "\u3000", "\u200b", "\ufeff"]
+SCRIPTS = [
+    (0x20, 0x7E, 30),
+    (0xA0, 0x24F, 10),
+    (0x250, 0x36F, 3),
+    (0x370, 0x52F, 6),
+    (0x590, 0x6FF, 6),
+    (0x900, 0xDFF, 6),
+    (0xE00, 0xFFF, 3),
+    (0x1100, 0x11FF, 3),
+    (0x1E00, 0x20CF, 6),
+    (0x2100, 0x2BFF, 4),
+    (0x3040, 0x30FF, 5),
+    (0x4E00, 0x9FFF, 8),
+    (0xAC00, 0xD7A3, 4),
+    (0xE000, 0xF8FF, 1),
+    (0xF900, 0xFFFD, 3),
+    (0x10000, 0x1FFFF, 4),
+    (0x1F300, 0x1FAFF, 6),
+    (0x20000, 0x2FFFF, 2),
+    (0xE0000, 0x10FFFF, 2),
+]
+SPACES = (
+    [" "] * 12
+    + ["\n"] * 5
+    + [
+        "\t",
+        "\r",
+        "\r\n",
+        "\v",
+        "\f",
+        "\x85",
+        "\xa0",
+        "\u1680",
+        "\u180e",
+        "\u2003",
+        "\u2028",
+        "\u2029",
+        "\u202f",
+        "\u3000",
+        "\u200b",
+        "\ufeff",
+    ]
+)
 EMOJI = ["😀", "👍🏽", "👩‍👩‍👧‍👦", "🇩🇪", "🏳️‍🌈", "1️⃣", "❤️", "🧑🏿‍🚀", "🫠"]
 SUFFIXES = ["s", "t", "re", "ve", "m", "ll", "d", "\u017f", "st", "x", ""]
 MARKS = "\u0300\u0301\u0308\u0327\u0323\u0345\u093c\u1161\u11a8\u3099\u20dd\u0f71\u0f72"
@@ -60,7 +99,7 @@ class Driver:
         answers, at = [], 0
         while at < len(data):
             (length,) = struct.unpack_from("<I", data, at)
-            answers.append(data[at + 4:at + 4 + length])
+            answers.append(data[at + 4 : at + 4 + length])
             at += 4 + length
         return answers
 
@@ -89,10 +128,35 @@ class Strings:
     def __init__(self, seed, specials, avoid):
         self.random = random.Random(seed)
         self.natural = natural_texts()
-        self.specials = specials + ["<|", "|>", "<|im_", "</s", "<0x0A>", "<0xFF>", "▁", "▁▁", "Ġ", "ĠĠ", "Ċ", "<|endoftext"]
+        self.specials = specials + [
+            "<|",
+            "|>",
+            "<|im_",
+            "</s",
+            "<0x0A>",
+            "<0xFF>",
+            "▁",
+            "▁▁",
+            "Ġ",
+            "ĠĠ",
+            "Ċ",
+            "<|endoftext",
+        ]
         self.avoid = avoid
-        self.kinds = [self.slice, self.slice, self.unicode, self.script, self.spaces, self.words, self.digits, self.code,
-                      self.special, self.run, self.marks, self.mix]
+        self.kinds = [
+            self.slice,
+            self.slice,
+            self.unicode,
+            self.script,
+            self.spaces,
+            self.words,
+            self.digits,
+            self.code,
+            self.special,
+            self.run,
+            self.marks,
+            self.mix,
+        ]
 
     def character(self):
         r = self.random
@@ -105,7 +169,7 @@ class Strings:
     def slice(self):
         text = self.random.choice(self.natural)
         begin = self.random.randrange(len(text))
-        return text[begin:begin + self.random.choice([5, 20, 80, 300])]
+        return text[begin : begin + self.random.choice([5, 20, 80, 300])]
 
     def unicode(self):
         return "".join(self.character() for _ in range(self.random.randint(1, 30)))
@@ -117,7 +181,10 @@ class Strings:
 
     def spaces(self):
         r = self.random
-        parts = [r.choice(SPACES) * r.choice([1, 1, 1, 2, 3, 7]) if r.random() < 0.7 else r.choice("aZ1.é中'/") for _ in range(12)]
+        parts = [
+            r.choice(SPACES) * r.choice([1, 1, 1, 2, 3, 7]) if r.random() < 0.7 else r.choice("aZ1.é中'/")
+            for _ in range(12)
+        ]
         return "".join(parts)
 
     def words(self):
@@ -125,33 +192,88 @@ class Strings:
         word = "".join(r.choice("abcdefgßéΩж中Ʉǅ") for _ in range(r.randint(0, 6)))
         word = r.choice([word, word.upper(), word.title()])
         suffix = r.choice(SUFFIXES)
-        return r.choice(["", " ", "\n"]) + word + r.choice("'’`") + r.choice([suffix, suffix.upper()]) + r.choice(["", " x", "s"])
+        return (
+            r.choice(["", " ", "\n"])
+            + word
+            + r.choice("'’`")
+            + r.choice([suffix, suffix.upper()])
+            + r.choice(["", " x", "s"])
+        )
 
     def digits(self):
         return "".join(self.random.choice("0123456789٣४๑²½Ⅷ①,. -") for _ in range(self.random.randint(1, 20)))
 
     def code(self):
         r = self.random
-        parts = ["{", "}", "();", "->", "::", "//", "/*", "\n    ", "\n\t", "==", "_x", "camelCase", "HTTPServer", "0xFF", "\"", "/"]
+        parts = [
+            "{",
+            "}",
+            "();",
+            "->",
+            "::",
+            "//",
+            "/*",
+            "\n    ",
+            "\n\t",
+            "==",
+            "_x",
+            "camelCase",
+            "HTTPServer",
+            "0xFF",
+            '"',
+            "/",
+        ]
         return "".join(r.choice(parts) for _ in range(r.randint(1, 25)))
 
     def special(self):
         r = self.random
-        parts = [r.choice(self.specials) if r.random() < 0.6 else r.choice([" ", "  ", "\n", "a", "word", "wordy", "é", self.slice()[:9]])
-                 for _ in range(r.randint(1, 7))]
+        parts = [
+            (
+                r.choice(self.specials)
+                if r.random() < 0.6
+                else r.choice([" ", "  ", "\n", "a", "word", "wordy", "é", self.slice()[:9]])
+            )
+            for _ in range(r.randint(1, 7))
+        ]
         return "".join(parts)
 
     def run(self):
         r = self.random
-        text = r.choice(["a", "A", "aB", " ", "\n", " \n", "é", "中", "1", "!", "😀", "▁", "\u0301", self.character(), self.slice()[:4]])
-        return r.choice(["", "x", " "]) + text * r.choice([10, 50, 70, 200, 600] + [3000] * (r.random() < 0.1)) + r.choice(["", "x"])
+        text = r.choice(
+            [
+                "a",
+                "A",
+                "aB",
+                " ",
+                "\n",
+                " \n",
+                "é",
+                "中",
+                "1",
+                "!",
+                "😀",
+                "▁",
+                "\u0301",
+                self.character(),
+                self.slice()[:4],
+            ]
+        )
+        return (
+            r.choice(["", "x", " "])
+            + text * r.choice([10, 50, 70, 200, 600] + [3000] * (r.random() < 0.1))
+            + r.choice(["", "x"])
+        )
 
     def marks(self):
         r = self.random
-        return "".join(r.choice(MARKS) if r.random() < 0.5 else r.choice("aeouA가ᄀकか一") for _ in range(r.randint(2, 25)))
+        return "".join(
+            r.choice(MARKS) if r.random() < 0.5 else r.choice("aeouA가ᄀकか一") for _ in range(r.randint(2, 25))
+        )
 
     def mix(self):
-        return "".join(self.random.choice(self.kinds[:-1])()[:60] for _ in range(self.random.randint(2, 6))) + self.random.choice(EMOJI)
+        return "".join(
+            self.random.choice(self.kinds[:-1])()[:60] for _ in range(self.random.randint(2, 6))
+        ) + self.random.choice(EMOJI)
 
     def next(self):
         text = self.random.choice(self.kinds)()
@@ -176,7 +298,7 @@ def around(template, code):
 
 
 def doubtful():
-    """Code points of which Unicode 14 and the wheel's tables have different views: not known, or normalized differently."""
+    """Code points of which Unicode 14 and the wheel's tables have different views: unknown, or normalized differently."""
     found = set()
     forms = (("NFC", normalizers.NFC()), ("NFKC", normalizers.NFKC()))
     for code in range(0x110000):
@@ -184,7 +306,8 @@ def doubtful():
             continue
         text = around(MARKS_AROUND, code)
         if unicodedata.category(chr(code)) == "Cn" or any(
-                wheel.normalize_str(text) != unicodedata.normalize(name, text) for name, wheel in forms):
+            wheel.normalize_str(text) != unicodedata.normalize(name, text) for name, wheel in forms
+        ):
             found.add(code)
     return found
 
@@ -195,7 +318,7 @@ def sweep(driver, wheel):
     codes = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for template in ("@'S @@ ' @ x'@ \n@\n", MARKS_AROUND):
         for begin in range(0, len(codes), 50000):
-            part = codes[begin:begin + 50000]
+            part = codes[begin : begin + 50000]
             texts = [around(template, code) for code in part]
             expected = [e.ids for e in wheel.encode_batch_fast(texts, add_special_tokens=False)]
             differing |= {c for c, ours, theirs in zip(part, driver.encode(texts, "e"), expected) if ours != theirs}
@@ -221,11 +344,16 @@ def compare(driver, wheel, strings, count, report):
         wheel.encode_special_tokens = False
         r = strings.random
         lists = list(results["e"])
-        for ids in results["e"][:len(texts) // 2]:
+        for ids in results["e"][: len(texts) // 2]:
             ids = list(ids)
             r.shuffle(ids)  # broken characters
             lists.append(ids)
-            lists.append([r.choice(specials) if specials and r.random() < 0.2 else r.randrange(size + 5) for _ in range(r.randint(0, 30))])
+            lists.append(
+                [
+                    r.choice(specials) if specials and r.random() < 0.2 else r.randrange(size + 5)
+                    for _ in range(r.randint(0, 30))
+                ]
+            )
             lists.append([r.randrange(min(size, 400)) for _ in range(r.randint(0, 12))])  # bytes, mostly
         for operation, skip in (("d", False), ("D", True), ("s", False)):
             theirs = [wheel.decode(ids, skip_special_tokens=skip) for ids in lists]
@@ -242,8 +370,11 @@ def write_vectors(path, wheel, specials, seed):
     vectors = []
     while len(vectors) < 40:
         text = strings.next()[:120]
-        vector = {"text": text, "ids": wheel.encode(text, add_special_tokens=False).ids,
-                  "processed": wheel.encode(text, add_special_tokens=True).ids}
+        vector = {
+            "text": text,
+            "ids": wheel.encode(text, add_special_tokens=False).ids,
+            "processed": wheel.encode(text, add_special_tokens=True).ids,
+        }
         wheel.encode_special_tokens = True
         vector["plain"] = wheel.encode(text, add_special_tokens=False).ids
         wheel.encode_special_tokens = False
@@ -256,7 +387,7 @@ def write_vectors(path, wheel, specials, seed):
 
 
 def speed(driver, wheel, path, text):
-    documents = [text[i:i + 4000].replace("\0", " ") for i in range(0, len(text), 4000)]
+    documents = [text[i : i + 4000].replace("\0", " ") for i in range(0, len(text), 4000)]
     size = sum(len(d.encode()) for d in documents) / 1e6
     loads = []
     for _ in range(5):
@@ -276,8 +407,11 @@ def speed(driver, wheel, path, text):
         rates[name] = best
     rounds = struct.unpack("<10d", driver.run([("b", "\0".join(documents).encode())])[0])
     ours = size / min(rounds)
-    print(f"  encode: tessera {ours:.1f} MB/s (first round {size / rounds[0]:.1f}), wheel {rates['encode']:.1f} (encode), "
-          f"{rates['encode_batch_fast']:.1f} (encode_batch_fast): {ours / max(rates.values()):.1f} times as fast")
+    print(
+        f"  encode: tessera {ours:.1f} MB/s (first round {size / rounds[0]:.1f}), "
+        f"wheel {rates['encode']:.1f} (encode), "
+        f"{rates['encode_batch_fast']:.1f} (encode_batch_fast): {ours / max(rates.values()):.1f} times as fast"
+    )
 
 
 def main():
@@ -308,10 +442,22 @@ def main():
         if arguments.unicode:
             avoid = sweep(driver, wheel)
             failed = failed or not avoid <= expected
-            print(f"  {len(avoid)} code points differ: {ranges(avoid)}\n  unexpected: {ranges(avoid - expected) or 'none'}")
+            print(
+                f"  {len(avoid)} code points differ: {ranges(avoid)}\n"
+                f"  unexpected: {ranges(avoid - expected) or 'none'}"
+            )
         differences = []
-        count = compare(driver, wheel, Strings(arguments.seed, specials, {chr(c) for c in avoid}), arguments.strings, differences.append) \
-            if arguments.strings else 0
+        count = (
+            compare(
+                driver,
+                wheel,
+                Strings(arguments.seed, specials, {chr(c) for c in avoid}),
+                arguments.strings,
+                differences.append,
+            )
+            if arguments.strings
+            else 0
+        )
         print(f"  {count} strings, {len(differences)} differences", flush=True)
         for difference in differences[:5]:
             print(f"  {difference[:2000]}")

@@ -2,9 +2,11 @@
 
     synthetic_tokenizers.py FOLDER     writes FOLDER/<kind>.json for every kind
 
-Each has the components of a published family (named at its function) and a vocabulary of about a thousand tokens, trained
-on Python's own standard library and the sample sentences below. Deterministic for one version of Python and of the wheel.
+Each has the components of a published family (named at its function) and a vocabulary of about a thousand tokens,
+trained on Python's own standard library and the sample sentences below. Deterministic for one version of Python and
+of the wheel.
 """
+
 import json
 import pathlib
 import sys
@@ -19,11 +21,15 @@ Größe, façade, naïve, coöperate, Ångström, señor, œuvre, İstanbul'da �
 def f(x):\n    return {'a': [1, 2, 3], "b": x ** 2}  # comment\n\n\tif (a != b) { c += 1; }\r\n
 😀 👩‍👩‍👧‍👦 🇩🇪🇫🇷 👍🏽 ½ ² Ⅷ ① … — “quotes” ‘single’ €£¥ ▁ Ġ <0x0A>
 """
-O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-         r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def corpus():
@@ -49,7 +55,9 @@ def byte_level(pre_tokenizer, size=1200, normalizer=None):
     if normalizer:
         tokenizer.normalizer = normalizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        corpus(), trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
     return tokenizer
 
 
@@ -70,8 +78,16 @@ def sentence_pieces(pre_tokenizer, normalizer, decoder, tokens=("<unk>", "<s>", 
         if piece not in names:
             names.append(piece)
     vocabulary = {name: i for i, name in enumerate(names)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[tuple(m) for m in bpe["merges"]], unk_token="<unk>",
-                                     byte_fallback=True, fuse_unk=True, **model))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[tuple(m) for m in bpe["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+            **model,
+        )
+    )
     if normalizer:
         tokenizer.normalizer = normalizer
     if pre_tokenizer:
@@ -82,9 +98,12 @@ def sentence_pieces(pre_tokenizer, normalizer, decoder, tokens=("<unk>", "<s>", 
 
 
 def begin_of_text(tokenizer, token):
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, tokenizer.token_to_id(token))])])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single=f"{token} $A", special_tokens=[(token, tokenizer.token_to_id(token))]),
+        ]
+    )
 
 
 def fallback_decoder(*more):
@@ -114,6 +133,7 @@ def llama3():
         template = data["post_processor"]["processors"][1]["special_tokens"]
         for token in template.values():
             token["ids"] = [i + len(shift) for i in token["ids"]]
+
     return save(tokenizer, change)
 
 
@@ -129,9 +149,19 @@ def qwen():
 
 def many_splits():
     """DeepSeek's kind: several patterns, one anchored, and digits one by one."""
-    return save(byte_level(split_then_bytes(
-        r"[\r\n]", r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-Ֆ]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$",
-        r"^#+", r"[一-龥ࠀ-一가-퟿]+", pre_tokenizers.Digits(individual_digits=True))))
+    return save(
+        byte_level(
+            split_then_bytes(
+                r"[\r\n]",
+                r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-Ֆ]+",
+                r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+                r"\s+$",
+                r"^#+",
+                r"[一-龥ࠀ-一가-퟿]+",
+                pre_tokenizers.Digits(individual_digits=True),
+            )
+        )
+    )
 
 
 def llama2():
@@ -160,27 +190,36 @@ def metaspace_first():
 
 def metaspace_always():
     """Metaspace that splits, and its own decoder."""
-    return save(sentence_pieces(pre_tokenizers.Metaspace(prepend_scheme="always", split=True), None, decoders.Metaspace()))
+    return save(
+        sentence_pieces(pre_tokenizers.Metaspace(prepend_scheme="always", split=True), None, decoders.Metaspace())
+    )
 
 
 def gemma():
     """Replace, then Split on a space that is never there; no prefix."""
-    tokenizer = sentence_pieces(pre_tokenizers.Split(" ", "merged_with_previous"), normalizers.Replace(" ", "▁"),
-                                fallback_decoder(), tokens=("<pad>", "<eos>", "<bos>", "<unk>"), size=1500)
+    tokenizer = sentence_pieces(
+        pre_tokenizers.Split(" ", "merged_with_previous"),
+        normalizers.Replace(" ", "▁"),
+        fallback_decoder(),
+        tokens=("<pad>", "<eos>", "<bos>", "<unk>"),
+        size=1500,
+    )
     begin_of_text(tokenizer, "<bos>")
     return save(tokenizer)
 
 
 def unknowns():
     """No byte tokens for some bytes and none fused: unknown tokens appear."""
-    tokenizer = sentence_pieces(pre_tokenizers.Metaspace(prepend_scheme="never", split=True), None, decoders.Metaspace(
-        prepend_scheme="never"))
+    tokenizer = sentence_pieces(
+        pre_tokenizers.Metaspace(prepend_scheme="never", split=True), None, decoders.Metaspace(prepend_scheme="never")
+    )
 
     def change(data):
         vocabulary = data["model"]["vocab"]
         for byte in (0xF0, 0xE3, 0xC4):
             vocabulary[f"removed{byte}"] = vocabulary.pop(f"<0x{byte:02X}>")
         data["model"]["fuse_unk"] = False
+
     return save(tokenizer, change)
 
 
@@ -193,27 +232,63 @@ def fused_unknowns():
 
 def added():
     """Every flag of an added token, tokens inside each other, and each way to split."""
-    tokenizer = byte_level(pre_tokenizers.Sequence([
-        pre_tokenizers.Split("-", "merged_with_previous"), pre_tokenizers.Split("_", "merged_with_next"),
-        pre_tokenizers.Split(Regex("[=~]"), "contiguous"), pre_tokenizers.Split("|", "removed"),
-        pre_tokenizers.Digits(individual_digits=False),
-        pre_tokenizers.Split(Regex("[^@]+"), "isolated", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False)]), normalizer=normalizers.Sequence([
-            normalizers.NFKC(), normalizers.Replace(Regex("q+"), "k"), normalizers.Strip(left=False, right=True)]))
+    tokenizer = byte_level(
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split("-", "merged_with_previous"),
+                pre_tokenizers.Split("_", "merged_with_next"),
+                pre_tokenizers.Split(Regex("[=~]"), "contiguous"),
+                pre_tokenizers.Split("|", "removed"),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(Regex("[^@]+"), "isolated", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        ),
+        normalizer=normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Replace(Regex("q+"), "k"), normalizers.Strip(left=False, right=True)]
+        ),
+    )
 
     def change(data):
         size = len(data["model"]["vocab"])
-        flags = {"<mask>": "lstrip", "<sep>": "rstrip", "<both>": "lstrip rstrip", "word": "single_word", "wordy": "",
-                 "<|a|>": "special", "<|a|><|b|>": "", "<|b|>": "special lstrip", "ﬁn": "normalized", "Qq": "normalized special",
-                 "\n": "special", "é": "special normalized", "two words": "single_word normalized", "  ": ""}
+        flags = {
+            "<mask>": "lstrip",
+            "<sep>": "rstrip",
+            "<both>": "lstrip rstrip",
+            "word": "single_word",
+            "wordy": "",
+            "<|a|>": "special",
+            "<|a|><|b|>": "",
+            "<|b|>": "special lstrip",
+            "ﬁn": "normalized",
+            "Qq": "normalized special",
+            "\n": "special",
+            "é": "special normalized",
+            "two words": "single_word normalized",
+            "  ": "",
+        }
         for i, (content, which) in enumerate(flags.items()):
             token = {f: f in which.split() for f in ("single_word", "lstrip", "rstrip", "normalized", "special")}
             data["added_tokens"].append({"id": size + i, "content": content, **token})
+
     return save(tokenizer, change)
 
 
-KINDS = [gpt2, llama3, tekken, qwen, many_splits, llama2, llama2_crossing, metaspace_first, metaspace_always, gemma, unknowns,
-         fused_unknowns, added]
+KINDS = [
+    gpt2,
+    llama3,
+    tekken,
+    qwen,
+    many_splits,
+    llama2,
+    llama2_crossing,
+    metaspace_first,
+    metaspace_always,
+    gemma,
+    unknowns,
+    fused_unknowns,
+    added,
+]
 
 
 def write_all(folder):

@@ -1,6 +1,7 @@
 // Runs a file of requests through a tokenizer and writes the answers: the tested side of tools/compare_tokenizers.py.
 //   tokenize_batch TOKENIZER.json REQUESTS ANSWERS
-// A request is an operation byte, a 32-bit little-endian length, and as many bytes; an answer is a 32-bit length and bytes:
+// A request is an operation byte, a 32-bit little-endian length, and as many bytes; an answer is a 32-bit length and
+// bytes:
 //   e  encode, special tokens parsed      d  decode                       (ids are 32-bit numbers)
 //   E  encode, special tokens as text     D  decode without special ones
 //   p  encode, post-processed             s  decode as a stream
@@ -19,7 +20,9 @@
 namespace tessera {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 template <class T>
 std::string bytes_of(const std::vector<T>& values) {

@@ -25,13 +25,15 @@ bool is_word(char32_t code) {
     case UTF8PROC_CATEGORY_PC:
       return true;
     default:  // the circled letters are Alphabetic too
-      return code == 0x200C || code == 0x200D || (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
-             (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189);
+      return code == 0x200C || code == 0x200D || (code >= 0x24B6 && code <= 0x24E9) ||
+             (code >= 0x1F130 && code <= 0x1F149) || (code >= 0x1F150 && code <= 0x1F169) ||
+             (code >= 0x1F170 && code <= 0x1F189);
   }
 }
 
 bool touches_word(std::string_view text, size_t begin, size_t end) {
-  return (begin > 0 && is_word(utf8_back(text.substr(0, begin)))) || (end < text.size() && is_word(utf8_front(text.substr(end))));
+  return (begin > 0 && is_word(utf8_back(text.substr(0, begin)))) ||
+         (end < text.size() && is_word(utf8_front(text.substr(end))));
 }
 
 size_t strip_left(std::string_view text, size_t begin, size_t floor) {
@@ -47,12 +49,14 @@ size_t strip_left(std::string_view text, size_t begin, size_t floor) {
 }
 
 size_t strip_right(std::string_view text, size_t end) {
-  while (end < text.size() && is_white_space(utf8_front(text.substr(end)))) end += static_cast<size_t>(utf8_length(text[end]));
+  while (end < text.size() && is_white_space(utf8_front(text.substr(end))))
+    end += static_cast<size_t>(utf8_length(text[end]));
   return end;
 }
 
 bool touches(std::span<const TextRange> ranges, size_t begin, size_t end) {
-  auto first = std::lower_bound(ranges.begin(), ranges.end(), begin, [](const TextRange& r, size_t at) { return r.end <= at; });
+  auto first =
+      std::lower_bound(ranges.begin(), ranges.end(), begin, [](const TextRange& r, size_t at) { return r.end <= at; });
   return first != ranges.end() && first->begin < end;
 }
 
@@ -117,8 +121,8 @@ void AddedTokenMatcher::split(std::string_view text, bool parse_special, std::sp
     if (token.lstrip) begin = std::max(strip_left(text, begin, std::min(begin, done)), done);
     if (token.rstrip) end = stripped_to = end <= stripped_to ? stripped_to : strip_right(text, end);
     if (done < begin) pieces.push_back({-1, done, begin});
-    // A token whose own characters went with the rstrip of the one before is dropped; without lstrip it counts, and the text
-    // after it is read again: both as Hugging Face's library has it.
+    // A token whose own characters went with the rstrip of the one before is dropped; without lstrip it counts, and the
+    // text after it is read again: both as Hugging Face's library has it.
     if (begin < end) pieces.push_back({token.id, begin, end});
     done = end;
   }

@@ -19,7 +19,8 @@ constexpr uint32_t kEnd = UINT32_MAX;
 
 // Where the next word of SentencePiece begins: a mark that does not follow a mark.
 size_t next_metaspace_word(std::string_view text, size_t from) {
-  for (size_t at = text.find(kMetaspace, from); at != std::string_view::npos; at = text.find(kMetaspace, at + kMetaspace.size())) {
+  for (size_t at = text.find(kMetaspace, from); at != std::string_view::npos;
+       at = text.find(kMetaspace, at + kMetaspace.size())) {
     if (at > 0 && !text.substr(0, at).ends_with(kMetaspace)) return at;
   }
   return text.size();
@@ -80,7 +81,8 @@ bool Bpe::no_merge_enters_metaspace() const {
 }
 
 int32_t Bpe::unknown() const {
-  if (unk_id_ < 0) fail(ErrorCode::kCorrupt, "{}: the unknown token \"{}\" is not in the vocabulary", where_, options_.unk_token);
+  if (unk_id_ < 0)
+    fail(ErrorCode::kCorrupt, "{}: the unknown token \"{}\" is not in the vocabulary", where_, options_.unk_token);
   return unk_id_;
 }
 
@@ -152,8 +154,8 @@ void Bpe::merge_short(std::vector<int32_t>& ids) const {
   ids.assign(id, id + n);
 }
 
-// A linked list of symbols and a heap of (rank, position). An entry is stale when the pair now at its position has another
-// rank: ranks belong to one pair each.
+// A linked list of symbols and a heap of (rank, position). An entry is stale when the pair now at its position has
+// another rank: ranks belong to one pair each.
 void Bpe::merge_long(Scratch& scratch) const {
   std::vector<Scratch::Symbol>& symbols = scratch.symbols;
   std::vector<uint64_t>& heap = scratch.heap;
@@ -195,7 +197,8 @@ void Bpe::merge_long(Scratch& scratch) const {
   for (uint32_t i = 0; i != kEnd; i = symbols[i].next) scratch.ids.push_back(symbols[i].id);
 }
 
-void Bpe::encode_part(std::string_view word, bool whole_token_counts, Scratch& scratch, std::vector<int32_t>& out) const {
+void Bpe::encode_part(std::string_view word, bool whole_token_counts, Scratch& scratch,
+                      std::vector<int32_t>& out) const {
   int32_t whole = vocab_.find(word, form_);
   if (whole >= 0) {
     SelfMerge self = self_merge_[static_cast<size_t>(whole)].load(std::memory_order_relaxed);

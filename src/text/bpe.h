@@ -1,5 +1,6 @@
-// Byte-pair encoding: a word becomes symbols (bytes or characters), then the adjacent pair with the lowest rank is merged,
-// leftmost first, until no pair has a rule. Built once; encode() is thread-safe with one Scratch for each thread.
+// Byte-pair encoding: a word becomes symbols (bytes or characters), then the adjacent pair with the lowest rank is
+// merged, leftmost first, until no pair has a rule. Built once; encode() is thread-safe with one Scratch for each
+// thread.
 #pragma once
 
 #include <array>
@@ -79,8 +80,8 @@ class Bpe {
   // REQUIRES a complete vocabulary that outlives this. `where` opens error messages.
   Bpe(const Vocab& vocab, MergeTable merges, BpeOptions options, std::string where);
 
-  // Appends the ids of one word. REQUIRES fewer than 2^32 bytes; valid UTF-8 unless byte_level. Throws kCorrupt when the
-  // vocabulary lacks the unknown token and it is needed.
+  // Appends the ids of one word. REQUIRES fewer than 2^32 bytes; valid UTF-8 unless byte_level. Throws kCorrupt when
+  // the vocabulary lacks the unknown token and it is needed.
   void encode(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
 
  private:
@@ -101,7 +102,8 @@ class Bpe {
   std::array<int32_t, 256> byte_ids_;    // of <0x00> to <0xFF>
   int32_t unk_id_ = -1;
   bool split_at_metaspace_ = false;
-  // For each token: does merging its own string give the token back? Found when first needed, the same for every thread.
+  // For each token: does merging its own string give the token back? Found when first needed, the same for every
+  // thread.
   enum class SelfMerge : uint8_t { kUnknown, kYes, kNo };
   std::unique_ptr<std::atomic<SelfMerge>[]> self_merge_;
 };

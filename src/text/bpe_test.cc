@@ -106,7 +106,8 @@ TEST(Vocab, FormsAreApart) {
   EXPECT_EQ(vocab.find("", Vocab::Form::kText), -1);
   EXPECT_FALSE(vocab.has(0));
   EXPECT_EQ(vocab.id_limit(), 8);
-  for (int32_t i = 8; i < 5000; ++i) ASSERT_EQ(vocab.add(std::to_string(i), Vocab::Form::kText, i), Vocab::AddResult::kOk);
+  for (int32_t i = 8; i < 5000; ++i)
+    ASSERT_EQ(vocab.add(std::to_string(i), Vocab::Form::kText, i), Vocab::AddResult::kOk);
   for (int32_t i = 8; i < 5000; ++i) ASSERT_EQ(vocab.find(std::to_string(i), Vocab::Form::kText), i);
 }
 
@@ -122,7 +123,8 @@ TEST(Normalizer, UnicodeForms) {
   using Form = UnicodeForm::Form;
   EXPECT_EQ(normalize(UnicodeForm{Form::kNfc}, "e\u0301 \u1112\u1161\u11AB \u0041\u030A x\u0323\u0301 \u212B plain 中"),
             "é 한 Å x\u0323\u0301 Å plain 中");
-  EXPECT_EQ(normalize(UnicodeForm{Form::kNfc}, "a\u0301\u0323"), "ạ\u0301") << "marks are put in order before composing";
+  EXPECT_EQ(normalize(UnicodeForm{Form::kNfc}, "a\u0301\u0323"), "ạ\u0301")
+      << "marks are put in order before composing";
   EXPECT_EQ(normalize(UnicodeForm{Form::kNfd}, "é한"), "e\u0301\u1112\u1161\u11AB");
   EXPECT_EQ(normalize(UnicodeForm{Form::kNfkc}, "ﬁ②"), "fi2");
   EXPECT_EQ(normalize(UnicodeForm{Form::kNfkd}, "ﬁé"), "fie\u0301");

@@ -27,7 +27,8 @@ std::string alphabet_bytes(std::string_view token) {
 }
 
 std::string_view strip_token(std::string_view token, const StripTokenStage& stage) {
-  for (int64_t i = 0; i < stage.start && token.starts_with(stage.content); ++i) token.remove_prefix(stage.content.size());
+  for (int64_t i = 0; i < stage.start && token.starts_with(stage.content); ++i)
+    token.remove_prefix(stage.content.size());
   for (int64_t i = 0; i < stage.stop && token.ends_with(stage.content); ++i) token.remove_suffix(stage.content.size());
   return token;
 }
@@ -37,7 +38,8 @@ std::string_view strip_token(std::string_view token, const StripTokenStage& stag
 void Decoder::add(Stage stage) {
   bool fused = false;
   for (const Entry& entry : stages_) {
-    fused = fused || std::holds_alternative<FuseStage>(entry.stage) || std::holds_alternative<ByteLevelStage>(entry.stage);
+    fused =
+        fused || std::holds_alternative<FuseStage>(entry.stage) || std::holds_alternative<ByteLevelStage>(entry.stage);
   }
   const auto* strip = std::get_if<StripTokenStage>(&stage);
   bool by_chunks = std::holds_alternative<FuseStage>(stage) || std::holds_alternative<MetaspaceDecodeStage>(stage) ||
@@ -53,7 +55,8 @@ Decoder::State Decoder::start() const {
   State state;
   state.stages.resize(stages_.size());
   for (const Entry& entry : stages_) {
-    if (std::holds_alternative<ReplaceMatches>(entry.stage) && !state.regex) state.regex = std::make_unique<Regex::Scratch>();
+    if (std::holds_alternative<ReplaceMatches>(entry.stage) && !state.regex)
+      state.regex = std::make_unique<Regex::Scratch>();
   }
   return state;
 }

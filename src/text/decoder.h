@@ -1,6 +1,6 @@
-// Decoders of tokenizer.json: how token strings become text again. Works on a stream: text leaves as soon as no later token
-// can change it, and the pieces joined are exactly what decoding all tokens at once gives. A Decoder is immutable and
-// thread-safe; a State belongs to one stream.
+// Decoders of tokenizer.json: how token strings become text again. Works on a stream: text leaves as soon as no later
+// token can change it, and the pieces joined are exactly what decoding all tokens at once gives. A Decoder is immutable
+// and thread-safe; a State belongs to one stream.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,11 @@
 
 namespace tessera {
 
-// Tokens written in the byte-level alphabet become bytes, all of them together UTF-8; what is invalid there becomes U+FFFD.
+// Tokens written in the byte-level alphabet become bytes, all of them together UTF-8; what is invalid there becomes
+// U+FFFD.
 struct ByteLevelStage {};
-// A run of tokens <0x00> to <0xFF> becomes the text of these bytes or, when they are not UTF-8, one U+FFFD for each. The
-// stream waits for the end of a run: only then is it known which.
+// A run of tokens <0x00> to <0xFF> becomes the text of these bytes or, when they are not UTF-8, one U+FFFD for each.
+// The stream waits for the end of a run: only then is it known which.
 struct ByteFallbackStage {};
 // All tokens become one: the stages after it see the whole text.
 struct FuseStage {};
@@ -39,14 +40,13 @@ struct JoinStage {};
 
 class Decoder {
  public:
-  using Stage =
-      std::variant<ReplaceText, ReplaceMatches, ByteLevelStage, ByteFallbackStage, FuseStage, StripTokenStage,
-                   MetaspaceDecodeStage, JoinStage>;
+  using Stage = std::variant<ReplaceText, ReplaceMatches, ByteLevelStage, ByteFallbackStage, FuseStage, StripTokenStage,
+                             MetaspaceDecodeStage, JoinStage>;
 
   struct StageState {
-    std::string held;     // ByteFallback: the run of bytes; a stage that needs the whole text: what came so far
-    int64_t tokens = 0;   // that this stage has seen
-    int64_t stripped = 0; // Strip on fused text: characters removed so far
+    std::string held;      // ByteFallback: the run of bytes; a stage that needs the whole text: what came so far
+    int64_t tokens = 0;    // that this stage has seen
+    int64_t stripped = 0;  // Strip on fused text: characters removed so far
     bool past_start = false;
     Utf8Lossy lossy;
   };
@@ -59,8 +59,8 @@ class Decoder {
   size_t stages() const { return stages_.size(); }
   State start() const;
 
-  // Appends the text that is certain after one more token. REQUIRES valid UTF-8. Throws kUnsupported when a pattern needs too
-  // many steps.
+  // Appends the text that is certain after one more token. REQUIRES valid UTF-8. Throws kUnsupported when a pattern
+  // needs too many steps.
   void push(std::string_view token, State& state, std::string& out) const { feed(0, token, state, out); }
   // True when push_bytes() may be used.
   bool starts_with_byte_level() const;
@@ -75,8 +75,8 @@ class Decoder {
  private:
   struct Entry {
     Stage stage;
-    bool fused;   // the stage's input is one text that arrives in chunks
-    bool waits;   // fused, and the stage can only work on the whole of it
+    bool fused;  // the stage's input is one text that arrives in chunks
+    bool waits;  // fused, and the stage can only work on the whole of it
   };
   void feed(size_t index, std::string_view token, State& state, std::string& out) const;
   void apply(size_t index, std::string_view token, State& state, std::string& out) const;

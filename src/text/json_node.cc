@@ -4,9 +4,13 @@
 
 namespace tessera {
 
-void JsonNode::corrupt(std::string_view problem) const { fail(ErrorCode::kCorrupt, "{}: {}", where_, problem); }
+void JsonNode::corrupt(std::string_view problem) const {
+  fail(ErrorCode::kCorrupt, "{}: {}", where_, problem);
+}
 
-void JsonNode::unsupported(std::string_view problem) const { fail(ErrorCode::kUnsupported, "{}: {}", where_, problem); }
+void JsonNode::unsupported(std::string_view problem) const {
+  fail(ErrorCode::kUnsupported, "{}: {}", where_, problem);
+}
 
 void JsonNode::unsupported_type(std::string_view supported) const {
   fail(ErrorCode::kUnsupported, "{}: type \"{}\" is not supported; supported are: {}", where_, type(), supported);

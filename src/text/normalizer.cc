@@ -13,12 +13,13 @@ namespace {
 // Replacing can multiply a text; a file could chain such steps.
 void check_size(size_t bytes) {
   if (bytes > Normalizer::kMaxBytes) {
-    fail(ErrorCode::kInvalidArgument, "the normalizers turn this text into more than {} bytes; split it", Normalizer::kMaxBytes);
+    fail(ErrorCode::kInvalidArgument, "the normalizers turn this text into more than {} bytes; split it",
+         Normalizer::kMaxBytes);
   }
 }
 
-// True when NFC leaves the character as it is whatever follows or precedes: it is a starter, has no decomposition and is
-// never the second half of a composition. Code points below U+0300 may only combine with what follows them.
+// True when NFC leaves the character as it is whatever follows or precedes: it is a starter, has no decomposition and
+// is never the second half of a composition. Code points below U+0300 may only combine with what follows them.
 bool is_nfc_inert(char32_t code) {
   if (code < 0x300) return true;
   if (code >= 0x1100 && code <= 0x11FF) return false;  // Hangul letters compose by arithmetic, not by table
@@ -30,20 +31,21 @@ bool is_nfc_inert(char32_t code) {
   return property->combining_class == 0 && property->decomp_seqindex == kNone && !second_half;
 }
 
-// Decomposes, orders and composes. The ordering is a stable sort for each run of marks; utf8proc's own takes quadratic time
-// on long runs, which a text of a stranger may have.
+// Decomposes, orders and composes. The ordering is a stable sort for each run of marks; utf8proc's own takes quadratic
+// time on long runs, which a text of a stranger may have.
 void append_normalized(std::string_view text, UnicodeForm::Form form, std::string& out) {
   bool composed = form == UnicodeForm::Form::kNfc || form == UnicodeForm::Form::kNfkc;
   bool compatible = form == UnicodeForm::Form::kNfkc || form == UnicodeForm::Form::kNfkd;
-  auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  auto options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> codes;
   codes.reserve(text.size());
   for (size_t at = 0; at < text.size(); at += static_cast<size_t>(utf8_length(text[at]))) {
     constexpr utf8proc_ssize_t kLongest = 32;  // no character decomposes into more than 18
     utf8proc_int32_t parts[kLongest];
     int boundary = UTF8PROC_BOUNDCLASS_START;
-    utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(utf8_front(text.substr(at))), parts, kLongest,
-                                                 options, &boundary);
+    utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(utf8_front(text.substr(at))), parts,
+                                                 kLongest, options, &boundary);
     TS_CHECK(n >= 0 && n <= kLongest, "a character decomposes into {} code points", n);
     codes.insert(codes.end(), parts, parts + n);
   }
@@ -58,13 +60,14 @@ void append_normalized(std::string_view text, UnicodeForm::Form form, std::strin
     if (end > i) i = end;
   }
   auto n = static_cast<utf8proc_ssize_t>(codes.size());
-  if (composed) n = utf8proc_normalize_utf32(codes.data(), n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  if (composed)
+    n = utf8proc_normalize_utf32(codes.data(), n, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   TS_CHECK(n >= 0, "utf8proc cannot compose valid code points");
   for (utf8proc_ssize_t i = 0; i < n; ++i) utf8_append(out, static_cast<char32_t>(codes[static_cast<size_t>(i)]));
 }
 
-// Only the stretches that could change go through utf8proc: each begins with the starter before the first character that
-// is not inert and ends before the next inert one.
+// Only the stretches that could change go through utf8proc: each begins with the starter before the first character
+// that is not inert and ends before the next inert one.
 bool compose(std::string_view text, std::string& out) {
   size_t copied = 0;
   size_t previous = 0;  // where the character before `at` begins
@@ -76,7 +79,8 @@ bool compose(std::string_view text, std::string& out) {
       continue;
     }
     size_t end = at;
-    while (end < text.size() && !is_nfc_inert(utf8_front(text.substr(end)))) end += static_cast<size_t>(utf8_length(text[end]));
+    while (end < text.size() && !is_nfc_inert(utf8_front(text.substr(end))))
+      end += static_cast<size_t>(utf8_length(text[end]));
     out += text.substr(copied, previous - copied);
     append_normalized(text.substr(previous, end - previous), UnicodeForm::Form::kNfc, out);
     copied = previous = at = end;

@@ -67,7 +67,8 @@ struct PreTokenizer::Context {
   const Sink& sink;
 };
 
-void PreTokenizer::split(const SplitStage& split, size_t stage, std::string_view text, bool at_start, Context& context) const {
+void PreTokenizer::split(const SplitStage& split, size_t stage, std::string_view text, bool at_start,
+                         Context& context) const {
   auto emit = [&](size_t begin, size_t end) {
     if (begin < end) run_stage(stage + 1, text.substr(begin, end - begin), at_start && begin == 0, context);
   };
@@ -79,15 +80,17 @@ void PreTokenizer::split(const SplitStage& split, size_t stage, std::string_view
   }
   std::vector<Part>& parts = context.scratch[stage].parts;
   parts.clear();
-  for_each_part(split, text, context.regex,
-                [&](size_t begin, size_t end, bool matched) { parts.push_back({begin, end, matched}); });
+  for_each_part(split, text, context.regex, [&](size_t begin, size_t end, bool matched) {
+    parts.push_back({begin, end, matched});
+  });
   join(split.behavior, parts);
   for (const Part& part : parts) emit(part.begin, part.end);
 }
 
 void PreTokenizer::run_stage(size_t stage, std::string_view text, bool at_start, Context& context) const {
   if (stage == stages_.size()) return context.sink(text);
-  if (const auto* splitter = std::get_if<SplitStage>(&stages_[stage])) return split(*splitter, stage, text, at_start, context);
+  if (const auto* splitter = std::get_if<SplitStage>(&stages_[stage]))
+    return split(*splitter, stage, text, at_start, context);
   std::string& out = context.scratch[stage].text;
   out.clear();
   if (const auto* metaspace = std::get_if<MetaspaceStage>(&stages_[stage])) {

@@ -48,12 +48,14 @@ class PreTokenizer {
   void add(Stage stage) { stages_.push_back(std::move(stage)); }
   size_t stages() const { return stages_.size(); }
   bool has_metaspace() const {
-    return std::any_of(stages_.begin(), stages_.end(), [](const Stage& s) { return std::holds_alternative<MetaspaceStage>(s); });
+    return std::any_of(stages_.begin(), stages_.end(),
+                       [](const Stage& s) { return std::holds_alternative<MetaspaceStage>(s); });
   }
 
-  // Calls sink for each word of `text` in order; no word is empty. `at_start` says that the user's text begins here. REQUIRES
-  // valid UTF-8. Throws kUnsupported when a pattern needs too many steps.
-  void run(std::string_view text, bool at_start, std::vector<Scratch>& scratch, Regex::Scratch& regex, const Sink& sink) const;
+  // Calls sink for each word of `text` in order; no word is empty. `at_start` says that the user's text begins here.
+  // REQUIRES valid UTF-8. Throws kUnsupported when a pattern needs too many steps.
+  void run(std::string_view text, bool at_start, std::vector<Scratch>& scratch, Regex::Scratch& regex,
+           const Sink& sink) const;
 
  private:
   struct Context;

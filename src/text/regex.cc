@@ -12,8 +12,8 @@
 namespace tessera {
 namespace {
 
-// From each character a match may first cost this many backtracking steps. Ordinary patterns need about ten; only runs of
-// thousands of characters need more. A match that wants more is tried again with twice as many, paid from the text's
+// From each character a match may first cost this many backtracking steps. Ordinary patterns need about ten; only runs
+// of thousands of characters need more. A match that wants more is tried again with twice as many, paid from the text's
 // allowance, so that a pattern that backtracks without end gives an error and not a standstill.
 constexpr uint32_t kFirstLimit = 2000;
 constexpr uint64_t kAllowanceBase = 100'000'000;
@@ -67,7 +67,9 @@ void Regex::Scratch::begin_text(size_t text_bytes) {
   state_->allowance = kAllowanceBase + kAllowancePerByte * static_cast<uint64_t>(text_bytes);
 }
 
-void Regex::Free::operator()(pcre2_real_code_8* code) const { pcre2_code_free(code); }
+void Regex::Free::operator()(pcre2_real_code_8* code) const {
+  pcre2_code_free(code);
+}
 
 Regex::Regex(std::string_view pattern, std::string where) : where_(std::move(where)) {
   if (pattern.size() > kMaxPatternBytes) {
@@ -78,8 +80,10 @@ Regex::Regex(std::string_view pattern, std::string where) : where_(std::move(whe
   auto compile = [&](uint32_t options) {
     int error = 0;
     PCRE2_SIZE offset = 0;
-    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options, &error, &offset, nullptr));
-    if (!code) fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" does not compile: {}", where_, pattern, pcre2_message(error));
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), options, &error,
+                            &offset, nullptr));
+    if (!code)
+      fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" does not compile: {}", where_, pattern, pcre2_message(error));
     // Without a just-in-time compiler on this machine, pcre2_match() interprets: same matches, slower.
     pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
     return code;
@@ -122,7 +126,8 @@ bool Regex::find(std::string_view text, size_t from, Scratch& scratch, Match& ma
   const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(state.data.get());
   match = {ends[0], ends[1]};
   // \K inside a lookaround could end a match before it begins; the translation refuses \K.
-  if (match.end < match.begin || match.begin < from) fail(ErrorCode::kUnsupported, "{}: a match runs backwards", where_);
+  if (match.end < match.begin || match.begin < from)
+    fail(ErrorCode::kUnsupported, "{}: a match runs backwards", where_);
   return true;
 }
 

@@ -1,6 +1,6 @@
-// Regular expressions of tokenizer.json. The files are written for Oniguruma's Ruby dialect; the pattern is translated to
-// PCRE2's, and whatever would mean something else there is refused. A Regex is immutable and thread-safe; each thread
-// matches with its own Scratch. Unicode classes are those of the linked PCRE2 (10.42: Unicode 14).
+// Regular expressions of tokenizer.json. The files are written for Oniguruma's Ruby dialect; the pattern is translated
+// to PCRE2's, and whatever would mean something else there is refused. A Regex is immutable and thread-safe; each
+// thread matches with its own Scratch. Unicode classes are those of the linked PCRE2 (10.42: Unicode 14).
 #pragma once
 
 #include <cstddef>

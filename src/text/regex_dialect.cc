@@ -1,5 +1,5 @@
-// Oniguruma's Ruby dialect to PCRE2's. Most of a tokenizer's pattern is the same in both; \s, \w, \d, \v, \u, ^, $ and script
-// names differ and are rewritten; inline options, named groups, nested classes, \h and the like mean something
+// Oniguruma's Ruby dialect to PCRE2's. Most of a tokenizer's pattern is the same in both; \s, \w, \d, \v, \u, ^, $ and
+// script names differ and are rewritten; inline options, named groups, nested classes, \h and the like mean something
 // else in PCRE2 and are refused by name, never passed through.
 #include <cctype>
 
@@ -48,7 +48,8 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(std::string_view what) const {
-    fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" uses {} at byte {}, which is not supported", where_, in_, what, at_);
+    fail(ErrorCode::kUnsupported, "{}: pattern \"{}\" uses {} at byte {}, which is not supported", where_, in_, what,
+         at_);
   }
 
   bool starts(std::string_view what) const { return in_.substr(at_).starts_with(what); }
@@ -192,7 +193,8 @@ class Translator {
     literal(4, value);
   }
 
-  // Categories have one or two letters; anything longer is taken as a script (PCRE2's plain name would be Script_Extensions).
+  // Categories have one or two letters; anything longer is taken as a script (PCRE2's plain name would be
+  // Script_Extensions).
   void property() {
     size_t close = in_.find('}', at_);
     if (peek(2) != '{' || close == std::string_view::npos) refuse("\\p without {name}");
@@ -200,11 +202,12 @@ class Translator {
     bool negated = name.starts_with('^');
     if (negated) name.remove_prefix(1);
     for (char c : name) {
-      if (std::isalpha(static_cast<unsigned char>(c)) == 0 && c != '_') refuse("a property name with other than letters");
+      if (std::isalpha(static_cast<unsigned char>(c)) == 0 && c != '_')
+        refuse("a property name with other than letters");
     }
     if (name.empty()) refuse("an empty property name");
-    fmt::format_to(std::back_inserter(out_), "\\{}{{{}{}{}}}", in_[at_ + 1], negated ? "^" : "", name.size() > 2 ? "sc:" : "",
-                   name);
+    fmt::format_to(std::back_inserter(out_), "\\{}{{{}{}{}}}", in_[at_ + 1], negated ? "^" : "",
+                   name.size() > 2 ? "sc:" : "", name);
     at_ = close + 1;
   }
 
@@ -217,6 +220,8 @@ class Translator {
 
 }  // namespace
 
-std::string translate_oniguruma(std::string_view pattern, const std::string& where) { return Translator(pattern, where).run(); }
+std::string translate_oniguruma(std::string_view pattern, const std::string& where) {
+  return Translator(pattern, where).run();
+}
 
 }  // namespace tessera

@@ -57,9 +57,12 @@ TEST(Regex, EmptyMatchesAdvance) {
 
 TEST(Regex, WhatWouldMeanSomethingElseIsRefused) {
   for (const char* pattern :
-       {"\\h", "\\R", "\\X", "\\K", "\\b", "\\1", "\\Q", "\\G", "\\Z", "\\0", "\\", "(?i)a", "(?<name>a)", "(?m:a)", "(?x: a)", "(?#c)",
-        "(*UCP)a", "[a[bc]]", "[[:alpha:]]", "[a&&b]", "[a", "[]a]", "a{2}+", "a{2}?", "a{,2}", "a{", "a{x}", "\\p{}", "\\pL",
-        "\\p{L1}", "\\p{Nonsense}", "\\p{L", "\\xff", "\\x{110000}", "\\x{d800}", "\\u12", "[\\W]", "[\\s-z]", "[a-\\s]", "(a", "a)", "*a"}) {
+       {"\\h",     "\\R",     "\\X",           "\\K",     "\\b",         "\\1",         "\\Q",
+        "\\G",     "\\Z",     "\\0",           "\\",      "(?i)a",       "(?<name>a)",  "(?m:a)",
+        "(?x: a)", "(?#c)",   "(*UCP)a",       "[a[bc]]", "[[:alpha:]]", "[a&&b]",      "[a",
+        "[]a]",    "a{2}+",   "a{2}?",         "a{,2}",   "a{",          "a{x}",        "\\p{}",
+        "\\pL",    "\\p{L1}", "\\p{Nonsense}", "\\p{L",   "\\xff",       "\\x{110000}", "\\x{d800}",
+        "\\u12",   "[\\W]",   "[\\s-z]",       "[a-\\s]", "(a",          "a)",          "*a"}) {
     try {
       Regex regex(pattern, "test");
       ADD_FAILURE() << pattern << " was taken";
@@ -79,7 +82,8 @@ TEST(Regex, ManyExpensiveFailuresEnd) {
 }
 
 TEST(Regex, LongRunsAreNoHostilePattern) {
-  const char* pattern = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{M}]*[\\p{Ll}\\p{M}]+|\\p{Lu}+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  const char* pattern =
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{M}]*[\\p{Ll}\\p{M}]+|\\p{Lu}+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
   for (std::string_view unit : {"A", "a", " ", "\u0301", "\n "}) {
     std::string text;
     while (text.size() < 500000) text += unit;

@@ -104,7 +104,8 @@ struct Tokenizer::Impl {
 
   explicit Impl(TokenizerParts parts);
 
-  void encode_piece(std::string_view text, bool at_start, bool parse_special, Workspace& work, std::vector<int32_t>& out) const;
+  void encode_piece(std::string_view text, bool at_start, bool parse_special, Workspace& work,
+                    std::vector<int32_t>& out) const;
   // The token as the decoder sees it; false for an id without one, or one to skip.
   bool token_text(int32_t id, bool skip_special, std::string& text) const;
   void decode_token(int32_t id, bool skip_special, Decoder::State& state, std::string& out) const;
@@ -209,8 +210,9 @@ Tokenizer::~Tokenizer() = default;
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   if (text.size() > kMaxTextBytes) {
-    fail(ErrorCode::kInvalidArgument, "{}: a text of {} bytes is longer than the {} that can be encoded at once; split it",
-         impl_->name, text.size(), kMaxTextBytes);
+    fail(ErrorCode::kInvalidArgument,
+         "{}: a text of {} bytes is longer than the {} that can be encoded at once; split it", impl_->name, text.size(),
+         kMaxTextBytes);
   }
   Repaired repaired;
   if (!utf8_is_valid(text)) {
@@ -230,7 +232,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, EncodeOptions opti
       ids.push_back(piece.id);
     } else {
       std::string_view part = text.substr(piece.begin, piece.end - piece.begin);
-      // A special token that is searched in the normalized text cannot be told by its place: with ranges it is plain text.
+      // A special token that is searched in the normalized text cannot be told by its place: with ranges it is plain
+      // text.
       impl_->encode_piece(part, piece.begin == 0, options.parse_special && options.plain_ranges.empty(), *work, ids);
     }
   }
@@ -274,7 +277,9 @@ bool Tokenizer::is_special(int32_t id) const {
   return found != impl_->added.end() && found->second.special;
 }
 
-int32_t Tokenizer::vocab_size() const { return impl_->id_limit; }
+int32_t Tokenizer::vocab_size() const {
+  return impl_->id_limit;
+}
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
     : tokenizer_(tokenizer.impl_.get()), state_(tokenizer_->decoder.start()), skip_special_(skip_special) {}

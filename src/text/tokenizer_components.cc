@@ -9,10 +9,10 @@
 namespace tessera {
 namespace {
 
-constexpr int kMaxDepth = 8;      // of sequences in sequences
+constexpr int kMaxDepth = 8;       // of sequences in sequences
 constexpr size_t kMaxStages = 64;  // published files have up to six
-// What components may insert, so that a file cannot turn a short text into gigabytes. Published files replace a space by the
-// three bytes of a mark.
+// What components may insert, so that a file cannot turn a short text into gigabytes. Published files replace a space
+// by the three bytes of a mark.
 constexpr size_t kMaxInserted = 64;  // bytes at once
 constexpr double kMaxGrowth = 16;
 
@@ -57,7 +57,8 @@ std::string one_character(const JsonNode& node) {
   return text;
 }
 
-// Serves the normalizer and the decoder of this name. `growth` is how much longer the replacements before it can make a text.
+// Serves the normalizer and the decoder of this name. `growth` is how much longer the replacements before it can make a
+// text.
 template <class Target>
 void add_replace(const JsonNode& node, Target& target, double& growth) {
   auto pattern = read_pattern(node.at("pattern"));
@@ -65,7 +66,8 @@ void add_replace(const JsonNode& node, Target& target, double& growth) {
   const auto* replaced = std::get_if<std::string>(&pattern);
   auto added = static_cast<double>(content.size());
   growth *= std::max(1.0, replaced != nullptr ? added / static_cast<double>(replaced->size()) : added + 1);
-  if (growth > kMaxGrowth) node.unsupported(fmt::format("replacements that make a text more than {} times longer", kMaxGrowth));
+  if (growth > kMaxGrowth)
+    node.unsupported(fmt::format("replacements that make a text more than {} times longer", kMaxGrowth));
   if (auto* literal = std::get_if<std::string>(&pattern)) {
     target.add(ReplaceText{std::move(*literal), std::move(content)});
   } else {
@@ -80,7 +82,8 @@ SplitBehavior read_behavior(const JsonNode& node) {
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  node.corrupt(fmt::format("\"{}\" is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", name));
+  node.corrupt(
+      fmt::format("\"{}\" is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", name));
 }
 
 MetaspaceStage::Prepend read_prepend(const JsonNode& node) {
@@ -112,7 +115,8 @@ void add_pre_tokenizer(const JsonNode& node, TokenizerParts& parts) {
   if (parts.bpe.byte_level) node.unsupported("nothing may follow ByteLevel");
   std::string_view type = node.type();
   if (type == "Split") {
-    target.add(SplitStage{read_pattern(node.at("pattern")), read_behavior(node.at("behavior")), node.flag("invert", false)});
+    target.add(
+        SplitStage{read_pattern(node.at("pattern")), read_behavior(node.at("behavior")), node.flag("invert", false)});
   } else if (type == "ByteLevel") {
     if (node.flag("add_prefix_space", true)) target.add(PrefixSpaceStage{});
     if (node.flag("use_regex", true)) target.add(SplitStage{Regex(kGpt2Pattern, node.where())});
@@ -124,7 +128,8 @@ void add_pre_tokenizer(const JsonNode& node, TokenizerParts& parts) {
     if (node.flag("split", true)) target.add(SplitStage{mark, SplitBehavior::kMergedWithNext});
   } else if (type == "Digits") {
     bool individual = node.flag("individual_digits", false);
-    target.add(SplitStage{Regex("\\p{N}", node.where()), individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
+    target.add(
+        SplitStage{Regex("\\p{N}", node.where()), individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
   } else {
     node.unsupported_type("ByteLevel, Digits, Metaspace, Sequence, Split");
   }

@@ -1,6 +1,6 @@
-// The small components of tokenizer.json, read from their JSON: normalizer, pre-tokenizer, post-processor, decoder. Each
-// function adds to `parts`, throws kUnsupported for a type it does not know, naming those it knows, and kCorrupt for a
-// member that is missing or wrong. REQUIRES a node that is not null.
+// The small components of tokenizer.json, read from their JSON: normalizer, pre-tokenizer, post-processor, decoder.
+// Each function adds to `parts`, throws kUnsupported for a type it does not know, naming those it knows, and kCorrupt
+// for a member that is missing or wrong. REQUIRES a node that is not null.
 #pragma once
 
 #include "text/json_node.h"

@@ -34,8 +34,8 @@ class TokenFinder {
       size_t middle = raw_.size();
       if (byte_alphabet_decode(right, raw_)) {
         std::string_view raw = raw_;
-        return {vocab_.find(raw.substr(0, middle), Vocab::Form::kBytes), vocab_.find(raw.substr(middle), Vocab::Form::kBytes),
-                vocab_.find(raw, Vocab::Form::kBytes)};
+        return {vocab_.find(raw.substr(0, middle), Vocab::Form::kBytes),
+                vocab_.find(raw.substr(middle), Vocab::Form::kBytes), vocab_.find(raw, Vocab::Form::kBytes)};
       }
     }
     joined_.assign(left);
@@ -60,13 +60,15 @@ void read_vocab(const JsonNode& node, TokenizerParts& parts) {
       node.corrupt(fmt::format("the id of token \"{:.100}\" is not a whole number from 0 to {}", token, Vocab::kMaxId));
     }
     if (token.size() > Vocab::kMaxTokenBytes) {
-      node.corrupt(fmt::format("token {} has {} bytes, more than the {} a token may have", id, token.size(), Vocab::kMaxTokenBytes));
+      node.corrupt(fmt::format("token {} has {} bytes, more than the {} a token may have", id, token.size(),
+                               Vocab::kMaxTokenBytes));
     }
     raw.clear();
     bool bytes = parts.bpe.byte_level && byte_alphabet_decode(token, raw);
-    auto result = parts.vocab.add(bytes ? std::string_view(raw) : token, bytes ? Vocab::Form::kBytes : Vocab::Form::kText,
-                                  static_cast<int32_t>(id));
-    if (result == Vocab::AddResult::kDuplicateToken) node.corrupt(fmt::format("token \"{:.100}\" appears twice", token));
+    auto result = parts.vocab.add(bytes ? std::string_view(raw) : token,
+                                  bytes ? Vocab::Form::kBytes : Vocab::Form::kText, static_cast<int32_t>(id));
+    if (result == Vocab::AddResult::kDuplicateToken)
+      node.corrupt(fmt::format("token \"{:.100}\" appears twice", token));
     if (result == Vocab::AddResult::kDuplicateId) node.corrupt(fmt::format("id {} belongs to two tokens", id));
   }
 }
@@ -110,8 +112,9 @@ void read_merges(const JsonNode& node, TokenizerParts& parts) {
     if (!halves) node.corrupt(fmt::format("merge {} is neither two strings nor one string with one space", rank));
     TokenFinder::Merge merge = finder.find_merge(halves->left, halves->right);
     if (merge.left < 0 || merge.right < 0 || merge.merged < 0) {
-      node.corrupt(fmt::format("merge {} joins \"{:.100}\" and \"{:.100}\", but the vocabulary lacks {}", rank, halves->left,
-                               halves->right, merge.left < 0 || merge.right < 0 ? "one of them" : "what they give"));
+      node.corrupt(fmt::format("merge {} joins \"{:.100}\" and \"{:.100}\", but the vocabulary lacks {}", rank,
+                               halves->left, halves->right,
+                               merge.left < 0 || merge.right < 0 ? "one of them" : "what they give"));
     }
     parts.merges.set(merge.left, merge.right, rank++, merge.merged);
   }
@@ -120,11 +123,13 @@ void read_merges(const JsonNode& node, TokenizerParts& parts) {
 void read_model(const JsonNode& node, TokenizerParts& parts) {
   if (node.has("type") && node.type() != "BPE") node.unsupported_type("BPE");
   for (std::string_view affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (node.has(affix) && !node.at(affix).string().empty()) node.at(affix).unsupported("is set, which is not supported");
+    if (node.has(affix) && !node.at(affix).string().empty())
+      node.at(affix).unsupported("is set, which is not supported");
   }
   if (node.has("dropout")) {
     double dropout = 0;
-    if (node.at("dropout").value().get_double().get(dropout) != simdjson::SUCCESS) node.at("dropout").corrupt("is not a number");
+    if (node.at("dropout").value().get_double().get(dropout) != simdjson::SUCCESS)
+      node.at("dropout").corrupt("is not a number");
     if (dropout != 0) node.at("dropout").unsupported("is set: encoding would be random");
   }
   parts.bpe.byte_fallback = node.flag("byte_fallback", false);
@@ -135,8 +140,8 @@ void read_model(const JsonNode& node, TokenizerParts& parts) {
   read_merges(node.at("merges"), parts);
 }
 
-// Ids are given as Hugging Face's library gives them: the vocabulary's where it has the string, otherwise the next free one
-// after as many as the vocabulary has. The "id" in the file is what the writer believed them to be.
+// Ids are given as Hugging Face's library gives them: the vocabulary's where it has the string, otherwise the next free
+// one after as many as the vocabulary has. The "id" in the file is what the writer believed them to be.
 void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
   std::unordered_map<std::string, size_t> known;
   TokenFinder finder(parts.vocab, parts.bpe.byte_level);
@@ -169,7 +174,8 @@ void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
       token.id = next_id++;
       if (token.id > Vocab::kMaxId) item.corrupt(fmt::format("its id would be more than {}", Vocab::kMaxId));
       if (parts.vocab.has(token.id)) {
-        item.corrupt(fmt::format("its id would be {}, which a token of the vocabulary has: ids there have gaps", token.id));
+        item.corrupt(
+            fmt::format("its id would be {}, which a token of the vocabulary has: ids there have gaps", token.id));
       }
     }
     if (item.has("id") && item.at("id").integer(INT64_MIN, INT64_MAX) != token.id && moved++ == 0) {
@@ -177,7 +183,9 @@ void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
     }
     parts.added.push_back(std::move(token));
   }
-  if (moved > 0) log::warn("{} added tokens have other ids than the file says, as in other libraries; first: {}", moved, first_moved);
+  if (moved > 0)
+    log::warn("{} added tokens have other ids than the file says, as in other libraries; first: {}", moved,
+              first_moved);
 }
 
 void check_template_ids(const JsonNode& root, const TokenizerParts& parts) {
@@ -205,7 +213,8 @@ TokenizerParts parse_tokenizer_json(std::string_view json, const std::string& na
   simdjson::dom::parser parser;
   simdjson::dom::element document;
   if (auto error = parser.parse(json.data(), json.size()).get(document); error != simdjson::SUCCESS) {
-    fail(ErrorCode::kCorrupt, "{}: not valid JSON ({}); is the download complete?", name, simdjson::error_message(error));
+    fail(ErrorCode::kCorrupt, "{}: not valid JSON ({}); is the download complete?", name,
+         simdjson::error_message(error));
   }
   JsonNode root(document, name);
   TokenizerParts parts;

@@ -1,4 +1,5 @@
-// Reads tokenizer.json into the parts of a Tokenizer. The file is foreign: every count, length and id in it is checked here.
+// Reads tokenizer.json into the parts of a Tokenizer. The file is foreign: every count, length and id in it is checked
+// here.
 #pragma once
 
 #include <cstdint>

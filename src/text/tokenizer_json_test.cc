@@ -68,7 +68,8 @@ TEST(TokenizerJson, EveryTruncationIsAnError) {
 }
 
 TEST(TokenizerJson, NotJson) {
-  for (const std::string json : {"", "null", "[]", "7", "\"x\"", "{", "\xFF", "{\"model\":\"\xC3\x28\"}", "<html></html>"}) {
+  for (const std::string json :
+       {"", "null", "[]", "7", "\"x\"", "{", "\xFF", "{\"model\":\"\xC3\x28\"}", "<html></html>"}) {
     EXPECT_EQ(error_of(json).code, ErrorCode::kCorrupt) << json;
   }
   EXPECT_EQ(error_of(std::string(200000, '[')).code, ErrorCode::kCorrupt);
@@ -89,15 +90,18 @@ TEST(TokenizerJson, Model) {
   expect_error([](Json& f) { f["model"]["vocab"] = Json::array(); }, corrupt, "is not an object");
   expect_error([](Json& f) { f["model"]["merges"] = "a b"; }, corrupt, "is not an array");
   expect_error([](Json& f) { f["model"]["byte_fallback"] = "yes"; }, corrupt, "is not true or false");
-  expect_error([](Json& f) { f["model"]["type"] = "Unigram"; }, ErrorCode::kUnsupported, "\"Unigram\" is not supported; supported are: BPE");
+  expect_error([](Json& f) { f["model"]["type"] = "Unigram"; }, ErrorCode::kUnsupported,
+               "\"Unigram\" is not supported; supported are: BPE");
   expect_error([](Json& f) { f["model"]["dropout"] = 0.1; }, ErrorCode::kUnsupported, "model.dropout");
-  expect_error([](Json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }, ErrorCode::kUnsupported, "end_of_word_suffix");
+  expect_error([](Json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }, ErrorCode::kUnsupported,
+               "end_of_word_suffix");
 }
 
 TEST(TokenizerJson, VocabularyIds) {
-  for (const Json& id : {Json(-1), Json(int64_t{1} << 31), Json(int64_t{1} << 40), Json(18446744073709551615u), Json(1.5),
-                         Json("7"), Json(nullptr), Json(Vocab::kMaxId + 1)}) {
-    expect_error([&](Json& f) { f["model"]["vocab"]["c"] = id; }, ErrorCode::kCorrupt, "the id of token \"c\" is not a whole number");
+  for (const Json& id : {Json(-1), Json(int64_t{1} << 31), Json(int64_t{1} << 40), Json(18446744073709551615u),
+                         Json(1.5), Json("7"), Json(nullptr), Json(Vocab::kMaxId + 1)}) {
+    expect_error([&](Json& f) { f["model"]["vocab"]["c"] = id; }, ErrorCode::kCorrupt,
+                 "the id of token \"c\" is not a whole number");
   }
   expect_error([](Json& f) { f["model"]["vocab"]["c"] = 0; }, ErrorCode::kCorrupt, "id 0 belongs to two tokens");
   // nlohmann cannot write a key twice.
@@ -119,10 +123,11 @@ TEST(TokenizerJson, SparseIds) {
 }
 
 TEST(TokenizerJson, TokenLengths) {
-  expect_error([](Json& f) { f["model"]["vocab"][std::string(Vocab::kMaxTokenBytes + 1, 'x')] = 9; }, ErrorCode::kCorrupt,
-               "more than the 65535");
-  expect_error([](Json& f) { f["added_tokens"][0]["content"] = std::string(AddedTokenMatcher::kMaxContentBytes + 1, 'x'); },
-               ErrorCode::kCorrupt, "more than the 1024");
+  expect_error([](Json& f) { f["model"]["vocab"][std::string(Vocab::kMaxTokenBytes + 1, 'x')] = 9; },
+               ErrorCode::kCorrupt, "more than the 65535");
+  expect_error(
+      [](Json& f) { f["added_tokens"][0]["content"] = std::string(AddedTokenMatcher::kMaxContentBytes + 1, 'x'); },
+      ErrorCode::kCorrupt, "more than the 1024");
   Json file = small_file();
   const std::string longest(Vocab::kMaxTokenBytes, 'x');
   file["model"]["vocab"][longest] = 9;
@@ -135,7 +140,8 @@ TEST(TokenizerJson, TokenLengths) {
 TEST(TokenizerJson, Merges) {
   auto corrupt = ErrorCode::kCorrupt;
   auto merges = [](Json value) { return [value](Json& f) { f["model"]["merges"] = value; }; };
-  expect_error(merges(Json::parse(R"([["a", "z"]])")), corrupt, "merge 0 joins \"a\" and \"z\", but the vocabulary lacks one of them");
+  expect_error(merges(Json::parse(R"([["a", "z"]])")), corrupt,
+               "merge 0 joins \"a\" and \"z\", but the vocabulary lacks one of them");
   expect_error(merges(Json::parse(R"([["a", "c"]])")), corrupt, "the vocabulary lacks what they give");
   expect_error(merges(Json::parse(R"(["a b", "a b c"])")), corrupt, "merge 1 is neither");
   expect_error(merges(Json::parse(R"(["ab"])")), corrupt, "merge 0 is neither");
@@ -144,29 +150,58 @@ TEST(TokenizerJson, Merges) {
   expect_error(merges(Json::parse("[null]")), corrupt, "merge 0 is neither");
   Json file = small_file();
   file["model"]["merges"] = {"#version: 0.2", "a b"};
-  EXPECT_EQ(Tokenizer::from_json(file.dump(), "x").encode("ab"), (std::vector<int32_t>{2})) << "older files join with a space";
+  EXPECT_EQ(Tokenizer::from_json(file.dump(), "x").encode("ab"), (std::vector<int32_t>{2}))
+      << "older files join with a space";
 }
 
 TEST(TokenizerJson, ComponentsAreNamed) {
   auto unsupported = ErrorCode::kUnsupported;
-  expect_error([](Json& f) { f["pre_tokenizer"] = {{"type", "BertPreTokenizer"}}; }, unsupported,
-               "test.json.pre_tokenizer: type \"BertPreTokenizer\" is not supported; supported are: ByteLevel, Digits, Metaspace");
-  expect_error([](Json& f) { f["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Nmt"}}}}}; },
-               unsupported, "test.json.normalizer.normalizers[1]: type \"Nmt\"");
+  expect_error(
+      [](Json& f) {
+        f["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
+      },
+      unsupported,
+      "test.json.pre_tokenizer: type \"BertPreTokenizer\" is not supported; supported are: ByteLevel, Digits, "
+      "Metaspace");
+  expect_error(
+      [](Json& f) {
+        f["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Nmt"}}}}};
+      },
+      unsupported, "test.json.normalizer.normalizers[1]: type \"Nmt\"");
   expect_error([](Json& f) { f["decoder"] = {{"type", "CTC"}}; }, unsupported, "type \"CTC\"");
-  expect_error([](Json& f) { f["post_processor"] = {{"type", "BertProcessing"}}; }, unsupported, "type \"BertProcessing\"");
+  expect_error(
+      [](Json& f) {
+        f["post_processor"] = {{"type", "BertProcessing"}};
+      },
+      unsupported, "type \"BertProcessing\"");
   expect_error([](Json& f) { f["decoder"] = Json::object(); }, ErrorCode::kCorrupt, "has no \"type\"");
   expect_error([](Json& f) { f["decoder"] = "ByteLevel"; }, ErrorCode::kCorrupt, "is not an object");
-  expect_error([](Json& f) { f["decoder"] = {{"type", "Sequence"}, {"decoders", {nullptr}}}; }, ErrorCode::kCorrupt, "is null");
-  expect_error([](Json& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", ""}}}, {"behavior", "Isolated"}}; },
-               unsupported, "is empty");
-  expect_error([](Json& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", "x"}}}, {"behavior", "Odd"}}; },
-               ErrorCode::kCorrupt, "MergedWithPrevious");
-  expect_error([](Json& f) { f["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "ab"}}; }, ErrorCode::kCorrupt,
-               "is not one character");
+  expect_error(
+      [](Json& f) {
+        f["decoder"] = {{"type", "Sequence"}, {"decoders", {nullptr}}};
+      },
+      ErrorCode::kCorrupt, "is null");
+  expect_error(
+      [](Json& f) {
+        f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", ""}}}, {"behavior", "Isolated"}};
+      },
+      unsupported, "is empty");
+  expect_error(
+      [](Json& f) {
+        f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", "x"}}}, {"behavior", "Odd"}};
+      },
+      ErrorCode::kCorrupt, "MergedWithPrevious");
+  expect_error(
+      [](Json& f) {
+        f["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "ab"}};
+      },
+      ErrorCode::kCorrupt, "is not one character");
   Json byte_level = {{"type", "ByteLevel"}};
-  expect_error([&](Json& f) { f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {byte_level, byte_level}}}; },
-               unsupported, "nothing may follow ByteLevel");
+  expect_error(
+      [&](Json& f) {
+        f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {byte_level, byte_level}}};
+      },
+      unsupported, "nothing may follow ByteLevel");
 }
 
 TEST(TokenizerJson, NestingAndNumberOfComponents) {
@@ -181,7 +216,8 @@ TEST(TokenizerJson, NestingAndNumberOfComponents) {
 TEST(TokenizerJson, Templates) {
   auto with = [](Json single, Json ids) {
     return [=](Json& f) {
-      f["post_processor"] = {{"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", {{"<s>", {{"ids", ids}}}}}};
+      f["post_processor"] = {
+          {"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", {{"<s>", {{"ids", ids}}}}}};
     };
   };
   Json special = {{"SpecialToken", {{"id", "<s>"}}}};
@@ -209,7 +245,9 @@ TEST(TokenizerJson, ByteTokensAreTwoHexadecimalDigits) {
     file["model"]["vocab"][name] = next++;
   }
   Tokenizer tokenizer = Tokenizer::from_json(file.dump(), "test.json");
-  auto decode = [&](const char* name) { return tokenizer.decode(std::vector<int32_t>{tokenizer.token_to_id(name).value()}); };
+  auto decode = [&](const char* name) {
+    return tokenizer.decode(std::vector<int32_t>{tokenizer.token_to_id(name).value()});
+  };
   EXPECT_EQ(decode("<0x41>"), "A");
   EXPECT_EQ(decode("<0xC3>"), "\uFFFD");
   for (const char* name : {"<0x-1>", "<0x+1>", "<0x 1>", "<0x1g>", "<0x041>", "<0x>"}) EXPECT_EQ(decode(name), name);
@@ -230,11 +268,70 @@ TEST(TokenizerJson, UnknownTokenMustExistWhenNeeded) {
   }
 }
 
+TEST(TokenizerJson, UnknownCharacters) {
+  Json file = small_file();
+  file["model"]["unk_token"] = "c";
+  auto encode = [&](std::string_view text) { return Tokenizer::from_json(file.dump(), "test.json").encode(text); };
+  EXPECT_EQ(encode("axybz"), (std::vector<int32_t>{0, 3, 3, 1, 3})) << "one for each";
+  file["model"]["fuse_unk"] = true;
+  EXPECT_EQ(encode("axybz"), (std::vector<int32_t>{0, 3, 1, 3})) << "one for each run";
+  // A character whose bytes have tokens does not end a run of unknown ones, and comes before it: as Hugging Face has
+  // it.
+  file["model"]["byte_fallback"] = true;
+  file["model"]["vocab"]["<0x79>"] = 4;
+  file["added_tokens"] = Json::array();
+  EXPECT_EQ(encode("axyxb"), (std::vector<int32_t>{0, 4, 3, 1}));
+}
+
+// Texts are cut before SentencePiece's marks only where no merge reaches over one.
+TEST(TokenizerJson, MergesOverMarks) {
+  Json file = small_file();
+  file["added_tokens"] = Json::array();
+  file["model"]["vocab"] = {{"a", 0}, {"b", 1}, {"▁", 2}, {"▁b", 3}, {"▁▁", 4}, {"▁▁▁b", 5}, {"a▁", 6}};
+  file["model"]["merges"] = Json::parse(R"([["▁", "▁"], ["▁", "b"], ["▁▁", "▁b"]])");
+  auto encode = [&](std::string_view text) { return Tokenizer::from_json(file.dump(), "test.json").encode(text); };
+  EXPECT_EQ(encode("a▁b▁▁▁b"), (std::vector<int32_t>{0, 3, 5}));
+  file["model"]["merges"].insert(file["model"]["merges"].begin(), Json::parse(R"(["a", "▁"])"));
+  EXPECT_EQ(encode("a▁b▁▁▁b"), (std::vector<int32_t>{6, 1, 5}));
+}
+
+TEST(TokenizerJson, FlagsOfAddedTokens) {
+  auto encode = [](Json flags, std::string_view text, const char* content = "<s>") {
+    Json file = small_file();
+    file["model"]["vocab"][" "] = 4;
+    file["added_tokens"] = Json::array({{{"id", 5}, {"content", content}}});
+    file["added_tokens"][0].update(flags);
+    return Tokenizer::from_json(file.dump(), "test.json").encode(text);
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(encode(Json::object(), "a <s> b"), (Ids{0, 4, 5, 4, 1}));
+  EXPECT_EQ(encode({{"lstrip", true}}, "a  <s> <s> b"), (Ids{0, 5, 5, 4, 1}));
+  EXPECT_EQ(encode({{"rstrip", true}}, "a <s>  <s> b"), (Ids{0, 4, 5, 5, 1}));
+  EXPECT_EQ(encode({{"single_word", true}}, "bb abb bba bb", "bb"), (Ids{5, 4, 2, 1, 4, 1, 1, 0, 4, 5}));
+  EXPECT_EQ(encode({{"single_word", true}}, "<s> a<s> <s>\u0301", "<s>"), (Ids{5, 4, 0, 4}));
+  EXPECT_EQ(encode({{"special", true}}, "a<s>"), (Ids{0, 5}));
+  // White space as a token, in a run that the first one strips: read again and again, in no quadratic time.
+  EXPECT_EQ(encode({{"rstrip", true}}, std::string(100000, ' '), " ").size(), 100000u);
+}
+
+TEST(TokenizerJson, NormalizedAddedTokens) {
+  Json file = small_file();
+  file["normalizer"] = {{"type", "NFKC"}};
+  file["added_tokens"] = Json::array({{{"id", 4}, {"content", "\uFB01"}, {"normalized", true}, {"special", true}},
+                                      {{"id", 5}, {"content", "\uFB02"}, {"normalized", false}, {"special", true}}});
+  Tokenizer tokenizer = Tokenizer::from_json(file.dump(), "test.json");
+  EXPECT_EQ(tokenizer.encode("fi\uFB01"), (std::vector<int32_t>{4, 4})) << "searched in the normalized text";
+  EXPECT_EQ(tokenizer.encode("fl\uFB02"), (std::vector<int32_t>{5})) << "searched in the text itself";
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{4, 5}), "fi\uFB02");
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{4, 5}, true), "fi") << "skipped by string, as Hugging Face does";
+}
+
 // A pattern that would backtrack for ever ends with an error, soon, and the tokenizer works on.
 TEST(TokenizerJson, PatternThatNeedsTooManySteps) {
   for (const char* pattern : {"(?:a+)+$c", "(?:a|aa)+$c", "(?:a*)*\\nc", "a*a*a*a*a*a*\\nc"}) {
     Json file = small_file();
-    file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+    file["pre_tokenizer"] = {
+        {"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
     Tokenizer tokenizer = Tokenizer::from_json(file.dump(), "test.json");
     try {
       tokenizer.encode(std::string(3000, 'a') + " c");
@@ -258,19 +355,31 @@ TEST(TokenizerJson, ComponentsThatMultiplyTheText) {
     expect_error([&](Json& f) { f[key] = replace({{"String", "a"}}, 17); }, unsupported, "more than 16 times longer");
     expect_error([&](Json& f) { f[key] = replace({{"Regex", "a*"}}, 16); }, unsupported, "more than 16 times longer");
     Json twice = Json::array({replace({{"String", "a"}}, 5), replace({{"String", "aa"}}, 8)});
-    expect_error([&](Json& f) { f[key] = {{"type", "Sequence"}, {key + "s", twice}}; }, unsupported, "more than 16 times longer");
+    expect_error(
+        [&](Json& f) {
+          f[key] = {{"type", "Sequence"}, {key + "s", twice}};
+        },
+        unsupported, "more than 16 times longer");
   }
-  expect_error([](Json& f) { f["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(65, 'a')}}; }, unsupported, "64 bytes");
+  expect_error(
+      [](Json& f) {
+        f["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(65, 'a')}};
+      },
+      unsupported, "64 bytes");
   Json metaspace = {{"type", "Metaspace"}, {"replacement", "x"}};
-  expect_error([&](Json& f) { f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {metaspace, metaspace}}}; }, unsupported,
-               "a second Metaspace");
+  expect_error(
+      [&](Json& f) {
+        f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {metaspace, metaspace}}};
+      },
+      unsupported, "a second Metaspace");
 }
 
 // Damaged files: each either loads and behaves, or gives an Error. The fuzz target goes on from here.
 TEST(TokenizerJson, DamagedFiles) {
   std::mt19937 random(3);
   for (const char* name : {"llama2", "llama3", "added"}) {
-    const std::string whole = read_text_file(std::string(TESSERA_TEST_DATA) + "/tokenizers/synthetic/" + name + ".json");
+    const std::string whole =
+        read_text_file(std::string(TESSERA_TEST_DATA) + "/tokenizers/synthetic/" + name + ".json");
     EXPECT_EQ(check_tokenizer(whole, "Hello  wörld <s> 123\n\xFF"), "");
     std::uniform_int_distribution<size_t> place(0, whole.size() - 1);
     std::uniform_int_distribution<int> byte(0, 255);

@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "tessera/error.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
-#include "tessera/error.h"
 
 namespace tessera {
 namespace {
@@ -24,7 +24,8 @@ std::string check_decoding(const Tokenizer& tokenizer, const std::vector<int32_t
   for (bool skip_special : {false, true}) {
     std::string whole = tokenizer.decode(ids, skip_special);
     if (!utf8_is_valid(whole)) return "decode() gives invalid UTF-8";
-    if (stream(tokenizer, ids, skip_special) != whole) return fmt::format("the stream differs from decode() = \"{}\"", whole);
+    if (stream(tokenizer, ids, skip_special) != whole)
+      return fmt::format("the stream differs from decode() = \"{}\"", whole);
   }
   for (int32_t id : ids) {
     tokenizer.token_bytes(id);

@@ -1,4 +1,5 @@
-// What must hold for every tokenizer file and every text, as one function that the property test and the fuzz target call.
+// What must hold for every tokenizer file and every text, as one function that the property test and the fuzz target
+// call.
 #pragma once
 
 #include <string>

@@ -4,7 +4,9 @@
 
 namespace tessera {
 
-bool utf8_is_valid(std::string_view text) { return simdjson::validate_utf8(text.data(), text.size()); }
+bool utf8_is_valid(std::string_view text) {
+  return simdjson::validate_utf8(text.data(), text.size());
+}
 
 char32_t utf8_front(std::string_view text) {
   auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };

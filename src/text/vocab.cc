@@ -46,8 +46,8 @@ uint64_t Vocab::hash(std::string_view bytes, Form form) const {
     a = load(p, 4);
     b = load(p + n - 4, 4);
   } else if (n > 0) {
-    a = static_cast<uint64_t>(static_cast<uint8_t>(p[0])) << 16 | static_cast<uint64_t>(static_cast<uint8_t>(p[n / 2])) << 8 |
-        static_cast<uint8_t>(p[n - 1]);
+    a = static_cast<uint64_t>(static_cast<uint8_t>(p[0])) << 16 |
+        static_cast<uint64_t>(static_cast<uint8_t>(p[n / 2])) << 8 | static_cast<uint8_t>(p[n - 1]);
   }
   return fold(fold(a ^ h, b ^ kMix2), seed_ ^ kMix1);
 }

@@ -12,7 +12,8 @@ namespace tessera {
 
 class Vocab {
  public:
-  // Limits for what a file may hold. The largest published vocabularies have 262,144 tokens of at most about 1,000 bytes.
+  // Limits for what a file may hold. The largest published vocabularies have 262,144 tokens of at most about 1,000
+  // bytes.
   static constexpr int64_t kMaxId = (1 << 21) - 1;
   static constexpr size_t kMaxTokenBytes = 65535;
 
