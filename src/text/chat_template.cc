@@ -12,6 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kMaxDepth = 400;
 constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
@@ -48,6 +49,13 @@ void take_special_tokens(const OrderedJson& config, OrderedJson* tokens) {
     if (OrderedJson text = token_text(token); !text.is_null()) list.push_back(std::move(text));
   }
   (*tokens)[additional] = std::move(list);
+}
+
+// Copying JSON recurses as deep as it nests.
+void check_depth(const OrderedJson& json, int levels) {
+  if (levels == 0) fail(ErrorCode::kInvalidArgument, "the messages nest more than {} levels deep", kMaxDepth);
+  if (!json.is_structured()) return;
+  for (const OrderedJson& item : json) check_depth(item, levels - 1);
 }
 
 // The text that continue_final_message goes on with: the content, or its last text block.
@@ -169,25 +177,31 @@ jinja::Text ChatTemplate::render(const OrderedJson& messages, const ChatTemplate
     fail(ErrorCode::kInvalidArgument, "continue_final_message and add_generation_prompt contradict each other; set one");
   }
   const Named& chosen = choose(options);
-  OrderedJson variables = OrderedJson::object();
-  variables["messages"] = messages;
-  variables["tools"] = options.tools;
-  variables["documents"] = options.documents;
-  variables["add_generation_prompt"] = options.add_generation_prompt;
-  OrderedJson own = special_tokens_;
-  if (!options.kwargs.is_null() && !options.kwargs.is_object()) fail(ErrorCode::kInvalidArgument, "kwargs must be an object");
-  for (const auto& item : options.kwargs.items()) {
-    if (variables.contains(item.key())) fail(ErrorCode::kInvalidArgument, "kwargs must not hold \"{}\"", item.key());
-    own.erase(item.key());  // a caller's value wins over the model's, and is input
-  }
-  for (const auto& item : options.kwargs.items()) variables[item.key()] = item.value();
-
+  OrderedJson add_generation_prompt = options.add_generation_prompt;
+  OrderedJson continued;  // the messages, with a mark at the end of the last
   std::string final_message;
   if (options.continue_final_message) {
     if (messages.empty()) fail(ErrorCode::kInvalidArgument, "continue_final_message: there is no message");
-    OrderedJson& text = final_text(&variables["messages"]);
+    check_depth(messages, kMaxDepth);
+    continued = messages;
+    OrderedJson& text = final_text(&continued);
     final_message = text.get<std::string>();
     text = final_message + std::string(kContinueMark);
+  }
+  std::vector<jinja::Variable> variables;
+  for (const auto& item : special_tokens_.items()) variables.push_back({item.key(), &item.value(), /*own=*/true});
+  const size_t first_given = variables.size();
+  variables.push_back({"messages", options.continue_final_message ? &continued : &messages});
+  variables.push_back({"tools", &options.tools});
+  variables.push_back({"documents", &options.documents});
+  variables.push_back({"add_generation_prompt", &add_generation_prompt});
+  const size_t first_kwarg = variables.size();
+  if (!options.kwargs.is_null() && !options.kwargs.is_object()) fail(ErrorCode::kInvalidArgument, "kwargs must be an object");
+  for (const auto& item : options.kwargs.items()) {
+    for (size_t i = first_given; i < first_kwarg; ++i) {
+      if (variables[i].name == item.key()) fail(ErrorCode::kInvalidArgument, "kwargs must not hold \"{}\"", item.key());
+    }
+    variables.push_back({item.key(), &item.value()});
   }
   jinja::RenderOptions render_options;
   if (options.now.has_value()) {
@@ -196,7 +210,7 @@ jinja::Text ChatTemplate::render(const OrderedJson& messages, const ChatTemplate
     render_options.now = local;
   }
   for (const char* role : kRoles) render_options.trusted_values.emplace_back("role", role);
-  jinja::Text prompt = chosen.program.render(variables, own, render_options);
+  jinja::Text prompt = chosen.program.render(variables, render_options);
   if (options.continue_final_message) cut_at_mark(final_message, &prompt);
   return prompt;
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -109,8 +110,8 @@ TEST(ChatTemplate, InjectedSpecialTokensAreInput) {
                       {"function", {{"name", evil}, {"description", evil}, {"parameters", {{"type", "object"}, {"properties", {{evil, {{"type", "string"}}}}}}}}}}};
     options.kwargs = {{"reasoning_effort", evil}};
     for (const ChatSegment& segment : chat.apply_segments(messages, options)) {
-      if (segment.from_template) EXPECT_EQ(segment.text.find("x<|"), std::string::npos) << name << ": " << segment.text;
-      if (!segment.from_template) EXPECT_EQ(segment.text.find("<|channel|>"), std::string::npos) << segment.text;
+      const char* never = segment.from_template ? "x<|" : "<|channel|>";
+      EXPECT_EQ(segment.text.find(never), std::string::npos) << name << ": " << segment.text;
     }
   }
 }
@@ -199,6 +200,23 @@ TEST(ChatTemplate, ContinuesTheFinalMessage) {
   EXPECT_EQ(code_of(drops, {{{"role", "user"}}}, options), ErrorCode::kInvalidArgument);
   options.add_generation_prompt = true;
   EXPECT_EQ(code_of(drops, messages, options), ErrorCode::kInvalidArgument);
+}
+
+TEST(ChatTemplate, DeepMessagesAreAnError) {
+  OrderedJson deep = 1;
+  for (int i = 0; i < 100000; ++i) {
+    OrderedJson outer = OrderedJson::array();
+    outer.push_back(std::move(deep));
+    deep = std::move(outer);
+  }
+  OrderedJson messages = OrderedJson::array();
+  messages.push_back({{"role", "user"}});
+  messages[0]["content"] = std::move(deep);
+  ChatTemplate chat = ChatTemplate::from_source("{{ messages }}", "t");
+  ChatTemplateOptions options;
+  EXPECT_EQ(code_of(chat, messages, options), ErrorCode::kInvalidArgument);
+  options.continue_final_message = true;
+  EXPECT_EQ(code_of(chat, messages, options), ErrorCode::kInvalidArgument);
 }
 
 TEST(ChatTemplate, KwargsReachTheTemplate) {

@@ -9,12 +9,14 @@ Template Template::parse(std::string_view source, const std::string& name) {
   return Template(parse_program(source, name));
 }
 
-Text Template::render(const OrderedJson& variables, const OrderedJson& own_variables, const RenderOptions& options) const {
-  return Interpreter(*program_, options).run(variables, own_variables);
+Text Template::render(const std::vector<Variable>& variables, const RenderOptions& options) const {
+  return Interpreter(*program_, options).run(variables);
 }
 
 std::string Template::render(const OrderedJson& variables, const RenderOptions& options) const {
-  return render(variables, OrderedJson::object(), options).bytes();
+  std::vector<Variable> list;
+  for (const auto& item : variables.items()) list.push_back({item.key(), &item.value()});
+  return render(list, options).bytes();
 }
 
 }  // namespace tessera::jinja

@@ -27,6 +27,13 @@ struct RenderOptions {
   std::vector<std::pair<std::string, std::string>> trusted_values;
 };
 
+// A variable of a template. Text of `own` ones (bos_token, ...) counts as the template's; the rest is marked kFromInput.
+struct Variable {
+  std::string_view name;
+  const OrderedJson* value;
+  bool own = false;
+};
+
 struct Program;
 
 // Immutable and thread-safe; copies share the program.
@@ -35,10 +42,10 @@ class Template {
   // `name` appears in messages. Throws kCorrupt with the line of a syntax error; kUnsupported for refused features.
   static Template parse(std::string_view source, const std::string& name);
 
-  // `variables` and `own_variables` are objects: one variable per key. Text from `own_variables` (bos_token, ...) counts
-  // as the template's; text from `variables` is marked kFromInput. Throws kInvalidArgument, with name and line, for
-  // whatever jinja2 raises while rendering (raise_exception, undefined attributes, wrong types) and for a passed limit.
-  Text render(const OrderedJson& variables, const OrderedJson& own_variables, const RenderOptions& options = {}) const;
+  // Later variables win over earlier ones of the same name. Throws kInvalidArgument, with name and line, for whatever
+  // jinja2 raises while rendering (raise_exception, undefined attributes, wrong types) and for a passed limit.
+  Text render(const std::vector<Variable>& variables, const RenderOptions& options = {}) const;
+  // `variables`: an object, one variable per key.
   std::string render(const OrderedJson& variables, const RenderOptions& options = {}) const;
 
  private:

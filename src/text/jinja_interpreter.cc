@@ -29,10 +29,9 @@ struct FilteredItems : IteratorObject {
   bool entered = false;
 };
 
-Text Interpreter::run(const OrderedJson& variables, const OrderedJson& own_variables) {
+Text Interpreter::run(const std::vector<Variable>& variables) {
   try {
-    for (const auto& item : variables.items()) context_[item.key()] = from_json(item.value(), kFromInput, item.key());
-    for (const auto& item : own_variables.items()) context_[item.key()] = from_json(item.value(), 0, item.key());
+    for (const Variable& v : variables) context_[std::string(v.name)] = from_json(*v.value, v.own ? 0 : kFromInput, v.name);
     auto* frame = make<Activation>(nullptr, program_.slots);
     Builder out(*this);
     enter_scope(frame, program_.loads);

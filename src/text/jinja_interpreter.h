@@ -43,7 +43,7 @@ class Interpreter : public Runtime {
  public:
   Interpreter(const Program& program, const RenderOptions& options) : Runtime(options), program_(program) {}
 
-  Text run(const OrderedJson& variables, const OrderedJson& own_variables);
+  Text run(const std::vector<Variable>& variables);
 
   Value call(const Value& callee, const Args& args) override;
   Value loop_attribute(const Value& loop, std::string_view name) override;

@@ -39,7 +39,10 @@ struct Outcome {
 
 std::string render(std::string_view source, Outcome* outcome) {
   try {
-    jinja::Text text = jinja::Template::parse(source, "t").render(variables(), {{"bos_token", "<s>"}}, limits());
+    static const OrderedJson kToken = "<s>";
+    std::vector<jinja::Variable> all = {{"bos_token", &kToken, true}};
+    for (const auto& item : variables().items()) all.push_back({item.key(), &item.value()});
+    jinja::Text text = jinja::Template::parse(source, "t").render(all, limits());
     size_t covered = 0;
     for (const jinja::Text::Run& run : text.runs()) {
       if (run.end <= covered) return "marks: an empty run";

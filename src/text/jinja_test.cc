@@ -128,15 +128,24 @@ TEST(Jinja, LimitsEndHostileTemplates) {
 
 TEST(Jinja, DeepVariablesAreAnError) {
   OrderedJson deep = 1;
-  for (int i = 0; i < 100000; ++i) deep = OrderedJson::array({std::move(deep)});
-  EXPECT_EQ(failure("{{ x }}", {{"x", deep}}).code, ErrorCode::kInvalidArgument);
+  for (int i = 0; i < 100000; ++i) {
+    OrderedJson outer = OrderedJson::array();
+    outer.push_back(std::move(deep));
+    deep = std::move(outer);
+  }
+  OrderedJson variables = OrderedJson::object();
+  variables["x"] = std::move(deep);
+  EXPECT_EQ(failure("{{ x }}", variables).code, ErrorCode::kInvalidArgument);
 }
 
 // Marks: 'i' for text that came from variables, '.' for the template's own.
 std::string marks(std::string_view source, const OrderedJson& variables, const OrderedJson& own = OrderedJson::object()) {
   jinja::RenderOptions options;
   options.trusted_values = {{"role", "user"}};
-  jinja::Text text = jinja::Template::parse(source, "t").render(variables, own, options);
+  std::vector<jinja::Variable> all;
+  for (const auto& item : variables.items()) all.push_back({item.key(), &item.value()});
+  for (const auto& item : own.items()) all.push_back({item.key(), &item.value(), true});
+  jinja::Text text = jinja::Template::parse(source, "t").render(all, options);
   std::string out;
   size_t begin = 0;
   for (const jinja::Text::Run& run : text.runs()) {
