@@ -1,5 +1,5 @@
-// Many requests at once through the public library, on the trained demo model: the golden chats all together, with a cache
-// that is too small for them, with drafts; and a chat's second turn.
+// Many requests at once through the public library, on the trained demo model: the golden chats all together, with a
+// cache that is too small for them, with drafts; and a chat's second turn.
 #include <gtest/gtest.h>
 
 #include "api/llm_impl.h"
@@ -26,7 +26,8 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
   Json golden = read_json_file(path);
   std::vector<BatchRequest> requests;
   for (const Json& prompt : golden["prompts"]) {
-    const auto limit = static_cast<int64_t>(prompt.contains("raw") ? prompt["output_ids"].size() : 200);  // plain text has no end
+    const auto limit =
+        static_cast<int64_t>(prompt.contains("raw") ? prompt["output_ids"].size() : 200);  // plain text has no end
     requests.push_back({.id = std::to_string(requests.size()),
                         .prompt = prompt["prompt_ids"].get<std::vector<int32_t>>(),
                         .params = {.temperature = 0, .max_tokens = limit}});
@@ -51,11 +52,16 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
 INSTANTIATE_TEST_SUITE_P(
     Options, GlossaryBatch,
     testing::Values(std::pair{"together", BatchOptions{.max_requests_per_batch = 40, .record_timestamps = true}},
-                    std::pair{"small_cache_small_pages",
-                              BatchOptions{.max_requests_per_batch = 33, .max_batch_tokens = 77, .block_size = 16, .num_blocks = 120}},
-                    std::pair{"prefill_first_big_pages",
-                              BatchOptions{.max_requests_per_batch = 8, .block_size = 128, .allow_block_sharing = false, .scheduler_type = "prefill_first"}},
-                    std::pair{"prompt_lookup", BatchOptions{.max_requests_per_batch = 16, .prompt_lookup = 5, .deterministic = true}}),
+                    std::pair{
+                        "small_cache_small_pages",
+                        BatchOptions{
+                            .max_requests_per_batch = 33, .max_batch_tokens = 77, .block_size = 16, .num_blocks = 120}},
+                    std::pair{"prefill_first_big_pages", BatchOptions{.max_requests_per_batch = 8,
+                                                                      .block_size = 128,
+                                                                      .allow_block_sharing = false,
+                                                                      .scheduler_type = "prefill_first"}},
+                    std::pair{"prompt_lookup",
+                              BatchOptions{.max_requests_per_batch = 16, .prompt_lookup = 5, .deterministic = true}}),
     [](const auto& info) { return std::string(info.param.first); });
 
 TEST(Batch, OneBadRequestFailsAlone) {
@@ -93,7 +99,8 @@ TEST(Batch, SecondTurnOfAChatReadsOnlyWhatIsNew) {
 
 TEST(OpenAi, BodiesAreReadAndWrongOnesNamed) {
   OpenAiReader reader(glossary());
-  OrderedJson body = OrderedJson::parse(R"({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9,
+  OrderedJson body =
+      OrderedJson::parse(R"({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9,
     "stop": "x", "n": 2, "seed": 4, "logit_bias": {"7": 1.5}, "logprobs": true, "top_logprobs": 3, "user": "ignored"})");
   OpenAiRequest r = reader.chat_completion(body);
   EXPECT_EQ(r.request.samples, 2);
@@ -103,12 +110,14 @@ TEST(OpenAi, BodiesAreReadAndWrongOnesNamed) {
   EXPECT_EQ(r.request.params.logit_bias.at(7), 1.5f);
   EXPECT_EQ(r.stop, std::vector<std::string>{"x"});
   EXPECT_GT(r.request.prompt.size(), 10u);
-  for (const char* bad : {R"({})", R"([])", R"({"messages": 3})", R"({"messages": [{"role": "user", "content": "x"}], "n": "2"})",
-                          R"({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"a": 1}})",
-                          R"({"messages": [{"role": "user", "content": "x"}], "stop": [1]})",
-                          R"({"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}})"})
+  for (const char* bad :
+       {R"({})", R"([])", R"({"messages": 3})", R"({"messages": [{"role": "user", "content": "x"}], "n": "2"})",
+        R"({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"a": 1}})",
+        R"({"messages": [{"role": "user", "content": "x"}], "stop": [1]})",
+        R"({"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}})"})
     EXPECT_THROW(reader.chat_completion(OrderedJson::parse(bad)), Error) << bad;
-  EXPECT_EQ(reader.completion(OrderedJson::parse(R"({"prompt": [1, 2, 3]})")).request.prompt, (std::vector<int32_t>{1, 2, 3}));
+  EXPECT_EQ(reader.completion(OrderedJson::parse(R"({"prompt": [1, 2, 3]})")).request.prompt,
+            (std::vector<int32_t>{1, 2, 3}));
   EXPECT_THROW(reader.completion(OrderedJson::parse(R"({"prompt": [1, -2]})")), Error);
   EXPECT_THROW(reader.completion(OrderedJson::parse(R"({"prompt": [[1]]})")), Error);
 }

@@ -1,5 +1,5 @@
-// What transformers generated, through the engine: alone and among many, with any pages and chunks, after preemption and
-// after prefix hits. The answers must be the same tokens, and a request's log-probabilities the same bits.
+// What transformers generated, through the engine: alone and among many, with any pages and chunks, after preemption
+// and after prefix hits. The answers must be the same tokens, and a request's log-probabilities the same bits.
 #include <gtest/gtest.h>
 
 #include <random>
@@ -22,7 +22,8 @@ struct Case {
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
   return std::string(c.folder) + "_page" + std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk) +
-         (c.engine.prompt_lookup > 0 ? "_lookup" : "") + (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "");
+         (c.engine.prompt_lookup > 0 ? "_lookup" : "") +
+         (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "");
 }
 
 struct Outcome {
@@ -57,11 +58,16 @@ class EngineGolden : public testing::TestWithParam<Case> {
 
   // `sequences`: how many whole contexts the cache holds; 0: enough.
   std::unique_ptr<Runner> runner(int64_t sequences) {
-    RunnerOptions options{.dtype = DType::kF32, .max_context = 400, .max_sequences = 34, .max_batch_tokens = std::max<int64_t>(GetParam().chunk, 34),
-                          .max_logit_rows = 64, .page_size = GetParam().page_size};
+    RunnerOptions options{.dtype = DType::kF32,
+                          .max_context = 400,
+                          .max_sequences = 34,
+                          .max_batch_tokens = std::max<int64_t>(GetParam().chunk, 34),
+                          .max_logit_rows = 64,
+                          .page_size = GetParam().page_size};
     if (sequences > 0) {
       CacheLayout layout = layout_cache(model_->cache(), false);
-      options.cache_bytes = sequences * layout.pages_for(400, options.max_batch_tokens, options.page_size) * layout.page_bytes(options.page_size, 4);
+      options.cache_bytes = sequences * layout.pages_for(400, options.max_batch_tokens, options.page_size) *
+                            layout.page_bytes(options.page_size, 4);
     }
     return std::make_unique<Runner>(*model_, kernels_, pool_, *context_, options);
   }

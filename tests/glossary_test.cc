@@ -50,7 +50,8 @@ TEST(Glossary, GoldenChatsTokenForToken) {
       EXPECT_EQ(chat.prompt_ids(), want_prompt);
     }
     auto want = prompt["output_ids"].get<std::vector<int32_t>>();
-    const int64_t limit = prompt.contains("raw") ? static_cast<int64_t>(want.size()) : 200;  // the plain text has no end
+    const int64_t limit =
+        prompt.contains("raw") ? static_cast<int64_t>(want.size()) : 200;  // the plain text has no end
     Generation out = glossary().generate(want_prompt, {.temperature = 0, .max_tokens = limit});
     EXPECT_EQ(out.ids, want) << prompt["output"];
     EXPECT_EQ(glossary().decode(out.ids, false), prompt["output"].get<std::string>());
@@ -99,7 +100,9 @@ void check_perplexity(const std::string& model, const char* key) {
   EXPECT_NEAR(perplexity, golden["perplexity"].get<double>(), 5e-5 * golden["perplexity"].get<double>());
 }
 
-TEST(Glossary, PerplexityFromMxfp4) { check_perplexity(kModel, "mxfp4"); }
+TEST(Glossary, PerplexityFromMxfp4) {
+  check_perplexity(kModel, "mxfp4");
+}
 
 TEST(Glossary, PerplexityFromBf16) {
   TS_NEED_FIXTURE(model, "glossary-bf16");
@@ -119,7 +122,9 @@ void check_definitions(Llm& llm) {
   EXPECT_EQ(exact, 500);
 }
 
-TEST(Glossary, FiveHundredDefinitionsFromMxfp4) { check_definitions(glossary()); }
+TEST(Glossary, FiveHundredDefinitionsFromMxfp4) {
+  check_definitions(glossary());
+}
 
 TEST(Glossary, FiveHundredDefinitionsFromBf16) {
   TS_NEED_FIXTURE(model, "glossary-bf16");
@@ -159,10 +164,11 @@ TEST(Glossary, SeedStopAndCancel) {
   EXPECT_EQ(reply.generation.finish_reason, FinishReason::kStop);
 
   std::string seen;
-  Generation cut = glossary().generate("<|startoftext|>The", {.temperature = 0, .max_tokens = 100}, [&](std::string_view piece) {
-    seen += piece;
-    return seen.size() < 10;
-  });
+  Generation cut =
+      glossary().generate("<|startoftext|>The", {.temperature = 0, .max_tokens = 100}, [&](std::string_view piece) {
+        seen += piece;
+        return seen.size() < 10;
+      });
   EXPECT_EQ(cut.finish_reason, FinishReason::kCancelled);
   EXPECT_LT(cut.ids.size(), 20u);
 }

@@ -28,8 +28,8 @@ struct Case {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
-  return std::string(c.folder) + "_" + (c.reference ? "reference" : c.device) + (c.dequantize ? "_dequantized" : "") + "_page" +
-         std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk);
+  return std::string(c.folder) + "_" + (c.reference ? "reference" : c.device) + (c.dequantize ? "_dequantized" : "") +
+         "_page" + std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk);
 }
 
 class Golden : public testing::TestWithParam<Case> {
@@ -104,7 +104,8 @@ void Golden::expect_same_routing(int layer, const Tensor& indices, int64_t first
       const int64_t at = (first + t) * active + a;
       int64_t expected = want.dtype == DType::kI64 ? want.as<int64_t>()[at] : want.as<int32_t>()[at];
       int32_t got = indices.i32()[t * active + a];
-      if (got != expected) EXPECT_LE(std::abs(row[got] - row[expected]), 4e-4f) << "layer " << layer << " token " << first + t;
+      if (got != expected)
+        EXPECT_LE(std::abs(row[got] - row[expected]), 4e-4f) << "layer " << layer << " token " << first + t;
     }
   }
 }
@@ -127,7 +128,8 @@ TEST_P(Golden, LogitsAndIntermediates) {
     };
     while (done < static_cast<int64_t>(input.size())) {
       auto chunk = std::min<int64_t>(GetParam().chunk, static_cast<int64_t>(input.size()) - done);
-      RunItem item{sequence.get(), std::span(input).subspan(static_cast<size_t>(done), static_cast<size_t>(chunk)), WantLogits::kAll};
+      RunItem item{sequence.get(), std::span(input).subspan(static_cast<size_t>(done), static_cast<size_t>(chunk)),
+                   WantLogits::kAll};
       std::optional<Tensor> logits = runner_->run({&item, 1}, &probe);
       ASSERT_TRUE(logits.has_value());
       expect_close("logits." + std::to_string(k), logits->f32(), done, chunk);

@@ -30,7 +30,8 @@ std::string render(const OrderedJson& request, std::map<std::string, ChatTemplat
   if (request.contains("template")) {
     jinja::RenderOptions options;
     if (request.contains("now")) options.now = time_of(request["now"]);
-    return jinja::Template::parse(request["template"].get<std::string>(), "template").render(request["variables"], options);
+    return jinja::Template::parse(request["template"].get<std::string>(), "template")
+        .render(request["variables"], options);
   }
   std::string folder = request.at("folder");
   auto at = folders->find(folder);

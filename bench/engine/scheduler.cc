@@ -13,7 +13,8 @@ using namespace tessera;
 void decode_step(benchmark::State& state) {
   const int64_t requests = state.range(0), page_size = 32;
   PagedCache cache({.windows = {128, 0}, .page_size = page_size, .pages = static_cast<int32_t>(requests * 80)});
-  Scheduler scheduler(cache, {.max_requests = requests, .max_batch_tokens = 8192, .max_logit_rows = 8192, .max_context = 1 << 20});
+  Scheduler scheduler(
+      cache, {.max_requests = requests, .max_batch_tokens = 8192, .max_logit_rows = 8192, .max_context = 1 << 20});
   std::vector<std::unique_ptr<Job>> jobs;
   for (int64_t i = 0; i < requests; ++i) {
     jobs.push_back(std::make_unique<Job>());

@@ -1,5 +1,5 @@
-#include <iostream>
 #include <tessera/chat.h>
+#include <iostream>
 
 int main(int, char** argv) {
   tessera::Llm llm = tessera::Llm::load(argv[1]);

@@ -1,7 +1,8 @@
 // Many requests at once: continuous batching over one paged cache.
 //
 //   std::vector<tessera::BatchRequest> requests = {{.id = "a", .prompt = llm.encode("One")}, ...};
-//   for (const tessera::BatchOutput& out : tessera::generate_batch(llm, requests)) std::cout << out.generation.text << "\n";
+//   for (const tessera::BatchOutput& out : tessera::generate_batch(llm, requests)) std::cout << out.generation.text <<
+//   "\n";
 //
 // The Llm is used by this call alone while it runs; Llm::cancel() ends it after the current step.
 #pragma once
@@ -19,9 +20,9 @@ struct BatchRequest {
   std::string id;
   std::vector<int32_t> prompt;
   SamplingParams params;
-  int samples = 1;            // answers to the one prompt; sample k is drawn with seed + k
-  int priority = 0;           // -100 to 100, higher goes first
-  double timeout_seconds = 0; // 0: none
+  int samples = 1;             // answers to the one prompt; sample k is drawn with seed + k
+  int priority = 0;            // -100 to 100, higher goes first
+  double timeout_seconds = 0;  // 0: none
 };
 
 enum class BatchStatus { kPending, kPrefilling, kDecoding, kFinished, kFailed };
@@ -43,18 +44,18 @@ struct BatchOutput {
 // Named as in transformers' ContinuousBatchingConfig where the meaning is the same.
 struct BatchOptions {
   int64_t max_requests_per_batch = 32;
-  int64_t max_batch_tokens = 512;        // in one step
-  int64_t max_context = 0;               // tokens of one request; 0: the model's, as loaded
-  int64_t block_size = 32;               // tokens in a cache page
-  int64_t num_blocks = 0;                // cache pages; 0: from cache_memory
-  int64_t cache_memory = 0;              // bytes; 0: enough for all, as far as half of the free memory goes
-  bool allow_block_sharing = true;       // the prefix cache
-  std::string scheduler_type = "fifo";   // or "prefill_first"
+  int64_t max_batch_tokens = 512;       // in one step
+  int64_t max_context = 0;              // tokens of one request; 0: the model's, as loaded
+  int64_t block_size = 32;              // tokens in a cache page
+  int64_t num_blocks = 0;               // cache pages; 0: from cache_memory
+  int64_t cache_memory = 0;             // bytes; 0: enough for all, as far as half of the free memory goes
+  bool allow_block_sharing = true;      // the prefix cache
+  std::string scheduler_type = "fifo";  // or "prefill_first"
   int64_t max_queue_size = 4096;
-  int64_t prompt_lookup = 0;             // longest draft of prompt lookup; 0: off
-  bool static_batching = false;          // for comparison: whole batches, one after another
-  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; this adds a fixed seed
-  // for requests without one, and refuses a device that cannot promise it.
+  int64_t prompt_lookup = 0;     // longest draft of prompt lookup; 0: off
+  bool static_batching = false;  // for comparison: whole batches, one after another
+  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; this adds a fixed
+  // seed for requests without one, and refuses a device that cannot promise it.
   bool deterministic = false;
   bool record_timestamps = false;
 };
@@ -69,7 +70,8 @@ struct BatchReport {
 };
 
 // Outputs in the order of the requests, samples in theirs. A request that is refused or fails has status kFailed.
-std::vector<BatchOutput> generate_batch(Llm& llm, const std::vector<BatchRequest>& requests, const BatchOptions& options = {});
+std::vector<BatchOutput> generate_batch(Llm& llm, const std::vector<BatchRequest>& requests,
+                                        const BatchOptions& options = {});
 
 // The same, as a stream: `next` is asked for a request whenever there is room, until it has none; `on_output` gets each
 // output when it ends, and returns false to cancel the rest (which are then not reported).

@@ -9,11 +9,11 @@
 namespace tessera {
 
 struct ChatOptions {
-  std::string system;                      // instructions of the developer; empty: none
-  std::string reasoning_effort = "medium"; // low, medium, high, where the format knows it
-  std::string tools;                       // JSON array of OpenAI function tools; empty: none
-  std::string current_date;                // YYYY-MM-DD; empty: today
-  std::string template_kwargs;             // JSON object of further variables of the chat template; empty: none
+  std::string system;                       // instructions of the developer; empty: none
+  std::string reasoning_effort = "medium";  // low, medium, high, where the format knows it
+  std::string tools;                        // JSON array of OpenAI function tools; empty: none
+  std::string current_date;                 // YYYY-MM-DD; empty: today
+  std::string template_kwargs;              // JSON object of further variables of the chat template; empty: none
   SamplingParams sampling;
 };
 

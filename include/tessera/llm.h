@@ -21,13 +21,14 @@ namespace tessera {
 
 struct LoadOptions {
   std::string device = "auto";  // auto (a GPU when there is one), cpu, cuda, cuda:N
-  std::string dtype = "auto";   // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
-  bool dequantize = false;      // expand MXFP4 experts to bf16
-  int threads = 0;              // 0: all cores this process may use
-  int64_t max_context = 0;      // tokens a sequence may have; 0: the model's own limit, cut to 131072
-  int64_t page_size = 32;       // tokens in a cache page
+  std::string dtype =
+      "auto";               // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
+  bool dequantize = false;  // expand MXFP4 experts to bf16
+  int threads = 0;          // 0: all cores this process may use
+  int64_t max_context = 0;  // tokens a sequence may have; 0: the model's own limit, cut to 131072
+  int64_t page_size = 32;   // tokens in a cache page
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
-  bool ignore_window = false;   // keep the whole past of sliding-window layers in the cache (they still see W keys)
+  bool ignore_window = false;      // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
 struct Usage {
@@ -54,8 +55,8 @@ class Llm {
   // MODEL is a folder with config.json. Throws kNotFound, kCorrupt, kUnsupported, kOutOfMemory.
   static Llm load(const std::string& model, const LoadOptions& options = {});
 
-  // parse_special: special tokens spelled in the text are those tokens. add_special: as the tokenizer opens and closes a
-  // text, for example with a BOS token.
+  // parse_special: special tokens spelled in the text are those tokens. add_special: as the tokenizer opens and closes
+  // a text, for example with a BOS token.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = true, bool add_special = false) const;
   std::string decode(const std::vector<int32_t>& ids, bool skip_special = true) const;
 
@@ -63,7 +64,8 @@ class Llm {
   SamplingParams default_sampling() const;
 
   // Plain completion. Throws kInvalidArgument when the prompt is empty or longer than the context.
-  Generation generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text = {});
+  Generation generate(const std::vector<int32_t>& prompt, const SamplingParams& params,
+                      const TextCallback& on_text = {});
   Generation generate(std::string_view prompt, const SamplingParams& params, const TextCallback& on_text = {});
 
   // Sum of -log p(ids[i] | ids[0..i)) for i = 1..n-1.

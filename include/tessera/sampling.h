@@ -23,11 +23,11 @@ struct SamplingParams {
   double presence_penalty = 0.0;    // over output: subtracted once
   std::optional<uint64_t> seed;     // the same seed gives the same text; unset: a fresh one each call
   std::map<int32_t, float> logit_bias;
-  int logprobs = -1;                // -1: none; n >= 0: the chosen token's, with n alternatives (at most 20)
-  std::vector<std::string> stop;    // text that ends the answer; not part of it
+  int logprobs = -1;              // -1: none; n >= 0: the chosen token's, with n alternatives (at most 20)
+  std::vector<std::string> stop;  // text that ends the answer; not part of it
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  int64_t max_tokens = 0;           // 0: until the context is full
+  int64_t max_tokens = 0;  // 0: until the context is full
 
   // Throws kInvalidArgument naming the value and its range.
   void validate(int64_t vocab_size) const;

@@ -36,12 +36,15 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   positive("block_size", o.block_size);
   positive("max_queue_size", o.max_queue_size);
   if (o.deterministic && llm.context->device().type != DeviceType::kCpu)
-    fail(ErrorCode::kUnsupported, "deterministic: the GPU's kernels are chosen by batch size; run on the CPU, or without it");
+    fail(ErrorCode::kUnsupported,
+         "deterministic: the GPU's kernels are chosen by batch size; run on the CPU, or without it");
   if (o.num_blocks < 0 || o.cache_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 || o.prompt_lookup > 64)
-    fail(ErrorCode::kInvalidArgument, "num_blocks, cache_memory, max_context and prompt_lookup (at most 64) must not be negative");
+    fail(ErrorCode::kInvalidArgument,
+         "num_blocks, cache_memory, max_context and prompt_lookup (at most 64) must not be negative");
   RunnerOptions r = llm.runner->options();
   if (o.max_context > r.max_context) {
-    fail(ErrorCode::kInvalidArgument, "max_context is {}, and the model was loaded with {}", o.max_context, r.max_context);
+    fail(ErrorCode::kInvalidArgument, "max_context is {}, and the model was loaded with {}", o.max_context,
+         r.max_context);
   }
   if (o.max_context > 0) r.max_context = o.max_context;
   r.max_sequences = o.max_requests_per_batch;
@@ -51,7 +54,8 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   r.prefix_cache = o.allow_block_sharing;
   r.cache_bytes = o.cache_memory;
   if (o.num_blocks > 0)
-    r.cache_bytes = o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(o.block_size, dtype_size(r.dtype));
+    r.cache_bytes =
+        o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(o.block_size, dtype_size(r.dtype));
   return r;
 }
 
@@ -101,27 +105,30 @@ class Batch {
     if (options_.deterministic && !request.params.seed) request.params.seed = 0;
     pending->request = request;
     const Tokenizer* tokenizer = llm_.tokenizer ? &*llm_.tokenizer : nullptr;
-    for (int k = 0; k < std::clamp(request.samples, 0, 128); ++k) pending->texts.emplace_back(tokenizer, request.params.stop, nullptr);
+    for (int k = 0; k < std::clamp(request.samples, 0, 128); ++k)
+      pending->texts.emplace_back(tokenizer, request.params.stop, nullptr);
     pending->timestamps.resize(pending->texts.size());
     try {
-      return engine.submit({.prompt = request.prompt,
-                            .params = request.params,
-                            .eos_ids = llm_.eos_ids,
-                            .samples = request.samples,
-                            .priority = request.priority,
-                            .timeout_seconds = request.timeout_seconds,
-                            .on_token =
-                                [this, pending](int k, int32_t id, const TokenLogprob* logprob) {
-                                  if (options_.record_timestamps)
-                                    pending->timestamps[static_cast<size_t>(k)].push_back(machine_.engine.now());
-                                  return pending->texts[static_cast<size_t>(k)].push(id, logprob);
-                                },
-                            .on_end = [this, pending](int k, const RequestResult& r) { hand_out(*pending, k, r); }})
+      return engine
+                 .submit({.prompt = request.prompt,
+                          .params = request.params,
+                          .eos_ids = llm_.eos_ids,
+                          .samples = request.samples,
+                          .priority = request.priority,
+                          .timeout_seconds = request.timeout_seconds,
+                          .on_token =
+                              [this, pending](int k, int32_t id, const TokenLogprob* logprob) {
+                                if (options_.record_timestamps)
+                                  pending->timestamps[static_cast<size_t>(k)].push_back(machine_.engine.now());
+                                return pending->texts[static_cast<size_t>(k)].push(id, logprob);
+                              },
+                          .on_end = [this, pending](int k, const RequestResult& r) { hand_out(*pending, k, r); }})
                  .status == Submitted::kAccepted;
     } catch (const Error& e) {
       RequestResult refused{.failed = true, .error_code = e.code(), .error = e.what(), .created = engine.now()};
       refused.started = refused.first_token = refused.ended = refused.created;
-      if (pending->texts.empty()) pending->texts.emplace_back(tokenizer, request.params.stop, nullptr), pending->timestamps.resize(1);
+      if (pending->texts.empty())
+        pending->texts.emplace_back(tokenizer, request.params.stop, nullptr), pending->timestamps.resize(1);
       hand_out(*pending, 0, refused);
       return true;
     }
@@ -175,14 +182,16 @@ class Batch {
 }  // namespace
 
 BatchEngine::BatchEngine(Llm::Impl& llm, const BatchOptions& options)
-    : runner(*llm.model, llm.kernels, llm.pool, *llm.context, runner_options(llm, options)), engine(runner, engine_options(options)) {}
+    : runner(*llm.model, llm.kernels, llm.pool, *llm.context, runner_options(llm, options)),
+      engine(runner, engine_options(options)) {}
 
 BatchReport generate_batch(Llm& llm, const std::function<std::optional<BatchRequest>()>& next,
                            const std::function<bool(BatchOutput&&)>& on_output, const BatchOptions& options) {
   return Batch(llm.impl(), options, on_output).run(next);
 }
 
-std::vector<BatchOutput> generate_batch(Llm& llm, const std::vector<BatchRequest>& requests, const BatchOptions& options) {
+std::vector<BatchOutput> generate_batch(Llm& llm, const std::vector<BatchRequest>& requests,
+                                        const BatchOptions& options) {
   std::map<std::pair<size_t, int>, BatchOutput> outputs;
   size_t asked = 0;
   auto next = [&]() -> std::optional<BatchRequest> {

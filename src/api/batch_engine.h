@@ -1,4 +1,5 @@
-// A runner and an engine for many requests, over a loaded model's weights. Shared by generate_batch() and the benchmarks.
+// A runner and an engine for many requests, over a loaded model's weights. Shared by generate_batch() and the
+// benchmarks.
 #pragma once
 
 #include "api/llm_impl.h"

@@ -22,7 +22,8 @@ void check_messages(const OrderedJson& messages) {
   if (!messages.is_array()) fail(ErrorCode::kInvalidArgument, "messages must be a JSON array");
   for (size_t i = 0; i < messages.size(); ++i) {
     const OrderedJson& m = messages[i];
-    if (!m.is_object() || !m.contains("role") || !m["role"].is_string()) bad_message(i, "expected an object with a \"role\"");
+    if (!m.is_object() || !m.contains("role") || !m["role"].is_string())
+      bad_message(i, "expected an object with a \"role\"");
     const std::string role = m["role"];
     if (role != "system" && role != "developer" && role != "user" && role != "assistant" && role != "tool")
       bad_message(i, "role must be system, developer, user, assistant or tool");
@@ -92,7 +93,9 @@ OrderedJson for_template(const OrderedJson& messages, bool string_arguments) {
 
 struct Chat::Impl {
   Impl(Llm& model, ChatOptions chat_options)
-      : llm(model), options(std::move(chat_options)), chat_template(ChatTemplate::from_folder(model.impl().checkpoint.folder())) {
+      : llm(model),
+        options(std::move(chat_options)),
+        chat_template(ChatTemplate::from_folder(model.impl().checkpoint.folder())) {
     llm.impl().text();  // fails early when the tokenizer is missing
   }
 
@@ -201,11 +204,17 @@ void Chat::tool_result(const ToolCall& call, std::string_view result) {
       {{"role", "tool"}, {"name", call.name}, {"tool_call_id", call.id}, {"content", std::string(result)}});
 }
 
-Reply Chat::resume(const ReplyCallback& on_piece) { return impl_->answer(on_piece); }
+Reply Chat::resume(const ReplyCallback& on_piece) {
+  return impl_->answer(on_piece);
+}
 
-void Chat::reset() { impl_->messages = OrderedJson::array(); }
+void Chat::reset() {
+  impl_->messages = OrderedJson::array();
+}
 
-ChatOptions& Chat::options() { return impl_->options; }
+ChatOptions& Chat::options() {
+  return impl_->options;
+}
 
 std::string Chat::messages_json() const {
   return impl_->messages.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
@@ -224,6 +233,8 @@ std::string Chat::prompt() const {
   return text;
 }
 
-std::vector<int32_t> Chat::prompt_ids() const { return impl_->prompt_ids(); }
+std::vector<int32_t> Chat::prompt_ids() const {
+  return impl_->prompt_ids();
+}
 
 }  // namespace tessera

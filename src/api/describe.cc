@@ -100,9 +100,8 @@ Json describe_kernel_table(const Kernels& kernels) {
   kernels.for_each([&](const auto& table) {
     Json rows = Json::array();
     for (const auto& row : table.rows) {
-      rows.push_back({{"name", row.name},
-                      {"device", row.device == DeviceType::kCpu ? "cpu" : "cuda"},
-                      {"summary", row.summary}});
+      rows.push_back(
+          {{"name", row.name}, {"device", row.device == DeviceType::kCpu ? "cpu" : "cuda"}, {"summary", row.summary}});
     }
     out.push_back({{"op", table.op}, {"rows", std::move(rows)}});
   });

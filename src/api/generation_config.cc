@@ -10,7 +10,8 @@ template <class T>
 void read(const Json& config, const char* key, T& value) {
   auto it = config.find(key);
   if (it == config.end() || it->is_null()) return;
-  if (!it->is_number()) fail(ErrorCode::kCorrupt, "generation_config.json: \"{}\" is {}; expected a number", key, it->dump());
+  if (!it->is_number())
+    fail(ErrorCode::kCorrupt, "generation_config.json: \"{}\" is {}; expected a number", key, it->dump());
   value = it->get<T>();
 }
 
@@ -31,13 +32,15 @@ SamplingParams sampling_from_config(const Json& config) {
 
 std::vector<int32_t> eos_from_config(const Json& generation_config, const Json& config, int64_t vocab_size) {
   std::vector<int32_t> ids;
-  for (const auto& [json, file] : {std::pair{&generation_config, "generation_config.json"}, std::pair{&config, "config.json"}}) {
+  for (const auto& [json, file] :
+       {std::pair{&generation_config, "generation_config.json"}, std::pair{&config, "config.json"}}) {
     auto it = json->find("eos_token_id");
     if (it == json->end() || it->is_null()) continue;
     Json list = it->is_array() ? *it : Json::array({*it});
     for (const Json& id : list) {
       if (!id.is_number_integer() || id < 0 || id >= vocab_size) {
-        fail(ErrorCode::kCorrupt, "{}: eos_token_id {} is not a token id from 0 to {}", file, id.dump(), vocab_size - 1);
+        fail(ErrorCode::kCorrupt, "{}: eos_token_id {} is not a token id from 0 to {}", file, id.dump(),
+             vocab_size - 1);
       }
       ids.push_back(id.get<int32_t>());
     }

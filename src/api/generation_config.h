@@ -8,8 +8,8 @@
 
 namespace tessera {
 
-// Keys as transformers writes them; absent ones keep SamplingParams' defaults, except that do_sample false means greedy.
-// Throws kCorrupt naming the key.
+// Keys as transformers writes them; absent ones keep SamplingParams' defaults, except that do_sample false means
+// greedy. Throws kCorrupt naming the key.
 SamplingParams sampling_from_config(const Json& generation_config);
 
 // eos_token_id of generation_config.json, else of config.json: one id or a list. Throws kCorrupt.

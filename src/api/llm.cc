@@ -17,7 +17,10 @@
 namespace tessera {
 
 Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
-    : options((init_logging(), load_options)), pool(options.threads), context(make_context(options.device)), checkpoint(Checkpoint::open(folder)) {
+    : options((init_logging(), load_options)),
+      pool(options.threads),
+      context(make_context(options.device)),
+      checkpoint(Checkpoint::open(folder)) {
   // A big tokenizer.json takes as long as everything else together, so it is read beside it.
   std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
     const std::string path = folder + "/tokenizer.json";
@@ -33,10 +36,11 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
-  if (options.max_context < 0) fail(ErrorCode::kInvalidArgument, "max_context is {}; expected 0 or more", options.max_context);
+  if (options.max_context < 0)
+    fail(ErrorCode::kInvalidArgument, "max_context is {}; expected 0 or more", options.max_context);
   if (options.max_context > model->info().max_position_embeddings) {
-    fail(ErrorCode::kInvalidArgument, "max_context is {}, more than the {} this model was made for", options.max_context,
-         model->info().max_position_embeddings);
+    fail(ErrorCode::kInvalidArgument, "max_context is {}, more than the {} this model was made for",
+         options.max_context, model->info().max_position_embeddings);
   }
   if (options.max_context > 0) length = options.max_context;
   runner = std::make_unique<Runner>(*model, kernels, pool, *context,
@@ -53,14 +57,15 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
 
 const Tokenizer& Llm::Impl::text() const {
   if (!tokenizer) {
-    fail(ErrorCode::kNotFound, "{}/tokenizer.json is missing; download it with the model, or give token ids instead of text",
+    fail(ErrorCode::kNotFound,
+         "{}/tokenizer.json is missing; download it with the model, or give token ids instead of text",
          checkpoint.folder());
   }
   return *tokenizer;
 }
 
-Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text,
-                               const TokenCallback& on_token) {
+Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const SamplingParams& params,
+                               const TextCallback& on_text, const TokenCallback& on_token) {
   params.validate(model->info().vocab_size);
   AnswerText answer(tokenizer ? &*tokenizer : nullptr, params.stop, on_text);
   cancelled.store(false, std::memory_order_relaxed);
@@ -106,9 +111,12 @@ std::string Llm::decode(const std::vector<int32_t>& ids, bool skip_special) cons
   return impl_->text().decode(ids, skip_special);
 }
 
-SamplingParams Llm::default_sampling() const { return sampling_from_config(impl_->checkpoint.generation_config()); }
+SamplingParams Llm::default_sampling() const {
+  return sampling_from_config(impl_->checkpoint.generation_config());
+}
 
-Generation Llm::generate(const std::vector<int32_t>& prompt, const SamplingParams& params, const TextCallback& on_text) {
+Generation Llm::generate(const std::vector<int32_t>& prompt, const SamplingParams& params,
+                         const TextCallback& on_text) {
   return impl_->generate(prompt, params, on_text, {});
 }
 
@@ -116,12 +124,20 @@ Generation Llm::generate(std::string_view prompt, const SamplingParams& params, 
   return generate(impl_->text().encode(prompt, {.add_special_tokens = true, .parse_special = true}), params, on_text);
 }
 
-double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) { return tessera::negative_log_likelihood(*impl_->runner, ids); }
+double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) {
+  return tessera::negative_log_likelihood(*impl_->runner, ids);
+}
 
-void Llm::cancel() noexcept { impl_->cancelled.store(true, std::memory_order_relaxed); }
+void Llm::cancel() noexcept {
+  impl_->cancelled.store(true, std::memory_order_relaxed);
+}
 
-int64_t Llm::vocab_size() const { return impl_->model->info().vocab_size; }
-int64_t Llm::max_context() const { return impl_->runner->options().max_context; }
+int64_t Llm::vocab_size() const {
+  return impl_->model->info().vocab_size;
+}
+int64_t Llm::max_context() const {
+  return impl_->runner->options().max_context;
+}
 
 std::string Llm::describe() const {
   Json out = describe_model(impl_->checkpoint, *impl_->model, impl_->rows, impl_->dtype, impl_->options.ignore_window);
@@ -131,6 +147,8 @@ std::string Llm::describe() const {
   return out.dump();
 }
 
-std::string Llm::describe_kernels() const { return describe_kernel_table(impl_->kernels).dump(); }
+std::string Llm::describe_kernels() const {
+  return describe_kernel_table(impl_->kernels).dump();
+}
 
 }  // namespace tessera

@@ -32,7 +32,8 @@ double number(const OrderedJson& body, const char* key, double otherwise) {
 int64_t integer(const OrderedJson& body, const char* key, int64_t otherwise) {
   const OrderedJson* v = find(body, key);
   if (!v) return otherwise;
-  if (!v->is_number_integer() || (v->is_number_unsigned() && v->get<uint64_t>() > INT64_MAX)) bad(key, "a whole number");
+  if (!v->is_number_integer() || (v->is_number_unsigned() && v->get<uint64_t>() > INT64_MAX))
+    bad(key, "a whole number");
   return v->get<int64_t>();
 }
 
@@ -121,7 +122,10 @@ OrderedJson chat_choice(Llm& llm, const OpenAiRequest& request, const BatchOutpu
                                      {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
   }
   if (calls > 0 && reason == FinishReason::kStop) reason = FinishReason::kToolCall;
-  return {{"index", output.sample}, {"message", message}, {"logprobs", nullptr}, {"finish_reason", finish_reason_name(reason)}};
+  return {{"index", output.sample},
+          {"message", message},
+          {"logprobs", nullptr},
+          {"finish_reason", finish_reason_name(reason)}};
 }
 
 }  // namespace
@@ -210,11 +214,12 @@ OrderedJson openai_response(Llm& llm, const OpenAiRequest& request, const std::v
   int64_t completion = 0, reasoning = 0;
   for (const BatchOutput& out : outputs) {
     completion += out.generation.usage.completion_tokens;
-    OrderedJson choice = request.chat ? chat_choice(llm, request, out, reasoning)
-                                      : OrderedJson{{"index", out.sample},
-                                                    {"text", out.generation.text},
-                                                    {"logprobs", nullptr},
-                                                    {"finish_reason", finish_reason_name(out.generation.finish_reason)}};
+    OrderedJson choice = request.chat
+                             ? chat_choice(llm, request, out, reasoning)
+                             : OrderedJson{{"index", out.sample},
+                                           {"text", out.generation.text},
+                                           {"logprobs", nullptr},
+                                           {"finish_reason", finish_reason_name(out.generation.finish_reason)}};
     if (request.logprobs) choice["logprobs"] = logprobs_json(llm, out.generation);
     choices.push_back(std::move(choice));
   }

@@ -1,5 +1,5 @@
-// OpenAI's request and response bodies, to and from tessera's: chat completions and completions. Shared by whatever speaks
-// that format.
+// OpenAI's request and response bodies, to and from tessera's: chat completions and completions. Shared by whatever
+// speaks that format.
 #pragma once
 
 #include <string>
@@ -13,14 +13,14 @@ namespace tessera {
 
 struct OpenAiRequest {
   BatchRequest request;
-  std::string model;              // as the client called it
+  std::string model;  // as the client called it
   bool chat = false;
   bool logprobs = false;
   std::vector<std::string> stop;  // of a chat: ends the answer, not the reasoning
 };
 
-// Reads bodies of /v1/chat/completions and /v1/completions. Parameters that are absent keep the model's defaults; unknown
-// ones are ignored. Throws kInvalidArgument naming the parameter, kUnsupported for what this program cannot do.
+// Reads bodies of /v1/chat/completions and /v1/completions. Parameters that are absent keep the model's defaults;
+// unknown ones are ignored. Throws kInvalidArgument naming the parameter, kUnsupported for what this program cannot do.
 class OpenAiReader {
  public:
   // The Llm must outlive the reader. Not thread-safe.

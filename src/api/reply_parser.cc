@@ -8,7 +8,9 @@
 
 namespace tessera {
 
-std::string tool_call_id(int64_t number) { return "call_" + std::to_string(number); }
+std::string tool_call_id(int64_t number) {
+  return "call_" + std::to_string(number);
+}
 
 namespace {
 
@@ -74,7 +76,8 @@ class HarmonyReply final : public ReplyParser {
 // Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes.
 class TaggedReply final : public ReplyParser {
  public:
-  explicit TaggedReply(const Tokenizer& tokenizer) : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {}
+  explicit TaggedReply(const Tokenizer& tokenizer)
+      : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {}
 
   void push(int32_t id, const Emit& emit) override {
     held_ += decoder_.push(id);
@@ -122,7 +125,9 @@ class TaggedReply final : public ReplyParser {
   }
 
   void give(const Emit& emit, std::string text) {
-    std::string& to = part_ == ReplyPart::kReasoning ? parts_.reasoning : part_ == ReplyPart::kAnswer ? parts_.answer : call_;
+    std::string& to = part_ == ReplyPart::kReasoning ? parts_.reasoning
+                      : part_ == ReplyPart::kAnswer  ? parts_.answer
+                                                     : call_;
     if (to.empty()) text.erase(0, text.find_first_not_of("\n\r\t "));  // the newlines that follow a tag
     if (text.empty()) return;
     to += text;

@@ -1,5 +1,5 @@
-// Sorts what a chat model emits into reasoning, answer and tool calls, while it streams. Total: any token sequence gives
-// a well-formed Reply. Not thread-safe.
+// Sorts what a chat model emits into reasoning, answer and tool calls, while it streams. Total: any token sequence
+// gives a well-formed Reply. Not thread-safe.
 #pragma once
 
 #include <functional>
@@ -32,8 +32,8 @@ class ReplyParser {
   Parts parts_;
 };
 
-// Harmony channels where the tokenizer has harmony's special tokens; otherwise <think> and <tool_call> tags in the text.
-// The tokenizer must outlive the parser.
+// Harmony channels where the tokenizer has harmony's special tokens; otherwise <think> and <tool_call> tags in the
+// text. The tokenizer must outlive the parser.
 std::unique_ptr<ReplyParser> make_reply_parser(const Tokenizer& tokenizer);
 
 // "call_" and the number of the call in the conversation.

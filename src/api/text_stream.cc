@@ -31,6 +31,8 @@ std::string TextStream::push(std::string_view piece) {
   return out;
 }
 
-std::string TextStream::finish() { return stopped_ ? std::string() : std::exchange(held_, {}); }
+std::string TextStream::finish() {
+  return stopped_ ? std::string() : std::exchange(held_, {});
+}
 
 }  // namespace tessera

@@ -17,7 +17,9 @@ std::vector<CacheGroup> layers_by_window(const CacheSpec& spec, bool ignore_wind
   return kinds;
 }
 
-bool same_shape(const LayerCache& a, const LayerCache& b) { return a.kv_heads == b.kv_heads && a.head_dim == b.head_dim; }
+bool same_shape(const LayerCache& a, const LayerCache& b) {
+  return a.kv_heads == b.kv_heads && a.head_dim == b.head_dim;
+}
 
 }  // namespace
 

@@ -22,11 +22,12 @@ struct CacheGroup {
   std::vector<int> layers;
 };
 
-// Groups of about equal size, so that one pool serves all: a page is one slice of every store, and whichever group takes
-// it keeps its layers' keys and values there. A kind of layer that is much more frequent than the rarest one is split.
+// Groups of about equal size, so that one pool serves all: a page is one slice of every store, and whichever group
+// takes it keeps its layers' keys and values there. A kind of layer that is much more frequent than the rarest one is
+// split.
 struct CacheLayout {
-  std::vector<CacheGroup> groups;   // in order of first layer
-  std::vector<LayerCache> stores;   // shape of each store; window unused
+  std::vector<CacheGroup> groups;  // in order of first layer
+  std::vector<LayerCache> stores;  // shape of each store; window unused
   std::vector<int> store_of_layer;
 
   // Bytes of one page in all stores.

@@ -7,7 +7,9 @@
 namespace tessera {
 
 PagePool::PagePool(int32_t pages)
-    : holders_(static_cast<size_t>(pages), 0), cached_flag_(static_cast<size_t>(pages), 0), links_(static_cast<size_t>(pages) + 1) {
+    : holders_(static_cast<size_t>(pages), 0),
+      cached_flag_(static_cast<size_t>(pages), 0),
+      links_(static_cast<size_t>(pages) + 1) {
   free_.reserve(static_cast<size_t>(pages));
   for (int32_t i = pages; i-- > 0;) free_.push_back(i);
 }

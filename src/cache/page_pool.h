@@ -18,7 +18,7 @@ class PagePool {
   void hold(int32_t page);              // one holder more, of a held or a cached page
   void drop(int32_t page, bool cache);  // one less; without the last one the page is free, or cached as the youngest
   void free_cached(int32_t page);
-  void touch(int32_t page);             // of a cached page: makes it the youngest
+  void touch(int32_t page);  // of a cached page: makes it the youngest
 
   int32_t oldest() const { return links_.back().next; }  // cached page to evict first, or kNone
   int32_t holders(int32_t page) const { return holders_[static_cast<size_t>(page)]; }

@@ -10,10 +10,14 @@ namespace tessera {
 namespace {
 constexpr int32_t kNone = PrefixTree::kNone;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 }  // namespace
 
-CacheSequence::~CacheSequence() { cache_->close(*this); }
+CacheSequence::~CacheSequence() {
+  cache_->close(*this);
+}
 
 int32_t CacheSequence::slot(size_t group, int64_t position) const {
   const int64_t page_size = cache_->options_.page_size;
@@ -45,7 +49,8 @@ std::unique_ptr<CacheSequence> PagedCache::open() {
   return sequence;
 }
 
-// Pages ------------------------------------------------------------------------------------------------------------------
+// Pages
+// ------------------------------------------------------------------------------------------------------------------
 
 int32_t PagedCache::take(size_t group) {
   std::optional<int32_t> page = pool_.take();
@@ -81,8 +86,8 @@ void PagedCache::unpublish(int32_t page) {
   tree_.prune(node);
 }
 
-// Frees the page that was cached longest. Without a page of a full group nothing below its node can be reached, so all of
-// that goes with it; no sequence holds any of it, since it would hold this page, too.
+// Frees the page that was cached longest. Without a page of a full group nothing below its node can be reached, so all
+// of that goes with it; no sequence holds any of it, since it would hold this page, too.
 void PagedCache::evict() {
   const int32_t page = pool_.oldest();
   TS_CHECK(page != kNone, "reserve() counted the pages");
@@ -107,7 +112,8 @@ void PagedCache::evict() {
   for (size_t i = nodes.size(); i-- > 0;) tree_.prune(nodes[i]);
 }
 
-// Prefixes ---------------------------------------------------------------------------------------------------------------
+// Prefixes
+// ---------------------------------------------------------------------------------------------------------------
 
 PagedCache::Match PagedCache::find(std::span<const int32_t> tokens) const {
   Match match;
@@ -132,7 +138,9 @@ PagedCache::Match PagedCache::find(std::span<const int32_t> tokens) const {
   return match;
 }
 
-int64_t PagedCache::probe(std::span<const int32_t> tokens) const { return find(tokens).pages * options_.page_size; }
+int64_t PagedCache::probe(std::span<const int32_t> tokens) const {
+  return find(tokens).pages * options_.page_size;
+}
 
 int64_t PagedCache::match(CacheSequence& s, std::span<const int32_t> tokens, int64_t prompt_length) {
   TS_CHECK(s.length_ == 0 && s.groups_[0].pages.empty(), "match() is for a new sequence");
@@ -177,8 +185,8 @@ bool PagedCache::in_checkpoint(const CacheSequence& s, size_t group, int64_t ind
   return before(end) || index == end || before(s.branch_pages_) || before((index / every + 1) * every);
 }
 
-// Names the just filled last page in the tree, or takes the page that another sequence has published meanwhile: then all
-// holders of a node's pages hold the same ones, and the own copy is free.
+// Names the just filled last page in the tree, or takes the page that another sequence has published meanwhile: then
+// all holders of a node's pages hold the same ones, and the own copy is free.
 void PagedCache::publish(CacheSequence& s) {
   const int64_t index = s.length_ / options_.page_size - 1;
   const int32_t node = tree_.find_or_add(s.node_, s.tail_);
@@ -201,7 +209,8 @@ void PagedCache::publish(CacheSequence& s) {
   s.node_ = node;
 }
 
-// Sequences --------------------------------------------------------------------------------------------------------------
+// Sequences
+// --------------------------------------------------------------------------------------------------------------
 
 bool PagedCache::reserve(CacheSequence& s, int64_t count) {
   const auto target = static_cast<size_t>(ceil_div(s.length_ + count, options_.page_size));

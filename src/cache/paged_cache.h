@@ -22,13 +22,13 @@ struct CacheOptions {
   int64_t page_size = 32;
   int32_t pages = 0;
   bool prefix_cache = true;
-  int64_t checkpoint_tokens = 4096;      // a prompt's window pages are kept at least this often
-  uint64_t hash_mask = ~uint64_t{0};     // tests force collisions with it
+  int64_t checkpoint_tokens = 4096;   // a prompt's window pages are kept at least this often
+  uint64_t hash_mask = ~uint64_t{0};  // tests force collisions with it
 };
 
 struct CacheCounters {
-  int64_t lookups = 0, hits = 0;                   // prompts
-  int64_t lookup_tokens = 0, hit_tokens = 0;       // prompt tokens, and those not computed again
+  int64_t lookups = 0, hits = 0;              // prompts
+  int64_t lookup_tokens = 0, hit_tokens = 0;  // prompt tokens, and those not computed again
   int64_t evicted_pages = 0, copied_pages = 0;
 };
 
@@ -67,10 +67,10 @@ class CacheSequence {
   PagedCache* cache_;
   int64_t length_ = 0;
   std::vector<Group> groups_;
-  std::vector<int32_t> tail_;                // tokens of the last, partial page
-  int32_t node_ = PrefixTree::kRoot;         // of the full pages; pinned
-  int64_t prompt_length_ = 0;                // its last window is kept
-  int64_t branch_pages_ = 0;                 // where the prompt left what the tree knew: worth a checkpoint, too
+  std::vector<int32_t> tail_;         // tokens of the last, partial page
+  int32_t node_ = PrefixTree::kRoot;  // of the full pages; pinned
+  int64_t prompt_length_ = 0;         // its last window is kept
+  int64_t branch_pages_ = 0;          // where the prompt left what the tree knew: worth a checkpoint, too
 };
 
 class PagedCache {

@@ -1,6 +1,6 @@
-// Random sequences come, match, grow, draft, fork and go, over a model of the cache memory: each slot remembers the whole
-// prefix that was stored there. Every token that a later query sees must then read back as its own sequence's prefix.
-// TESSERA_RANDOM_OPERATIONS sets how many operations run (default 60,000 a case).
+// Random sequences come, match, grow, draft, fork and go, over a model of the cache memory: each slot remembers the
+// whole prefix that was stored there. Every token that a later query sees must then read back as its own sequence's
+// prefix. TESSERA_RANDOM_OPERATIONS sets how many operations run (default 60,000 a case).
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -22,7 +22,10 @@ struct Live {
 class World {
  public:
   World(CacheOptions options, uint32_t seed)
-      : options_(options), cache_(options), random_(seed), memory_(static_cast<size_t>(options.pages * options.page_size)) {}
+      : options_(options),
+        cache_(options),
+        random_(seed),
+        memory_(static_cast<size_t>(options.pages * options.page_size)) {}
 
   void run(int64_t operations) {
     for (int64_t i = 0; i < operations && !testing::Test::HasFailure(); ++i) {
@@ -87,7 +90,8 @@ class World {
     }
     for (const PageCopy& copy : cache_.take_copies()) {
       for (int64_t i = 0; i < options_.page_size; ++i)
-        memory_[static_cast<size_t>(copy.to * options_.page_size + i)] = memory_[static_cast<size_t>(copy.from * options_.page_size + i)];
+        memory_[static_cast<size_t>(copy.to * options_.page_size + i)] =
+            memory_[static_cast<size_t>(copy.from * options_.page_size + i)];
     }
     std::vector<int32_t> added;
     for (uint32_t i = 0; i < count; ++i) {

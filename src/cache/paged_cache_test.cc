@@ -57,7 +57,8 @@ TEST(CacheLayout, AFrequentKindIsSplitAndShapesKeepTheirStores) {
   for (const CacheGroup& g : layout.groups) EXPECT_EQ(g.layers.size(), 2u);
   EXPECT_EQ(layout.stores.size(), 4u);  // two of each shape
   for (const CacheGroup& g : layout.groups) {
-    EXPECT_NE(layout.store_of_layer[static_cast<size_t>(g.layers[0])], layout.store_of_layer[static_cast<size_t>(g.layers[1])]);
+    EXPECT_NE(layout.store_of_layer[static_cast<size_t>(g.layers[0])],
+              layout.store_of_layer[static_cast<size_t>(g.layers[1])]);
     for (int layer : g.layers) {
       const LayerCache& store = layout.stores[static_cast<size_t>(layout.store_of_layer[static_cast<size_t>(layer)])];
       EXPECT_EQ(store.kv_heads, spec.layers[static_cast<size_t>(layer)].kv_heads);
@@ -76,7 +77,8 @@ TEST(PagedCache, WindowGroupStopsGrowing) {
         ASSERT_TRUE(cache.reserve(*s, chunk));
         EXPECT_LE(s->held(0), (window + chunk - 2 + page_size - 1) / page_size + 1);
         // Every key that the chunk's first query sees is held.
-        for (int64_t p = std::max<int64_t>(0, before - window + 1); p < before + chunk; ++p) EXPECT_GE(s->slot(0, p), 0);
+        for (int64_t p = std::max<int64_t>(0, before - window + 1); p < before + chunk; ++p)
+          EXPECT_GE(s->slot(0, p), 0);
         // Some of the tokens were drafts and are not accepted.
         cache.commit(*s, tokens(1 + static_cast<int64_t>(random()) % chunk));
         EXPECT_LE(s->held(0), (window - 1 + page_size - 1) / page_size + 1);
@@ -133,8 +135,8 @@ TEST(PagedCache, EqualHashesAreToldApart) {
   EXPECT_EQ(cache.probe(tokens(40)), 36);
 }
 
-// A chat drops the reasoning of earlier turns: the second prompt equals the first up to its end, and the first answer is
-// longer than the window.
+// A chat drops the reasoning of earlier turns: the second prompt equals the first up to its end, and the first answer
+// is longer than the window.
 TEST(PagedCache, SecondTurnStartsAtTheFirstPromptsEnd) {
   for (int64_t page_size : {16, 32}) {
     for (int64_t end : {200, 208, 223, 224, 255, 256}) {

@@ -1,6 +1,7 @@
-// What is known about stored prefixes. A node is one full page of tokens after its parent's tokens, so a node stands for
-// exactly one prefix: children are found by hash and then compared token by token. For each cache group a node names the
-// page that holds its tokens, or none (the window has passed, or the page was evicted). Pure; used by one thread.
+// What is known about stored prefixes. A node is one full page of tokens after its parent's tokens, so a node stands
+// for exactly one prefix: children are found by hash and then compared token by token. For each cache group a node
+// names the page that holds its tokens, or none (the window has passed, or the page was evicted). Pure; used by one
+// thread.
 #pragma once
 
 #include <cstdint>

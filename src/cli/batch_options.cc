@@ -7,10 +7,14 @@ namespace tessera::cli {
 void add_batch_options(CLI::App& app, BatchOptions& options) {
   constexpr const char* kGroup = "Batching";
   auto add = [&](const char* name, int64_t& target, const char* help, int64_t low) {
-    return app.add_option(name, target, help)->check(CLI::Range(low, int64_t{1} << 40))->capture_default_str()->group(kGroup);
+    return app.add_option(name, target, help)
+        ->check(CLI::Range(low, int64_t{1} << 40))
+        ->capture_default_str()
+        ->group(kGroup);
   };
   add("--max-requests", options.max_requests_per_batch, "requests that run at once", 1);
-  add("--max-batch-tokens", options.max_batch_tokens, "tokens in one step: prompts are read in chunks of what decoding leaves", 1);
+  add("--max-batch-tokens", options.max_batch_tokens,
+      "tokens in one step: prompts are read in chunks of what decoding leaves", 1);
   app.add_option("--cache-memory", options.cache_memory,
                  "bytes for the cache, such as 2GiB; default: enough, as far as half of the free memory goes")
       ->transform(CLI::AsSizeValue(false))
@@ -21,7 +25,8 @@ void add_batch_options(CLI::App& app, BatchOptions& options) {
       ->check(CLI::IsMember({"fifo", "prefill_first"}))
       ->capture_default_str()
       ->group(kGroup);
-  app.add_flag("!--no-prefix-cache", options.allow_block_sharing, "compute every prompt from its beginning")->group(kGroup);
+  app.add_flag("!--no-prefix-cache", options.allow_block_sharing, "compute every prompt from its beginning")
+      ->group(kGroup);
   add("--prompt-lookup", options.prompt_lookup, "guess up to this many tokens from the text so far; 0: off", 0);
   app.add_flag("--deterministic", options.deterministic,
                "each request gets the same tokens whatever else is in the batch; without a seed, seed 0")

@@ -61,7 +61,8 @@ std::vector<Line> read_requests(const std::string& path) {
     if (!json.is_object() || !json.contains("custom_id") || !json["custom_id"].is_string())
       fail(ErrorCode::kInvalidArgument, "{}:{}: expected a JSON object with a \"custom_id\"", path, number);
     std::string id = json["custom_id"];
-    if (!seen.insert(id).second) fail(ErrorCode::kInvalidArgument, "{}:{}: custom_id \"{}\" occurs twice", path, number, id);
+    if (!seen.insert(id).second)
+      fail(ErrorCode::kInvalidArgument, "{}:{}: custom_id \"{}\" occurs twice", path, number, id);
     lines.push_back({std::move(id), std::move(json), number});
   }
   return lines;
@@ -115,7 +116,11 @@ class Results {
 class BatchJob {
  public:
   BatchJob(Llm& llm, Results& results, std::vector<Line> lines)
-      : llm_(llm), reader_(llm), results_(results), lines_(std::move(lines)), progress_("requests", static_cast<int64_t>(lines_.size())) {}
+      : llm_(llm),
+        reader_(llm),
+        results_(results),
+        lines_(std::move(lines)),
+        progress_("requests", static_cast<int64_t>(lines_.size())) {}
 
   BatchReport run(const BatchOptions& options) {
     BatchReport report = generate_batch(
@@ -202,10 +207,11 @@ class BatchJob {
   }
 
   void put(const std::string& custom_id, int code, OrderedJson body, OrderedJson timing) {
-    OrderedJson line = {{"id", "batch_req_" + custom_id},
-                        {"custom_id", custom_id},
-                        {"response", {{"status_code", code}, {"request_id", "req_" + custom_id}, {"body", std::move(body)}}},
-                        {"error", nullptr}};
+    OrderedJson line = {
+        {"id", "batch_req_" + custom_id},
+        {"custom_id", custom_id},
+        {"response", {{"status_code", code}, {"request_id", "req_" + custom_id}, {"body", std::move(body)}}},
+        {"error", nullptr}};
     if (!timing.is_null()) line["timing"] = std::move(timing);
     results_.add(line);
     progress_.update(results_.written());
@@ -252,10 +258,11 @@ int cmd_batch(Invocation& call) {
     object["refused"] = job.refused();
     call.out.json(object);
   } else {
-    call.out.text(fmt::format("{} results in {} ({} of them from an earlier run, {} with an error): {} tokens in {:.1f} s, {:.1f} a second\n",
-                              results.written() + static_cast<int64_t>(earlier), options.results, earlier, job.refused(),
-                              report.completion_tokens, report.seconds,
-                              report.seconds > 0 ? static_cast<double>(report.completion_tokens) / report.seconds : 0.0));
+    call.out.text(fmt::format(
+        "{} results in {} ({} of them from an earlier run, {} with an error): {} tokens in {:.1f} s, {:.1f} a second\n",
+        results.written() + static_cast<int64_t>(earlier), options.results, earlier, job.refused(),
+        report.completion_tokens, report.seconds,
+        report.seconds > 0 ? static_cast<double>(report.completion_tokens) / report.seconds : 0.0));
   }
   return whole ? 0 : kInterruptedExit;
 }

@@ -44,8 +44,14 @@ void add_options(CLI::App& app, Options& o) {
   constexpr const char* kGroup = "Traffic";
   auto positive = CLI::Range(int64_t{1}, int64_t{1} << 30);
   app.add_option("--requests", o.traffic.requests, "how many")->check(positive)->capture_default_str()->group(kGroup);
-  app.add_option("--prompt-tokens", o.prompt, "shortest and longest prompt: LOW HIGH")->expected(2)->check(positive)->group(kGroup);
-  app.add_option("--output-tokens", o.output, "shortest and longest answer: LOW HIGH")->expected(2)->check(positive)->group(kGroup);
+  app.add_option("--prompt-tokens", o.prompt, "shortest and longest prompt: LOW HIGH")
+      ->expected(2)
+      ->check(positive)
+      ->group(kGroup);
+  app.add_option("--output-tokens", o.output, "shortest and longest answer: LOW HIGH")
+      ->expected(2)
+      ->check(positive)
+      ->group(kGroup);
   app.add_option("--output-median", o.traffic.output_median, "of answers with a log-normal spread; 0: uniform")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
@@ -61,7 +67,9 @@ void add_options(CLI::App& app, Options& o) {
       ->excludes(rate)
       ->group(kGroup);
   app.add_flag("--honour-eos", o.traffic.honour_eos, "an answer may end before its drawn length")->group(kGroup);
-  app.add_option("--traffic-seed", o.traffic.seed, "of lengths, tokens and arrivals")->capture_default_str()->group(kGroup);
+  app.add_option("--traffic-seed", o.traffic.seed, "of lengths, tokens and arrivals")
+      ->capture_default_str()
+      ->group(kGroup);
   app.add_option("--input", o.input, "serve the requests of this file instead")->group(kGroup);
   app.add_option("--trace", o.trace, "write every step's occupancy to this CSV file");
   app.add_flag("--static-batching", o.compare, kStaticHelp);
@@ -77,7 +85,8 @@ std::vector<TrafficItem> recorded_traffic(Llm& llm, const std::string& path) {
     OrderedJson line = OrderedJson::parse(text.substr(begin, end - begin), nullptr, /*allow_exceptions=*/false);
     if (!line.is_object() || !line.contains("body") || !line["body"].is_object())
       fail(ErrorCode::kInvalidArgument, "{}: byte {}: expected a request with a \"body\"", path, begin);
-    OpenAiRequest r = line["body"].contains("messages") ? reader.chat_completion(line["body"]) : reader.completion(line["body"]);
+    OpenAiRequest r =
+        line["body"].contains("messages") ? reader.chat_completion(line["body"]) : reader.completion(line["body"]);
     r.request.params.stop.clear();  // text is not looked at here
     traffic.push_back({std::move(r.request.prompt), std::move(r.request.params), 0});
   }
@@ -90,22 +99,28 @@ void write_trace(const std::string& path, const std::vector<std::pair<const char
   file << "mode,seconds,requests,tokens,waiting,pages_held,pages_cached\n";
   for (auto [mode, result] : runs)
     for (const StepRecord& r : result->records)
-      file << fmt::format("{},{:.6f},{},{},{},{},{}\n", mode, r.time, r.requests, r.tokens, r.waiting, r.pages_held, r.pages_cached);
+      file << fmt::format("{},{:.6f},{},{},{},{},{}\n", mode, r.time, r.requests, r.tokens, r.waiting, r.pages_held,
+                          r.pages_cached);
   if (!file.flush()) fail(ErrorCode::kIo, "{}: cannot be written", path);
 }
 
 void print(Output& out, const char* mode, const TrafficResult& r) {
   auto milliseconds = [](const std::vector<double>& v) {
-    return fmt::format("{:.1f} / {:.1f} / {:.1f}", percentile(v, 0.5) * 1e3, percentile(v, 0.9) * 1e3, percentile(v, 0.99) * 1e3);
+    return fmt::format("{:.1f} / {:.1f} / {:.1f}", percentile(v, 0.5) * 1e3, percentile(v, 0.9) * 1e3,
+                       percentile(v, 0.99) * 1e3);
   };
   out.text(fmt::format("{}: {} requests in {:.2f} s\n", mode, r.requests, r.seconds));
-  out.text(fmt::format("  output           {:.1f} tokens/s ({} tokens; prompts {}, of which {} from the prefix cache)\n",
-                       static_cast<double>(r.output_tokens) / r.seconds, r.output_tokens, r.prompt_tokens, r.cached_tokens));
-  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions\n", r.occupancy, r.steps, r.preemptions));
-  out.text(fmt::format("  cache            {:.1f} MiB at most of {:.1f} MiB\n", static_cast<double>(r.peak_cache_bytes) / (1 << 20),
+  out.text(
+      fmt::format("  output           {:.1f} tokens/s ({} tokens; prompts {}, of which {} from the prefix cache)\n",
+                  static_cast<double>(r.output_tokens) / r.seconds, r.output_tokens, r.prompt_tokens, r.cached_tokens));
+  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions\n", r.occupancy, r.steps,
+                       r.preemptions));
+  out.text(fmt::format("  cache            {:.1f} MiB at most of {:.1f} MiB\n",
+                       static_cast<double>(r.peak_cache_bytes) / (1 << 20),
                        static_cast<double>(r.cache_bytes) / (1 << 20)));
   if (r.drafted > 0) out.text(fmt::format("  drafts           {} of {} accepted\n", r.accepted, r.drafted));
-  out.text(fmt::format("  ms p50/p90/p99   TTFT {}   ITL {}   TPOT {}\n", milliseconds(r.ttft), milliseconds(r.itl), milliseconds(r.tpot)));
+  out.text(fmt::format("  ms p50/p90/p99   TTFT {}   ITL {}   TPOT {}\n", milliseconds(r.ttft), milliseconds(r.itl),
+                       milliseconds(r.tpot)));
 }
 
 int bench(Invocation& call, Options& o) {
@@ -115,12 +130,15 @@ int bench(Invocation& call, Options& o) {
   o.traffic.output_low = o.output[0], o.traffic.output_high = o.output[1];
   Llm llm = load_llm(o.model);
   if (o.input.empty() && o.prompt[1] + o.output[1] > llm.max_context()) {
-    fail(ErrorCode::kInvalidArgument, "prompts and answers of up to {} tokens do not fit the context of {}; shorten them",
-         o.prompt[1] + o.output[1], llm.max_context());
+    fail(ErrorCode::kInvalidArgument,
+         "prompts and answers of up to {} tokens do not fit the context of {}; shorten them", o.prompt[1] + o.output[1],
+         llm.max_context());
   }
-  if (o.batch.max_context == 0 && o.input.empty()) o.batch.max_context = std::min(llm.max_context(), o.prompt[1] + o.output[1] + 1);
-  const std::vector<TrafficItem> traffic =
-      o.input.empty() ? synthetic_traffic(o.traffic, llm.vocab_size(), llm.impl().eos_ids) : recorded_traffic(llm, o.input);
+  if (o.batch.max_context == 0 && o.input.empty())
+    o.batch.max_context = std::min(llm.max_context(), o.prompt[1] + o.output[1] + 1);
+  const std::vector<TrafficItem> traffic = o.input.empty()
+                                               ? synthetic_traffic(o.traffic, llm.vocab_size(), llm.impl().eos_ids)
+                                               : recorded_traffic(llm, o.input);
   o.batch.max_queue_size = std::max<int64_t>(o.batch.max_queue_size, static_cast<int64_t>(traffic.size()));
   InterruptScope interrupt(&llm, SecondInterrupt::kEndsProgram);
 
@@ -162,7 +180,8 @@ int cmd_bench(Invocation& call) {
   latency.traffic.requests = 20;
   CLI::App* throughput_app = app.add_subcommand("throughput", "many requests at once: tokens a second");
   add_options(*throughput_app, throughput);
-  CLI::App* latency_app = app.add_subcommand("latency", "a few requests at a time: time to the first token and between tokens");
+  CLI::App* latency_app =
+      app.add_subcommand("latency", "a few requests at a time: time to the first token and between tokens");
   add_options(*latency_app, latency);
   if (!parse(app, call)) return 0;
   return bench(call, throughput_app->parsed() ? throughput : latency);

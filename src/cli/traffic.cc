@@ -9,7 +9,8 @@
 
 namespace tessera::cli {
 
-std::vector<TrafficItem> synthetic_traffic(const TrafficOptions& o, int64_t vocab_size, const std::vector<int32_t>& avoid) {
+std::vector<TrafficItem> synthetic_traffic(const TrafficOptions& o, int64_t vocab_size,
+                                           const std::vector<int32_t>& avoid) {
   std::mt19937_64 random(o.seed);
   auto uniform = [&](int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(random); };
   auto token = [&] {
@@ -69,7 +70,8 @@ class TrafficRun {
       }
       occupied += static_cast<double>(s.step_requests) * (s.time - last);
       last = s.time;
-      result_.records.push_back({s.time - start_, s.step_requests, s.step_tokens, s.waiting, s.pages_held, s.pages_cached});
+      result_.records.push_back(
+          {s.time - start_, s.step_requests, s.step_tokens, s.waiting, s.pages_held, s.pages_cached});
     }
     const EngineStats after = machine_.engine.stats();
     result_.seconds = machine_.engine.now() - start_;
@@ -131,7 +133,8 @@ class TrafficRun {
     const double arrival = concurrency_ > 0 ? r.created : std::max(start_ + traffic_[i].arrival, start_);
     result_.ttft.push_back(times.front() - arrival);
     for (size_t t = 1; t < times.size(); ++t) result_.itl.push_back(times[t] - times[t - 1]);
-    if (times.size() > 1) result_.tpot.push_back((times.back() - times.front()) / static_cast<double>(times.size() - 1));
+    if (times.size() > 1)
+      result_.tpot.push_back((times.back() - times.front()) / static_cast<double>(times.size() - 1));
   }
 
   Llm::Impl& llm_;
@@ -146,7 +149,8 @@ class TrafficRun {
 
 }  // namespace
 
-TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std::vector<TrafficItem>& traffic, int64_t concurrency) {
+TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std::vector<TrafficItem>& traffic,
+                          int64_t concurrency) {
   if (traffic.empty()) return {};
   llm.cancelled.store(false, std::memory_order_relaxed);
   return TrafficRun(llm, options, traffic, concurrency).run();
@@ -154,14 +158,16 @@ TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std
 
 double percentile(std::vector<double> values, double p) {
   if (values.empty()) return 0;
-  const auto at = static_cast<size_t>(std::clamp(std::ceil(p * static_cast<double>(values.size())) - 1, 0.0, static_cast<double>(values.size() - 1)));
+  const auto at = static_cast<size_t>(
+      std::clamp(std::ceil(p * static_cast<double>(values.size())) - 1, 0.0, static_cast<double>(values.size() - 1)));
   std::nth_element(values.begin(), values.begin() + static_cast<long>(at), values.end());
   return values[at];
 }
 
 OrderedJson traffic_json(const TrafficResult& r) {
   auto spread = [](const std::vector<double>& values) {
-    return OrderedJson{{"p50", percentile(values, 0.5)}, {"p90", percentile(values, 0.9)}, {"p99", percentile(values, 0.99)}};
+    return OrderedJson{
+        {"p50", percentile(values, 0.5)}, {"p90", percentile(values, 0.9)}, {"p99", percentile(values, 0.99)}};
   };
   return {{"seconds", r.seconds},
           {"cpu_seconds", r.cpu_seconds},

@@ -20,15 +20,16 @@ struct TrafficOptions {
   int64_t requests = 100;
   int64_t prompt_low = 60, prompt_high = 200;  // uniform
   int64_t output_low = 8, output_high = 512;
-  double output_median = 120;   // log-normal within the limits; 0: uniform
-  double shared_prefix = 0;     // share of each prompt that all have in common
-  double rate = 0;              // Poisson arrivals a second; 0: all at once
-  bool honour_eos = false;      // else each answer has the length drawn for it
+  double output_median = 120;  // log-normal within the limits; 0: uniform
+  double shared_prefix = 0;    // share of each prompt that all have in common
+  double rate = 0;             // Poisson arrivals a second; 0: all at once
+  bool honour_eos = false;     // else each answer has the length drawn for it
   uint64_t seed = 1;
 };
 
 // Token ids drawn at random, none of them in `avoid`.
-std::vector<TrafficItem> synthetic_traffic(const TrafficOptions& options, int64_t vocab_size, const std::vector<int32_t>& avoid);
+std::vector<TrafficItem> synthetic_traffic(const TrafficOptions& options, int64_t vocab_size,
+                                           const std::vector<int32_t>& avoid);
 
 // One step, for figures of occupancy over time.
 struct StepRecord {
@@ -49,7 +50,8 @@ struct TrafficResult {
 };
 
 // Runs the traffic; with concurrency > 0 that many requests are kept in the system, whatever their arrival times.
-TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std::vector<TrafficItem>& traffic, int64_t concurrency);
+TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std::vector<TrafficItem>& traffic,
+                          int64_t concurrency);
 
 // The value below which a share `p` of the values lie; 0 when there are none.
 double percentile(std::vector<double> values, double p);

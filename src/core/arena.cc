@@ -9,11 +9,15 @@ namespace {
 constexpr int64_t kCpuAlign = 64;    // one cache line, and the widest vector load
 constexpr int64_t kCudaAlign = 256;  // what cudaMalloc gives, for bulk copies and vector loads
 
-int64_t align_of(Device device) { return device.type == DeviceType::kCuda ? kCudaAlign : kCpuAlign; }
+int64_t align_of(Device device) {
+  return device.type == DeviceType::kCuda ? kCudaAlign : kCpuAlign;
+}
 }  // namespace
 
 Arena::Arena(DeviceContext& context, int64_t capacity)
-    : capacity_(std::max<int64_t>(capacity + align_of(context.device()), 4096)), context_(&context), device_(context.device()) {
+    : capacity_(std::max<int64_t>(capacity + align_of(context.device()), 4096)),
+      context_(&context),
+      device_(context.device()) {
   base_ = static_cast<char*>(context.allocate(capacity_));
 }
 
@@ -35,7 +39,9 @@ Arena::~Arena() {
   if (context_) context_->release(base_);
 }
 
-Arena::Arena(Arena&& other) noexcept { *this = std::move(other); }
+Arena::Arena(Arena&& other) noexcept {
+  *this = std::move(other);
+}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(base_, other.base_);
@@ -49,7 +55,8 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 }
 
 void* Arena::allocate(int64_t bytes) {
-  TS_CHECK(bytes >= 0 && bytes <= capacity_ - used_, "arena of {} bytes is full: {} used, {} asked", capacity_, used_, bytes);
+  TS_CHECK(bytes >= 0 && bytes <= capacity_ - used_, "arena of {} bytes is full: {} used, {} asked", capacity_, used_,
+           bytes);
   const int64_t align = align_of(device_);
   void* p = base_ + used_;
   used_ = std::min(capacity_, (used_ + bytes + align - 1) / align * align);

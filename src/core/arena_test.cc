@@ -32,7 +32,9 @@ TEST(Arena, MeasuringLearnsThePeak) {
   EXPECT_EQ(arena.peak(), int64_t{1} << 42);
 }
 
-TEST(Arena, RefusesWhatTheSystemCannotGive) { EXPECT_THROW(Arena(int64_t{1} << 55), Error); }
+TEST(Arena, RefusesWhatTheSystemCannotGive) {
+  EXPECT_THROW(Arena(int64_t{1} << 55), Error);
+}
 
 TEST(DeviceContext, NamesAreChecked) {
   EXPECT_EQ(make_context("cpu")->device().type, DeviceType::kCpu);

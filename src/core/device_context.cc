@@ -18,14 +18,17 @@ class CpuContext final : public DeviceContext {
   Device device() const override { return {}; }
   DeviceInfo info() const override {
     const int64_t page = sysconf(_SC_PAGESIZE);
-    return {.name = "CPU", .total_bytes = sysconf(_SC_PHYS_PAGES) * page, .free_bytes = sysconf(_SC_AVPHYS_PAGES) * page};
+    return {
+        .name = "CPU", .total_bytes = sysconf(_SC_PHYS_PAGES) * page, .free_bytes = sysconf(_SC_AVPHYS_PAGES) * page};
   }
   void* allocate(int64_t bytes) override {
     // The length is kept in a page before the block, which also keeps the block aligned.
     const int64_t whole = bytes + kHeader;
-    void* p = mmap(nullptr, static_cast<size_t>(whole), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = mmap(nullptr, static_cast<size_t>(whole), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
-      fail(ErrorCode::kOutOfMemory, "cannot allocate {:.1f} MiB of memory; close other programs or use a smaller model or context",
+      fail(ErrorCode::kOutOfMemory,
+           "cannot allocate {:.1f} MiB of memory; close other programs or use a smaller model or context",
            static_cast<double>(bytes) / (1 << 20));
     }
     madvise(p, static_cast<size_t>(whole), MADV_HUGEPAGE);  // experts picked at random defeat the TLB with 4 KiB pages
@@ -56,7 +59,9 @@ class CpuContext final : public DeviceContext {
 
 }  // namespace
 
-std::unique_ptr<DeviceContext> make_cpu_context() { return std::make_unique<CpuContext>(); }
+std::unique_ptr<DeviceContext> make_cpu_context() {
+  return std::make_unique<CpuContext>();
+}
 
 std::unique_ptr<DeviceContext> make_context(const std::string& name) {
   if (name == "cpu") return make_cpu_context();

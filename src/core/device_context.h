@@ -12,8 +12,8 @@
 namespace tessera {
 
 struct DeviceInfo {
-  std::string name;        // "NVIDIA H100 80GB HBM3"
-  int capability = 0;      // major * 10 + minor
+  std::string name;    // "NVIDIA H100 80GB HBM3"
+  int capability = 0;  // major * 10 + minor
   int multiprocessors = 0;
   int64_t total_bytes = 0;
   int64_t free_bytes = 0;

@@ -49,7 +49,8 @@ class CudaContext final : public DeviceContext {
       cudaGetLastError();  // not sticky
       DeviceInfo now = info();
       fail(ErrorCode::kOutOfMemory,
-           "{} has {:.2f} GiB free of {:.2f}, and {:.2f} GiB are needed; stop what else runs on it, or lower --max-context",
+           "{} has {:.2f} GiB free of {:.2f}, and {:.2f} GiB are needed; stop what else runs on it, or lower "
+           "--max-context",
            now.name, gib(now.free_bytes), gib(now.total_bytes), gib(bytes));
     }
     check(result, "allocating memory");
@@ -64,13 +65,16 @@ class CudaContext final : public DeviceContext {
   void release_host(void* memory) noexcept override { cudaFreeHost(memory); }
 
   void to_device(void* to, const void* from, int64_t bytes) override {
-    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_), "copying to the device");
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
+          "copying to the device");
   }
   void to_host(void* to, const void* from, int64_t bytes) override {
-    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_), "copying from the device");
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
+          "copying from the device");
   }
   void copy_on_device(void* to, const void* from, int64_t bytes) override {
-    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_), "copying on the device");
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
+          "copying on the device");
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "running on the device"); }
   void* native_stream() const override { return stream_; }
@@ -90,7 +94,9 @@ std::vector<DeviceInfo> cuda_devices(std::string* why) {
   std::vector<DeviceInfo> devices;
   if (result != cudaSuccess || count == 0) {
     cudaGetLastError();
-    if (why) *why = result == cudaSuccess ? "no NVIDIA GPU is visible" : fmt::format("no usable GPU: {}", cudaGetErrorString(result));
+    if (why)
+      *why = result == cudaSuccess ? "no NVIDIA GPU is visible"
+                                   : fmt::format("no usable GPU: {}", cudaGetErrorString(result));
     return devices;
   }
   for (int i = 0; i < count; ++i) devices.push_back(describe(i));

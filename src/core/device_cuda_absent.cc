@@ -7,7 +7,9 @@ namespace {
 constexpr const char* kWhy = "this build has no GPU code; build with the preset \"cuda\"";
 }
 
-std::unique_ptr<DeviceContext> make_cuda_context(int) { fail(ErrorCode::kUnsupported, "{}", kWhy); }
+std::unique_ptr<DeviceContext> make_cuda_context(int) {
+  fail(ErrorCode::kUnsupported, "{}", kWhy);
+}
 
 std::vector<DeviceInfo> cuda_devices(std::string* why) {
   if (why) *why = kWhy;

@@ -34,7 +34,9 @@ std::optional<DType> dtype_from_safetensors(std::string_view name);
 // Names as config.json spells them: "float32", "bfloat16", "float16".
 std::optional<DType> dtype_from_config(std::string_view name);
 
-inline float bf16_to_float(uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }
+inline float bf16_to_float(uint16_t v) {
+  return std::bit_cast<float>(uint32_t{v} << 16);
+}
 
 inline uint16_t float_to_bf16(float f) {
   uint32_t u = std::bit_cast<uint32_t>(f);

@@ -11,7 +11,8 @@ namespace {
 constexpr EnvRow kRows[] = {
     {Env::kLog, "TESSERA_LOG", "warn", "log level on stderr: trace, debug, info, warn, error, off"},
     {Env::kThreads, "TESSERA_THREADS", "0", "CPU threads; 0 takes the cores this process may use"},
-    {Env::kIsa, "TESSERA_ISA", "auto", "CPU kernels: auto, reference, avx2, avx512 (forces a slower one for comparison)"},
+    {Env::kIsa, "TESSERA_ISA", "auto",
+     "CPU kernels: auto, reference, avx2, avx512 (forces a slower one for comparison)"},
     {Env::kNoColor, "NO_COLOR", "", "set to anything: no dimmed text on a terminal"},
     {Env::kStateHome, "XDG_STATE_HOME", "", "where tessera/history is kept (default: $HOME/.local/state)"},
     {Env::kHome, "HOME", "", "the user's folder"},
@@ -24,7 +25,9 @@ const EnvRow& row(Env id) {
 }
 }  // namespace
 
-std::span<const EnvRow> env_rows() { return kRows; }
+std::span<const EnvRow> env_rows() {
+  return kRows;
+}
 
 std::string env_string(Env id) {
   const EnvRow& r = row(id);

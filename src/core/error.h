@@ -19,9 +19,9 @@ template <class... Args>
 
 }  // namespace tessera
 
-#define TS_CHECK(condition, ...)                                                                 \
-  do {                                                                                           \
-    if (!(condition)) [[unlikely]]                                                               \
+#define TS_CHECK(condition, ...)                                                              \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]]                                                            \
       ::tessera::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)
 

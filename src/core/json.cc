@@ -14,7 +14,8 @@ namespace tessera {
 std::string read_text_file(const std::string& path, int64_t max_bytes) {
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    fail(errno == ENOENT || errno == ENOTDIR ? ErrorCode::kNotFound : ErrorCode::kIo, "{}: {}", path, std::strerror(errno));
+    fail(errno == ENOENT || errno == ENOTDIR ? ErrorCode::kNotFound : ErrorCode::kIo, "{}: {}", path,
+         std::strerror(errno));
   }
   struct stat st {};
   std::string text;

@@ -10,7 +10,9 @@
 namespace tessera {
 namespace {
 
-std::string temp_path(const char* name) { return testing::TempDir() + name; }
+std::string temp_path(const char* name) {
+  return testing::TempDir() + name;
+}
 
 TEST(JsonFile, WritesAndReadsBack) {
   std::string path = temp_path("roundtrip.json");

@@ -97,8 +97,9 @@ struct Tensor {
 
 // How a weight matrix is stored.
 enum class WeightFormat : uint8_t {
-  kPlain,  // values: [N, K] or [E, N, K] of F32, BF16 or F16, row-major
-  kMxfp4,  // values: U8 [.., N, K/32, 16], low nibble first; scales: U8 E8M0 [.., N, K/32]  (OCP MX; gpt-oss checkpoints)
+  kPlain,       // values: [N, K] or [E, N, K] of F32, BF16 or F16, row-major
+  kMxfp4,       // values: U8 [.., N, K/32, 16], low nibble first; scales: U8 E8M0 [.., N, K/32]  (OCP MX; gpt-oss
+                // checkpoints)
   kMxfp4Atoms,  // the same values re-arranged for GPU matrix units, scales inside: U8 [.., N/64, K/64, 2176]
                 // (kernels/cuda/mxfp4_atoms.h)
 };

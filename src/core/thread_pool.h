@@ -26,9 +26,12 @@ class ThreadPool {
   // order, to whichever thread is free; which thread runs a range never changes its result. Returns when all are done.
   template <class F>
   void parallel_for(int64_t n, int64_t grain, F&& f) {
-    run(n, grain, [](void* context, int64_t begin, int64_t end, int thread) {
-      (*static_cast<std::remove_reference_t<F>*>(context))(begin, end, thread);
-    }, const_cast<void*>(static_cast<const void*>(&f)));
+    run(
+        n, grain,
+        [](void* context, int64_t begin, int64_t end, int thread) {
+          (*static_cast<std::remove_reference_t<F>*>(context))(begin, end, thread);
+        },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
  private:

@@ -38,7 +38,9 @@ TEST(ThreadPool, ManyRegionsSeeEachOthersWrites) {
   for (int64_t v : values) EXPECT_EQ(v, 20000);
 }
 
-TEST(ThreadPool, RefusesAbsurdCounts) { EXPECT_THROW(ThreadPool(-1), Error); }
+TEST(ThreadPool, RefusesAbsurdCounts) {
+  EXPECT_THROW(ThreadPool(-1), Error);
+}
 
 }  // namespace
 }  // namespace tessera

@@ -70,9 +70,12 @@ Engine::~Engine() {
   end_all([&](Sample& sample) { sample.result.reason = FinishReason::kCancelled; });
 }
 
-double Engine::now() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+double Engine::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
 
-// Any thread -------------------------------------------------------------------------------------------------------------
+// Any thread
+// -------------------------------------------------------------------------------------------------------------
 
 Submission Engine::submit(Request request) {
   request.params.validate(runner_.vocab_size());
@@ -80,8 +83,8 @@ Submission Engine::submit(Request request) {
   const auto length = static_cast<int64_t>(request.prompt.size());
   const int64_t max_context = runner_.options().max_context;
   if (length >= max_context) {
-    fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens and the context holds {}; shorten it or raise --max-context",
-         length, max_context);
+    fail(ErrorCode::kInvalidArgument,
+         "the prompt has {} tokens and the context holds {}; shorten it or raise --max-context", length, max_context);
   }
   if (request.samples < 1 || request.samples > 128)
     fail(ErrorCode::kInvalidArgument, "n is {}; expected 1 to 128", request.samples);
@@ -149,7 +152,8 @@ void Engine::loop() {
   }
 }
 
-// The engine's thread ----------------------------------------------------------------------------------------------------
+// The engine's thread
+// ----------------------------------------------------------------------------------------------------
 
 void Engine::take_messages() {
   std::vector<std::unique_ptr<Live>> inbox;
@@ -224,11 +228,14 @@ std::optional<Tensor> Engine::forward(const StepPlan& plan) {
       sample.result.started = now();
       sample.result.cached_tokens = sample.cached_tokens;
     }
-    sample.tokens.insert(sample.tokens.end(), sample.draft.begin(), sample.draft.begin() + static_cast<long>(item.drafts));
+    sample.tokens.insert(sample.tokens.end(), sample.draft.begin(),
+                         sample.draft.begin() + static_cast<long>(item.drafts));
     const std::span<const int32_t> tokens(sample.tokens);
     items_.push_back({.sequence = sample.sequence.get(),
                       .tokens = tokens.subspan(static_cast<size_t>(item.begin), static_cast<size_t>(item.count)),
-                      .want = !item.sample ? WantLogits::kNone : item.drafts > 0 ? WantLogits::kAll : WantLogits::kLast});
+                      .want = !item.sample      ? WantLogits::kNone
+                              : item.drafts > 0 ? WantLogits::kAll
+                                                : WantLogits::kLast});
   }
   std::optional<Tensor> logits;
   try {
@@ -264,7 +271,8 @@ void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
     // The prompt's further samples start here: each draws its own first token.
     Live& live = sample.live;
     for (int k = 1; k < live.request.samples; ++k, ++copies) {
-      live.samples.push_back(std::make_unique<Sample>(live, k, live.seed + static_cast<uint64_t>(k), runner_.vocab_size()));
+      live.samples.push_back(
+          std::make_unique<Sample>(live, k, live.seed + static_cast<uint64_t>(k), runner_.vocab_size()));
       ++live.open;
       Sample& child = *live.samples.back();
       child.result = sample.result;
@@ -293,7 +301,8 @@ void Engine::sample_rows() {
       // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
       for (int64_t r = 0; r < row.rows; ++r) {
         auto& [id, logprob] = row.tokens.emplace_back();
-        id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size}, report ? &logprob : nullptr);
+        id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size},
+                              report ? &logprob : nullptr);
         if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
       }
     }
@@ -338,7 +347,8 @@ void Engine::deliver(Row& row) {
     ++counts_.answer_tokens;
     bool wanted = true;
     try {
-      if (request.on_token) wanted = request.on_token(sample.index, id, request.params.logprobs >= 0 ? &logprob : nullptr);
+      if (request.on_token)
+        wanted = request.on_token(sample.index, id, request.params.logprobs >= 0 ? &logprob : nullptr);
     } catch (const Error& e) {
       return fail_sample(sample, e.code(), e.what());
     } catch (const std::exception& e) {

@@ -20,7 +20,7 @@ namespace tessera {
 
 struct EngineOptions {
   SchedulePolicy policy = SchedulePolicy::kFifo;
-  int64_t max_queue = 4096;                             // waiting requests, and their tokens
+  int64_t max_queue = 4096;  // waiting requests, and their tokens
   int64_t max_queue_tokens = int64_t{1} << 26;
   int64_t prompt_lookup = 0;     // longest draft; 0: none
   bool static_batching = false;  // for comparison: whole batches, in which ended requests stay until all have ended

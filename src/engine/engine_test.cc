@@ -14,7 +14,12 @@ namespace tessera {
 namespace {
 
 RunnerOptions small() {
-  return {.dtype = DType::kF32, .max_context = 400, .max_sequences = 8, .max_batch_tokens = 64, .max_logit_rows = 32, .page_size = 8};
+  return {.dtype = DType::kF32,
+          .max_context = 400,
+          .max_sequences = 8,
+          .max_batch_tokens = 64,
+          .max_logit_rows = 32,
+          .page_size = 8};
 }
 
 struct Machine {
@@ -41,7 +46,8 @@ std::vector<int32_t> random_prompt(std::mt19937& random, int64_t longest) {
   std::vector<int32_t> ids(length);
   const auto family = static_cast<int32_t>(random() % 3);
   for (size_t i = 0; i < length; ++i) ids[i] = (static_cast<int32_t>(i) * 7 + family) % 50;
-  for (size_t i = length - std::min<size_t>(length, random() % 30); i < length; ++i) ids[i] = static_cast<int32_t>(random() % 50);
+  for (size_t i = length - std::min<size_t>(length, random() % 30); i < length; ++i)
+    ids[i] = static_cast<int32_t>(random() % 50);
   return ids;
 }
 
@@ -120,20 +126,17 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, EngineAnswers,
-    testing::Values(Case{"roomy", 8, 64, 60, 1.0, {}},
-                    Case{"preempted", 8, 64, 60, 0.16, {}},
+    testing::Values(Case{"roomy", 8, 64, 60, 1.0, {}}, Case{"preempted", 8, 64, 60, 0.16, {}},
                     Case{"preempted_prefill_first", 16, 64, 60, 0.16, {.policy = SchedulePolicy::kPrefillFirst}},
-                    Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}},
-                    Case{"one_token_steps", 8, 1, 10, 1.0, {}},
-                    Case{"big_pages", 128, 50, 40, 1.0, {}},
-                    Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
+                    Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}}, Case{"one_token_steps", 8, 1, 10, 1.0, {}},
+                    Case{"big_pages", 128, 50, 40, 1.0, {}}, Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
                     Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
                     Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
                     Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}),
     [](const auto& info) { return std::string(info.param.name); });
 
-// A chat drops the first answer's reasoning, which was longer than the window: the second turn computes only what follows
-// the last page that both prompts share.
+// A chat drops the first answer's reasoning, which was longer than the window: the second turn computes only what
+// follows the last page that both prompts share.
 TEST(Engine, SecondTurnComputesOnlyWhatIsNew) {
   Machine m;
   std::vector<int32_t> first(101), second;
@@ -206,14 +209,16 @@ TEST(Engine, EndsOfRequests) {
   m.engine.submit(std::move(r));
   m.drain();
   EXPECT_EQ(eos[0].result.reason, FinishReason::kStop);
-  EXPECT_EQ(eos[0].ids, ToyModel::answer(prompt, static_cast<int64_t>(std::find(whole.begin(), whole.end(), whole[10]) - whole.begin() + 1)));
+  EXPECT_EQ(eos[0].ids, ToyModel::answer(prompt, static_cast<int64_t>(std::find(whole.begin(), whole.end(), whole[10]) -
+                                                                      whole.begin() + 1)));
   EXPECT_EQ(stop[0].result.completion_tokens, 7);
   EXPECT_EQ(stop[0].result.reason, FinishReason::kStop);
   EXPECT_TRUE(refused[0].result.failed);
   EXPECT_EQ(refused[0].result.error, "the client is gone");
   EXPECT_EQ(refused[0].result.error_code, ErrorCode::kIo);
   EXPECT_TRUE(late[0].ended);
-  EXPECT_TRUE(late[0].result.failed || late[0].result.reason == FinishReason::kLength);  // a fast machine fills the context
+  EXPECT_TRUE(late[0].result.failed ||
+              late[0].result.reason == FinishReason::kLength);  // a fast machine fills the context
   EXPECT_EQ(m.engine.stats().pages_held, 0);
   EXPECT_THROW(m.engine.submit(request({}, 1, late)), Error);
   EXPECT_THROW(m.engine.submit(request({50}, 1, late)), Error);
@@ -272,14 +277,15 @@ TEST(Engine, SaysHowManyTokensWouldFit) {
   }
 }
 
-// Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for how
-// long (default 2). Every finished answer is right, every request ends once, and no page is lost.
+// Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for
+// how long (default 2). Every finished answer is right, every request ends once, and no page is lost.
 TEST(Engine, RandomClients) {
   const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
   const double seconds = text ? std::atof(text) : 2.0;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
-  options.cache_bytes = 2 * layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
+  options.cache_bytes =
+      2 * layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
   Machine m(options, {.max_queue = 40, .prompt_lookup = 3});
   std::atomic<int64_t> accepted{0}, ended{0}, wrong{0}, full{0}, finished{0};
   m.engine.start();
@@ -292,26 +298,26 @@ TEST(Engine, RandomClients) {
         const auto length = static_cast<int64_t>(1 + random() % 60);
         std::vector<int32_t> prompt = random_prompt(random, 150);
         auto got = std::make_shared<std::vector<std::vector<int32_t>>>(static_cast<size_t>(samples));
-        const Submission s = m.engine.submit(
-            {.prompt = prompt,
-             .params = {.temperature = 0, .max_tokens = length},
-             .samples = samples,
-             .priority = static_cast<int>(random() % 3),
-             .timeout_seconds = random() % 10 == 0 ? 0.01 : 0,
-             .on_token =
-                 [got](int k, int32_t id, const TokenLogprob*) {
-                   (*got)[static_cast<size_t>(k)].push_back(id);
-                   return true;
-                 },
-             .on_end =
-                 [&, got, prompt, length](int k, const RequestResult& result) {
-                   const auto& ids = (*got)[static_cast<size_t>(k)];
-                   const auto want = ToyModel::answer(prompt, static_cast<int64_t>(ids.size()));
-                   const bool whole = !result.failed && result.reason == FinishReason::kLength;
-                   if (ids != want || (whole && static_cast<int64_t>(ids.size()) != length)) ++wrong;
-                   finished += whole;
-                   ++ended;
-                 }});
+        const Submission s =
+            m.engine.submit({.prompt = prompt,
+                             .params = {.temperature = 0, .max_tokens = length},
+                             .samples = samples,
+                             .priority = static_cast<int>(random() % 3),
+                             .timeout_seconds = random() % 10 == 0 ? 0.01 : 0,
+                             .on_token =
+                                 [got](int k, int32_t id, const TokenLogprob*) {
+                                   (*got)[static_cast<size_t>(k)].push_back(id);
+                                   return true;
+                                 },
+                             .on_end =
+                                 [&, got, prompt, length](int k, const RequestResult& result) {
+                                   const auto& ids = (*got)[static_cast<size_t>(k)];
+                                   const auto want = ToyModel::answer(prompt, static_cast<int64_t>(ids.size()));
+                                   const bool whole = !result.failed && result.reason == FinishReason::kLength;
+                                   if (ids != want || (whole && static_cast<int64_t>(ids.size()) != length)) ++wrong;
+                                   finished += whole;
+                                   ++ended;
+                                 }});
         if (s.status == Submitted::kQueueFull) {
           ++full;
           std::this_thread::sleep_for(std::chrono::milliseconds(1));

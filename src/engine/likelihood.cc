@@ -31,8 +31,8 @@ double negative_log_likelihood(Runner& runner, std::span<const int32_t> ids) {
   const int64_t vocab_size = runner.vocab_size(), length = static_cast<int64_t>(ids.size());
   check_token_ids(ids, vocab_size);
   if (length > runner.options().max_context) {
-    fail(ErrorCode::kInvalidArgument, "{} tokens do not fit the context of {}; raise --max-context or cut the text", length,
-         runner.options().max_context);
+    fail(ErrorCode::kInvalidArgument, "{} tokens do not fit the context of {}; raise --max-context or cut the text",
+         length, runner.options().max_context);
   }
   std::unique_ptr<Sequence> sequence = runner.open();
   double total = 0;

@@ -15,7 +15,7 @@ namespace tessera {
 struct RequestResult {
   bool failed = false;
   ErrorCode error_code = ErrorCode::kCancelled;
-  std::string error;                         // why it failed
+  std::string error;                          // why it failed
   FinishReason reason = FinishReason::kStop;  // when it did not
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;  // of the prompt, taken from the prefix cache

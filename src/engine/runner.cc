@@ -9,7 +9,9 @@ namespace tessera {
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
@@ -24,7 +26,8 @@ std::vector<int64_t> windows_of(const CacheLayout& layout) {
 
 }  // namespace
 
-Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, const RunnerOptions& options)
+Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context,
+               const RunnerOptions& options)
     : model_(model), kernels_(kernels), thread_pool_(pool), context_(context), options_(options), spec_(model.cache()) {
   check_range("page size", options_.page_size, 1, 4096);
   check_range("context", options_.max_context, 1, int64_t{1} << 24);
@@ -52,7 +55,8 @@ int64_t Runner::count_pages() const {
     const int64_t pages = options_.cache_bytes / bytes;
     if (pages < one) {
       fail(ErrorCode::kOutOfMemory,
-           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, or raise "
+           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, "
+           "or raise "
            "--cache-memory to {:.1f} MiB",
            static_cast<double>(options_.cache_bytes) / (1 << 20), layout_.tokens_for(pages, chunk, page_size),
            options_.max_context, static_cast<double>(one * bytes) / (1 << 20));
@@ -107,7 +111,8 @@ void Runner::measure() {
   scratch_ = Arena(context_, memory_.scratch_bytes);
   if (context_.device().type == DeviceType::kCuda) {
     staging_ = static_cast<char*>(context_.allocate_host(input_bytes_));
-    host_logits_ = static_cast<float*>(context_.allocate_host(options_.max_logit_rows * vocab_size() * int64_t{sizeof(float)}));
+    host_logits_ =
+        static_cast<float*>(context_.allocate_host(options_.max_logit_rows * vocab_size() * int64_t{sizeof(float)}));
   }
 }
 
@@ -134,7 +139,8 @@ Probe Runner::host_probe(const Probe& probe) {
   };
 }
 
-Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths) {
+Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
+                       std::span<const int64_t> table_widths) {
   Step step;
   step.kernels = &kernels_;
   step.scratch = &scratch;

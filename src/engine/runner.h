@@ -1,5 +1,5 @@
-// Runner: a model with its cache memory, scratch and kernels on one device; turns "these tokens of these sequences" into
-// logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
+// Runner: a model with its cache memory, scratch and kernels on one device; turns "these tokens of these sequences"
+// into logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
 #include <memory>
@@ -45,14 +45,15 @@ class Runner {
  public:
   // Throws kOutOfMemory or kInvalidArgument. The model's weights are on the context's device. All four must outlive the
   // runner.
-  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, const RunnerOptions& options);
+  Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context,
+         const RunnerOptions& options);
   ~Runner();
 
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
-  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items' rows
-  // in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold, token ids are in [0, V),
-  // and at least one token.
+  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items'
+  // rows in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold,
+  // token ids are in [0, V), and at least one token.
   Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
@@ -71,7 +72,8 @@ class Runner {
   void allocate_cache();
   void measure();
   void copy_pages();
-  Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows, std::span<const int64_t> table_widths);
+  Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
+                 std::span<const int64_t> table_widths);
   void fill(const Step& step, std::span<const RunItem> items);
   int32_t* host(const Tensor& input) const;
   Tensor logits_on_host(const Tensor& logits);
@@ -91,8 +93,8 @@ class Runner {
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
   int64_t input_bytes_ = 0;
-  char* staging_ = nullptr;       // pinned; null on a CPU
-  float* host_logits_ = nullptr;  // pinned; null on a CPU
+  char* staging_ = nullptr;            // pinned; null on a CPU
+  float* host_logits_ = nullptr;       // pinned; null on a CPU
   std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
   std::vector<int64_t> widths_;
   RunnerMemory memory_;

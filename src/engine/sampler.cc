@@ -14,7 +14,8 @@ void SamplingParams::validate(int64_t vocab_size) const {
   };
   auto token = [&](const char* name, int64_t id) {
     if (id < 0 || id >= vocab_size)
-      fail(ErrorCode::kInvalidArgument, "{} names token {}; this model's ids go from 0 to {}", name, id, vocab_size - 1);
+      fail(ErrorCode::kInvalidArgument, "{} names token {}; this model's ids go from 0 to {}", name, id,
+           vocab_size - 1);
   };
   in_range("temperature", temperature, 0, 100);
   in_range("top_k", top_k, 0, 1e9);
@@ -99,7 +100,9 @@ void Sampler::penalize(std::span<float> logits) const {
 
 int32_t Sampler::draw(std::span<const float> logits) {
   // Descending by logit, then ascending by id, so that the walk below is the same on every machine.
-  auto before = [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; };
+  auto before = [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first > b.first : a.second < b.second;
+  };
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size()) {

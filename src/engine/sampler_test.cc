@@ -8,7 +8,9 @@
 namespace tessera {
 namespace {
 
-std::vector<float> logits() { return {1.0f, 3.0f, 2.0f, 3.0f, -1.0f, 0.0f}; }
+std::vector<float> logits() {
+  return {1.0f, 3.0f, 2.0f, 3.0f, -1.0f, 0.0f};
+}
 
 int32_t once(const SamplingParams& params, std::vector<float> l = logits()) {
   return Sampler(params, static_cast<int64_t>(l.size()), 1).sample(l, nullptr);
@@ -25,7 +27,9 @@ std::map<int32_t, int> histogram(SamplingParams params, int draws) {
   return counts;
 }
 
-TEST(Sampler, GreedyTakesTheFirstBest) { EXPECT_EQ(once({.temperature = 0}), 1); }
+TEST(Sampler, GreedyTakesTheFirstBest) {
+  EXPECT_EQ(once({.temperature = 0}), 1);
+}
 
 TEST(Sampler, SameSeedSameTokens) {
   SamplingParams params;

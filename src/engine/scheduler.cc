@@ -19,7 +19,8 @@ Submitted Scheduler::submit(Job& job, double now) {
   TS_CHECK(job.state == Job::State::kNew && !job.tokens.empty());
   const auto length = static_cast<int64_t>(job.tokens.size());
   if (length >= options_.max_context) return Submitted::kTooLong;
-  if (waiting() >= options_.max_queue || waiting_tokens_ + length > options_.max_queue_tokens) return Submitted::kQueueFull;
+  if (waiting() >= options_.max_queue || waiting_tokens_ + length > options_.max_queue_tokens)
+    return Submitted::kQueueFull;
   job.rank = now - job.priority * options_.priority_seconds;
   job.order = orders_++;
   if (std::isfinite(job.deadline)) deadlines_.insert({job.deadline, &job});
@@ -28,7 +29,8 @@ Submitted Scheduler::submit(Job& job, double now) {
 }
 
 void Scheduler::fork(const Job& parent, Job& child) {
-  TS_CHECK(parent.state == Job::State::kRunning && child.state == Job::State::kNew && child.pending() > parent.stored());
+  TS_CHECK(parent.state == Job::State::kRunning && child.state == Job::State::kNew &&
+           child.pending() > parent.stored());
   child.rank = parent.rank;
   child.order = orders_++;
   child.cached_tokens = parent.stored();
@@ -112,7 +114,8 @@ bool Scheduler::admit(Job& job) {
   const int64_t hit = cache_.match(*job.sequence, job.tokens, job.prompt_length);
   int64_t wanted = 0;
   for (size_t g = 0; g < c.windows.size(); ++g) {
-    wanted += group_pages(c.windows[g], static_cast<int64_t>(job.tokens.size()) + 1, options_.max_batch_tokens, c.page_size);
+    wanted +=
+        group_pages(c.windows[g], static_cast<int64_t>(job.tokens.size()) + 1, options_.max_batch_tokens, c.page_size);
     wanted += (c.windows[g] == 0 ? running() : 0) - job.sequence->held(g);
   }
   const int64_t count = std::min(job.pending(), options_.max_batch_tokens - plan_.tokens);
@@ -134,7 +137,8 @@ bool Scheduler::admit(Job& job) {
 
 void Scheduler::plan_waiting() {
   // The first that does not fit blocks the rest: else small ones would pass a big one for ever.
-  while (!waiting_.empty() && !preempted_ && running() < options_.max_requests && plan_.tokens < options_.max_batch_tokens) {
+  while (!waiting_.empty() && !preempted_ && running() < options_.max_requests &&
+         plan_.tokens < options_.max_batch_tokens) {
     if (!admit(**waiting_.begin())) {
       filling_ = false;
       return;

@@ -3,8 +3,8 @@
 // pages, so that a plan it returns always fits. Used by one thread.
 //
 // Why it cannot get stuck: running requests are ranked; one that needs pages takes them from those ranked below it
-// (whose work is computed again later, as far as the prefix cache has lost it), and the cache holds at least one request
-// of the greatest length. A rank is fixed at arrival, so whoever waits is overtaken by finitely many.
+// (whose work is computed again later, as far as the prefix cache has lost it), and the cache holds at least one
+// request of the greatest length. A rank is fixed at arrival, so whoever waits is overtaken by finitely many.
 #pragma once
 
 #include <limits>
@@ -20,15 +20,16 @@ namespace tessera {
 struct Job {
   std::vector<int32_t> tokens;  // the prompt, then the answer as far as it is known
   int64_t prompt_length = 0;
-  std::vector<int32_t> draft;   // guess at what follows tokens, to be checked in the next step that computes the last one
-  int priority = 0;             // higher goes first; one step is worth SchedulerOptions::priority_seconds of waiting
+  std::vector<int32_t>
+      draft;         // guess at what follows tokens, to be checked in the next step that computes the last one
+  int priority = 0;  // higher goes first; one step is worth SchedulerOptions::priority_seconds of waiting
   double deadline = std::numeric_limits<double>::infinity();
 
   enum class State : uint8_t { kNew, kWaiting, kRunning };
   // Below: set by the scheduler.
   State state = State::kNew;
-  double rank = 0;    // smaller goes first
-  int64_t order = 0;  // among equal ranks
+  double rank = 0;                          // smaller goes first
+  int64_t order = 0;                        // among equal ranks
   std::unique_ptr<CacheSequence> sequence;  // while running
   int64_t cached_tokens = 0;                // of the prompt, at first admission
   int64_t preemptions = 0;
@@ -50,11 +51,11 @@ struct SchedulerOptions {
   int64_t max_batch_tokens = 512;  // in one step
   int64_t max_logit_rows = 128;    // in one step; at least max_requests
   int64_t max_context = 4096;
-  int64_t max_queue = 1 << 20;     // waiting requests, and their tokens
+  int64_t max_queue = 1 << 20;  // waiting requests, and their tokens
   int64_t max_queue_tokens = int64_t{1} << 30;
   SchedulePolicy policy = SchedulePolicy::kFifo;
   double priority_seconds = 10;
-  bool static_batching = false;    // fill a batch, then admit none until it has ended: for comparison
+  bool static_batching = false;  // fill a batch, then admit none until it has ended: for comparison
 };
 
 enum class Submitted : uint8_t { kAccepted, kQueueFull, kTooLong };
@@ -71,7 +72,7 @@ struct StepItem {
 struct StepPlan {
   std::vector<StepItem> items;  // empty: nothing to do
   int64_t tokens = 0;
-  std::vector<Job*> expired;    // past their deadline, and removed
+  std::vector<Job*> expired;  // past their deadline, and removed
 };
 
 struct SchedulerCounters {
@@ -85,8 +86,8 @@ class Scheduler {
   Scheduler(PagedCache& cache, const SchedulerOptions& options);
 
   [[nodiscard]] Submitted submit(Job& job, double now);
-  // Starts `child`, whose tokens begin with all that `parent`, which runs, has stored, on the same pages. Needs no pages;
-  // the child waits like any other when enough requests run.
+  // Starts `child`, whose tokens begin with all that `parent`, which runs, has stored, on the same pages. Needs no
+  // pages; the child waits like any other when enough requests run.
   void fork(const Job& parent, Job& child);
   // The next step. Its pages are reserved. Valid until the next call; every item is then committed or its job removed.
   const StepPlan& plan(double now);
@@ -120,7 +121,7 @@ class Scheduler {
 
   PagedCache& cache_;
   SchedulerOptions options_;
-  std::vector<Job*> running_;         // by rank
+  std::vector<Job*> running_;  // by rank
   std::set<Job*, ByRank> waiting_;
   std::set<std::pair<double, Job*>> deadlines_;
   int64_t waiting_tokens_ = 0;

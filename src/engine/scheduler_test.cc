@@ -15,7 +15,9 @@ std::vector<int32_t> tokens(int64_t count, int32_t first = 0) {
   return out;
 }
 
-CacheOptions hybrid(int32_t pages) { return {.windows = {32, 0}, .page_size = 16, .pages = pages}; }
+CacheOptions hybrid(int32_t pages) {
+  return {.windows = {32, 0}, .page_size = 16, .pages = pages};
+}
 
 std::unique_ptr<Job> job(std::vector<int32_t> ids, int priority = 0) {
   auto j = std::make_unique<Job>();
@@ -63,7 +65,10 @@ TEST(Scheduler, DecodesFirstThenSplitsPromptsIntoTheBudget) {
 
 TEST(Scheduler, PrefillFirst) {
   PagedCache cache(hybrid(200));
-  Scheduler s(cache, {.max_requests = 4, .max_batch_tokens = 32, .max_logit_rows = 32, .max_context = 512,
+  Scheduler s(cache, {.max_requests = 4,
+                      .max_batch_tokens = 32,
+                      .max_logit_rows = 32,
+                      .max_context = 512,
                       .policy = SchedulePolicy::kPrefillFirst});
   auto a = job(tokens(10)), b = job(tokens(40, 1000));
   (void)s.submit(*a, 0);
@@ -139,7 +144,7 @@ TEST(Scheduler, ForksShareThePromptAndDraftsTakeWhatIsLeft) {
   a->draft = {1, 2, 3, 4};
   const StepPlan& second = s.plan(0);
   ASSERT_EQ(second.items.size(), 4u);
-  EXPECT_EQ(second.items[0].drafts, 2);  // six rows of logits
+  EXPECT_EQ(second.items[0].drafts, 2);      // six rows of logits
   EXPECT_EQ(cache.pool().held(), held + 6);  // all but one copy the partial page of both groups
   a->tokens.push_back(1);
   a->tokens.push_back(55);
@@ -176,7 +181,9 @@ TEST(Scheduler, TheBestRankedTakesPagesFromTheOthers) {
 
 TEST(Scheduler, StaticBatchesFillThenEnd) {
   PagedCache cache(hybrid(400));
-  Scheduler s(cache, {.max_requests = 3, .max_batch_tokens = 16, .max_logit_rows = 16, .max_context = 64, .static_batching = true});
+  Scheduler s(
+      cache,
+      {.max_requests = 3, .max_batch_tokens = 16, .max_logit_rows = 16, .max_context = 64, .static_batching = true});
   std::vector<std::unique_ptr<Job>> jobs;
   for (int i = 0; i < 5; ++i) {
     jobs.push_back(job(tokens(12, 100 * i)));
@@ -195,15 +202,15 @@ TEST(Scheduler, StaticBatchesFillThenEnd) {
   s.remove(*jobs[4]);
 }
 
-// Traffic of 100,000 requests with priorities, shared beginnings, cancellations and deadlines, over a cache much too small
-// for all that run: each ends, no page is lost, and nobody waits out of proportion.
+// Traffic of 100,000 requests with priorities, shared beginnings, cancellations and deadlines, over a cache much too
+// small for all that run: each ends, no page is lost, and nobody waits out of proportion.
 class Simulation : public testing::TestWithParam<SchedulePolicy> {};
 
 TEST_P(Simulation, HundredThousandRequests) {
   constexpr int kRequests = 100000;
   PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 300});
-  const SchedulerOptions options{.max_requests = 48, .max_batch_tokens = 128, .max_context = 400, .policy = GetParam(),
-                                 .priority_seconds = 2};
+  const SchedulerOptions options{
+      .max_requests = 48, .max_batch_tokens = 128, .max_context = 400, .policy = GetParam(), .priority_seconds = 2};
   Scheduler s(cache, options);
   std::mt19937 random(3);
   auto below = [&](uint32_t n) { return random() % n; };
@@ -219,7 +226,8 @@ TEST_P(Simulation, HundredThousandRequests) {
   while (ended + cancelled + expired < kRequests) {
     ASSERT_LT(++steps, 2000000);
     for (; arrived < kRequests && next_arrival <= now; ++arrived) {
-      std::vector<int32_t> ids = tokens(below(3) ? 1 + below(60) : 1 + below(300), static_cast<int32_t>(100 * below(20)));
+      std::vector<int32_t> ids =
+          tokens(below(3) ? 1 + below(60) : 1 + below(300), static_cast<int32_t>(100 * below(20)));
       ids.back() = static_cast<int32_t>(below(1000));
       Client c{job(std::move(ids), static_cast<int>(below(10) == 0) - static_cast<int>(below(10) == 0)), 0, now};
       c.length = std::min<int64_t>(static_cast<int64_t>(c.job->tokens.size()) + 1 + below(120), options.max_context);
@@ -265,18 +273,24 @@ TEST_P(Simulation, HundredThousandRequests) {
   EXPECT_GT(s.counters().preemptions, 10);
   EXPECT_GT(cancelled, 10);
   EXPECT_GT(expired, 10);
-  printf("steps %ld, simulated %.0f s, preemptions %ld, longest in the system %.1f s, cancelled %d, expired %d, hit %.0f %%\n",
-         steps, now, s.counters().preemptions, longest_wait, cancelled, expired,
-         100.0 * static_cast<double>(cache.counters().hit_tokens) / static_cast<double>(cache.counters().lookup_tokens));
+  printf(
+      "steps %ld, simulated %.0f s, preemptions %ld, longest in the system %.1f s, cancelled %d, expired %d, hit %.0f "
+      "%%\n",
+      steps, now, s.counters().preemptions, longest_wait, cancelled, expired,
+      100.0 * static_cast<double>(cache.counters().hit_tokens) / static_cast<double>(cache.counters().lookup_tokens));
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Simulation, testing::Values(SchedulePolicy::kFifo, SchedulePolicy::kPrefillFirst),
-                         [](const auto& info) { return info.param == SchedulePolicy::kFifo ? "fifo" : "prefill_first"; });
+                         [](const auto& info) {
+                           return info.param == SchedulePolicy::kFifo ? "fifo" : "prefill_first";
+                         });
 
 // A stream of important requests that alone would fill the machine does not keep an unimportant one waiting for ever.
 TEST(Scheduler, OverloadOfHigherPriorityStarvesNobody) {
   PagedCache cache(hybrid(200));
-  Scheduler s(cache, {.max_requests = 2, .max_batch_tokens = 32, .max_logit_rows = 32, .max_context = 64, .priority_seconds = 5});
+  Scheduler s(
+      cache,
+      {.max_requests = 2, .max_batch_tokens = 32, .max_logit_rows = 32, .max_context = 64, .priority_seconds = 5});
   std::vector<std::unique_ptr<Job>> jobs;
   auto low = job(tokens(5));
   bool started = false;

@@ -1,5 +1,5 @@
-// A model for tests of the engine: its next token is a function of the tokens it reads back from the cache, so a page that
-// is wrong, missing or shared too early changes the answer. One layer sees everything, one a window.
+// A model for tests of the engine: its next token is a function of the tokens it reads back from the cache, so a page
+// that is wrong, missing or shared too early changes the answer. One layer sees everything, one a window.
 #pragma once
 
 #include <functional>
@@ -38,7 +38,8 @@ class ToyModel final : public Model {
     step.logits = step.alloc(DType::kF32, {step.logit_rows.dim(0), kVocab});
     if (step.measure) return;
     for (int64_t t = 0; t < step.tokens(); ++t)
-      for (const LayerCacheView& layer : step.cache) cell(layer, layer.slots.i32()[t]) = static_cast<float>(step.ids.i32()[t]);
+      for (const LayerCacheView& layer : step.cache)
+        cell(layer, layer.slots.i32()[t]) = static_cast<float>(step.ids.i32()[t]);
     for (int64_t r = 0; r < step.logit_rows.dim(0); ++r) {
       const int32_t token = step.logit_rows.i32()[r];
       int64_t b = 0;
@@ -53,7 +54,8 @@ class ToyModel final : public Model {
       }
       float* row = step.logits.f32() + r * kVocab;
       const int32_t best = next(tokens);
-      for (int32_t v = 0; v < kVocab; ++v) row[v] = v == best ? 4.0f : static_cast<float>(mix(static_cast<uint64_t>(best), v) % 100) / 50;
+      for (int32_t v = 0; v < kVocab; ++v)
+        row[v] = v == best ? 4.0f : static_cast<float>(mix(static_cast<uint64_t>(best), v) % 100) / 50;
     }
   }
 
@@ -64,7 +66,9 @@ class ToyModel final : public Model {
     h = (h ^ static_cast<uint64_t>(t + 1)) * 0xff51afd7ed558ccdu;
     return h ^ h >> 33;
   }
-  static float& cell(const LayerCacheView& layer, int32_t slot) { return layer.pages.k.f32()[static_cast<int64_t>(slot) * 2]; }
+  static float& cell(const LayerCacheView& layer, int32_t slot) {
+    return layer.pages.k.f32()[static_cast<int64_t>(slot) * 2];
+  }
   static int32_t read(const LayerCacheView& layer, int64_t b, int64_t position) {
     const int64_t page_size = layer.pages.page_size();
     const int32_t page = layer.page_table.i32()[b * layer.page_table.dim(1) + position / page_size];

@@ -4,7 +4,8 @@
 // Common rules. Letters are those of core/tensor.h. Tensors are dense. "act" is an activation: F32, BF16 or F16, all
 // activations of one call alike unless said otherwise. Arithmetic is done in F32; a value is rounded once, when it is
 // stored. An undefined Tensor means the operand is absent. Outputs do not alias inputs unless said so. Weights are F32,
-// BF16 or F16 unless said otherwise. Sizes were validated when the model was built; indices in device memory are trusted.
+// BF16 or F16 unless said otherwise. Sizes were validated when the model was built; indices in device memory are
+// trusted.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +23,8 @@ struct EmbedArgs {
 
 // Residual add and RMS norm in one pass:
 //   residual += delta (if defined; rounded to the residual's type);  out = norm(residual) * weight.
-// norm(x) = x / sqrt(mean(x^2) + eps). gpt-oss multiplies by the weight in F32 and rounds once; Llama, Mistral and Qwen3
-// round norm(x) to the activation type before the multiply (round_before_weight).
+// norm(x) = x / sqrt(mean(x^2) + eps). gpt-oss multiplies by the weight in F32 and rounds once; Llama, Mistral and
+// Qwen3 round norm(x) to the activation type before the multiply (round_before_weight).
 struct RmsNormArgs {
   Tensor residual;  // act [T, N]; updated in place when delta is defined
   Tensor delta;     // act [T, N] or undefined
@@ -47,8 +48,8 @@ struct LinearArgs {
   Tensor out;   // act or F32 [T, N]
 };
 
-// cos/sin of positions[t] * inv_freq[i], times factor. The product and the functions are F32; stored in the tables' type
-// (transformers casts them to the activation type).
+// cos/sin of positions[t] * inv_freq[i], times factor. The product and the functions are F32; stored in the tables'
+// type (transformers casts them to the activation type).
 struct RopeTableArgs {
   Tensor positions;  // I32 [T]
   Tensor inv_freq;   // F32 [D/2], in host memory whatever the device: a constant of the model

@@ -32,7 +32,7 @@ inline constexpr Verdict kAccepted{};
 
 template <class Args>
 struct KernelRow {
-  const char* name;     // <op>_<act>[_<weight>]_<arch>
+  const char* name;  // <op>_<act>[_<weight>]_<arch>
   DeviceType device;
   const char* summary;  // one line: what it is good for
   Verdict (*supports)(const Args&);
@@ -79,11 +79,13 @@ class Kernels {
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
-    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe), f(silu_mul);
+    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
+        f(silu_mul);
   }
   template <class F>
   void for_each(F&& f) const {
-    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe), f(silu_mul);
+    f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
+        f(silu_mul);
   }
 };
 

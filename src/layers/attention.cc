@@ -21,7 +21,8 @@ void scale_yarn(std::vector<float>& inv_freq, double theta, int64_t head_dim, co
   if (low == high) high += 0.001;  // transformers' guard against a division by zero
   for (size_t i = 0; i < inv_freq.size(); ++i) {
     // transformers computes these in F32
-    float ramp = std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
+    float ramp =
+        std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
     float keep = 1.0f - ramp;
     float base = static_cast<float>(std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim)));
     inv_freq[i] = 1.0f / (static_cast<float>(s.factor) * base) * (1.0f - keep) + 1.0f / base * keep;
@@ -111,18 +112,17 @@ Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& ro
   step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
   Tensor out = step.alloc({tokens, a.heads, a.head_dim});
-  step.run(step.kernels->attention,
-           AttentionArgs{.q = q,
-                         .cache = cache.pages,
-                         .page_table = cache.page_table,
-                         .query_start = step.query_start,
-                         .context = step.context,
-                         .sinks = a.sinks,
-                         .window = a.window,
-                         .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
-                         .max_queries = step.max_queries,
-                         .max_context = step.max_context,
-                         .out = out});
+  step.run(step.kernels->attention, AttentionArgs{.q = q,
+                                                  .cache = cache.pages,
+                                                  .page_table = cache.page_table,
+                                                  .query_start = step.query_start,
+                                                  .context = step.context,
+                                                  .sinks = a.sinks,
+                                                  .window = a.window,
+                                                  .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
+                                                  .max_queries = step.max_queries,
+                                                  .max_context = step.max_context,
+                                                  .out = out});
   return linear(step, a.o, out.reshape({tokens, a.heads * a.head_dim}));
 }
 

@@ -24,7 +24,9 @@ struct Norm {
   float eps = 1e-5f;
   bool round_before_weight = true;  // Llama's order; gpt-oss multiplies first
 
-  void declare(WeightPlan& plan, std::string_view name, int64_t n) { plan.vector(weight, std::string(name) + ".weight", n); }
+  void declare(WeightPlan& plan, std::string_view name, int64_t n) {
+    plan.vector(weight, std::string(name) + ".weight", n);
+  }
 };
 
 // residual += delta (when defined), then the norm of it: [T, N] -> [T, N].

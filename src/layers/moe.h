@@ -6,11 +6,11 @@
 namespace tessera {
 
 struct Moe {
-  Linear router;  // [E, H]
-  Weight gate_up;  // [E, 2I, H]
+  Linear router;        // [E, H]
+  Weight gate_up;       // [E, 2I, H]
   Tensor gate_up_bias;  // [E, 2I] or undefined
-  Weight down;  // [E, H, I]
-  Tensor down_bias;  // [E, H] or undefined
+  Weight down;          // [E, H, I]
+  Tensor down_bias;     // [E, H] or undefined
   int64_t experts_per_token = 0;
   RouterMode mode = RouterMode::kSoftmaxOfTopK;
   MoeActivation activation = MoeActivation::kSwigluOai;

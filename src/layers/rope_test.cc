@@ -34,8 +34,11 @@ TEST(Rope, YarnOfGptOss) {
 }
 
 TEST(Rope, Llama3KeepsFastAndDividesSlow) {
-  RopeScaling scaling{
-      .type = RopeScaling::Type::kLlama3, .factor = 8, .original_max_position_embeddings = 8192, .low_freq_factor = 1, .high_freq_factor = 4};
+  RopeScaling scaling{.type = RopeScaling::Type::kLlama3,
+                      .factor = 8,
+                      .original_max_position_embeddings = 8192,
+                      .low_freq_factor = 1,
+                      .high_freq_factor = 4};
   Rope plain = make_rope(500000, 128, {});
   Rope scaled = make_rope(500000, 128, scaling);
   EXPECT_EQ(scaled.inv_freq[0], plain.inv_freq[0]);

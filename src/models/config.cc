@@ -41,10 +41,11 @@ RopeScaling read_scaling(const Json& json, const Json& config) {
     s.truncate = r.boolean_or("truncate", true);
     s.attention_factor = r.number_or("attention_factor", 0, 0, 1e6);
     if (r.has("mscale") || r.has("mscale_all_dim"))
-      fail(ErrorCode::kUnsupported, "config.json: rope_scaling with mscale is not supported; supported: yarn without it");
+      fail(ErrorCode::kUnsupported,
+           "config.json: rope_scaling with mscale is not supported; supported: yarn without it");
   } else {
-    fail(ErrorCode::kUnsupported, "config.json: rope type \"{}\" is not supported; supported: default, linear, llama3, yarn",
-         type);
+    fail(ErrorCode::kUnsupported,
+         "config.json: rope type \"{}\" is not supported; supported: default, linear, llama3, yarn", type);
   }
   return s;
 }
@@ -59,10 +60,12 @@ bool ConfigReader::has(const char* key) const {
 int64_t ConfigReader::integer(const char* key, int64_t low, int64_t high) const {
   if (!has(key)) fail(ErrorCode::kCorrupt, "config.json: \"{}\" is missing", key);
   const Json& value = config_[key];
-  bool whole = value.is_number_integer() || (value.is_number_float() && std::floor(value.get<double>()) == value.get<double>());
+  bool whole =
+      value.is_number_integer() || (value.is_number_float() && std::floor(value.get<double>()) == value.get<double>());
   double d = whole ? value.get<double>() : 0;
   if (!whole || d < static_cast<double>(low) || d > static_cast<double>(high)) {
-    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected a whole number from {} to {}", key, shown(value), low, high);
+    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected a whole number from {} to {}", key, shown(value),
+         low, high);
   }
   return static_cast<int64_t>(d);
 }
@@ -76,7 +79,8 @@ double ConfigReader::number(const char* key, double low, double high) const {
   const Json& value = config_[key];
   double d = value.is_number() ? value.get<double>() : std::nan("");
   if (!(d >= low && d <= high)) {
-    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected a number from {} to {}", key, shown(value), low, high);
+    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected a number from {} to {}", key, shown(value), low,
+         high);
   }
   return d;
 }
@@ -88,7 +92,8 @@ double ConfigReader::number_or(const char* key, double fallback, double low, dou
 bool ConfigReader::boolean_or(const char* key, bool fallback) const {
   if (!has(key)) return fallback;
   const Json& value = config_[key];
-  if (!value.is_boolean()) fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected true or false", key, shown(value));
+  if (!value.is_boolean())
+    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected true or false", key, shown(value));
   return value.get<bool>();
 }
 
@@ -101,14 +106,16 @@ std::string ConfigReader::string_or(const char* key, const std::string& fallback
 
 void ConfigReader::require_silu() const {
   std::string act = string_or("hidden_act", "silu");
-  if (act != "silu") fail(ErrorCode::kUnsupported, "config.json: hidden_act \"{}\" is not supported; supported: silu", act);
+  if (act != "silu")
+    fail(ErrorCode::kUnsupported, "config.json: hidden_act \"{}\" is not supported; supported: silu", act);
 }
 
 Rope ConfigReader::rope(int64_t head_dim) const {
   const char* key = has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const Json empty = Json::object();
   const Json& scaling = has(key) ? config_[key] : empty;
-  if (!scaling.is_object()) fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected an object", key, shown(scaling));
+  if (!scaling.is_object())
+    fail(ErrorCode::kCorrupt, "config.json: \"{}\" is {}; expected an object", key, shown(scaling));
   double theta = ConfigReader(scaling).has("rope_theta") ? ConfigReader(scaling).number("rope_theta", 1.001, 1e12)
                                                          : number_or("rope_theta", 10000.0, 1.001, 1e12);
   return make_rope(theta, head_dim, read_scaling(scaling, config_));
@@ -128,7 +135,8 @@ std::vector<int64_t> ConfigReader::windows(int64_t layers, int64_t fallback) con
       windows[i] = integer("sliding_window");
     } else {
       fail(ErrorCode::kUnsupported,
-           "config.json: layer_types[{}] is {}; supported: \"full_attention\" and \"sliding_attention\"", i, shown(types[i]));
+           "config.json: layer_types[{}] is {}; supported: \"full_attention\" and \"sliding_attention\"", i,
+           shown(types[i]));
     }
   }
   return windows;

@@ -61,7 +61,8 @@ void DecoderLayer::declare(WeightPlan& plan, const DecoderConfig& c) {
 class Decoder final : public Model {
  public:
   explicit Decoder(DecoderConfig config)
-      : Model({config.architecture, config.vocab_size, config.hidden_size, config.num_hidden_layers, config.max_position_embeddings}),
+      : Model({config.architecture, config.vocab_size, config.hidden_size, config.num_hidden_layers,
+               config.max_position_embeddings}),
         config_(std::move(config)),
         layers_(static_cast<size_t>(config_.num_hidden_layers)) {}
 
@@ -73,7 +74,10 @@ class Decoder final : public Model {
       DecoderLayer& layer = layers_[i];
       layer.sparse = !c.experts.sparse.empty() && c.experts.sparse[i];
       layer.input_norm.eps = layer.post_norm.eps = c.rms_norm_eps;
-      layer.attention = {.heads = c.num_attention_heads, .kv_heads = c.num_key_value_heads, .head_dim = c.head_dim, .window = c.windows[i]};
+      layer.attention = {.heads = c.num_attention_heads,
+                         .kv_heads = c.num_key_value_heads,
+                         .head_dim = c.head_dim,
+                         .window = c.windows[i]};
       layer.moe.experts_per_token = c.experts.num_experts_per_tok;
       layer.moe.mode = c.experts.norm_topk_prob ? RouterMode::kTopKOfSoftmaxNormalised : RouterMode::kTopKOfSoftmax;
       layer.moe.activation = MoeActivation::kSilu;
@@ -93,7 +97,8 @@ class Decoder final : public Model {
 
   CacheSpec cache() const override {
     CacheSpec spec;
-    for (int64_t window : config_.windows) spec.layers.push_back({config_.num_key_value_heads, config_.head_dim, window});
+    for (int64_t window : config_.windows)
+      spec.layers.push_back({config_.num_key_value_heads, config_.head_dim, window});
     return spec;
   }
 
@@ -126,6 +131,8 @@ class Decoder final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_decoder(DecoderConfig config) { return std::make_unique<Decoder>(std::move(config)); }
+std::unique_ptr<Model> make_decoder(DecoderConfig config) {
+  return std::make_unique<Decoder>(std::move(config));
+}
 
 }  // namespace tessera

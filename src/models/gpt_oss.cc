@@ -45,8 +45,9 @@ GptOssConfig GptOssConfig::parse(const Json& json) {
   }
   check_attention_shape(c.num_attention_heads, c.num_key_value_heads, c.head_dim);
   if (c.hidden_size % 32 != 0 || c.intermediate_size % 32 != 0) {
-    fail(ErrorCode::kUnsupported, "config.json: hidden_size {} and intermediate_size {} must be multiples of 32, the MXFP4 block",
-         c.hidden_size, c.intermediate_size);
+    fail(ErrorCode::kUnsupported,
+         "config.json: hidden_size {} and intermediate_size {} must be multiples of 32, the MXFP4 block", c.hidden_size,
+         c.intermediate_size);
   }
   c.rope = r.rope(c.head_dim);
   return c;
@@ -75,7 +76,8 @@ void GptOssLayer::declare(WeightPlan& plan, const GptOssConfig& c) {
 class GptOss final : public Model {
  public:
   explicit GptOss(const GptOssConfig& config)
-      : Model({"GptOssForCausalLM", config.vocab_size, config.hidden_size, config.num_hidden_layers, config.max_position_embeddings}),
+      : Model({"GptOssForCausalLM", config.vocab_size, config.hidden_size, config.num_hidden_layers,
+               config.max_position_embeddings}),
         config_(config),
         layers_(static_cast<size_t>(config.num_hidden_layers)) {}
 
@@ -86,7 +88,10 @@ class GptOss final : public Model {
     for (size_t i = 0; i < layers_.size(); ++i) {
       GptOssLayer& layer = layers_[i];
       layer.input_norm = layer.post_norm = Norm{.eps = c.rms_norm_eps, .round_before_weight = false};
-      layer.attention = {.heads = c.num_attention_heads, .kv_heads = c.num_key_value_heads, .head_dim = c.head_dim, .window = c.windows[i]};
+      layer.attention = {.heads = c.num_attention_heads,
+                         .kv_heads = c.num_key_value_heads,
+                         .head_dim = c.head_dim,
+                         .window = c.windows[i]};
       layer.moe.experts_per_token = c.num_experts_per_tok;
       layer.moe.limit = c.swiglu_limit;
       plan.set_prefix("model.layers." + std::to_string(i) + ".");
@@ -105,7 +110,8 @@ class GptOss final : public Model {
 
   CacheSpec cache() const override {
     CacheSpec spec;
-    for (int64_t window : config_.windows) spec.layers.push_back({config_.num_key_value_heads, config_.head_dim, window});
+    for (int64_t window : config_.windows)
+      spec.layers.push_back({config_.num_key_value_heads, config_.head_dim, window});
     return spec;
   }
 
@@ -137,6 +143,8 @@ class GptOss final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_gpt_oss(const Json& config) { return std::make_unique<GptOss>(GptOssConfig::parse(config)); }
+std::unique_ptr<Model> make_gpt_oss(const Json& config) {
+  return std::make_unique<GptOss>(GptOssConfig::parse(config));
+}
 
 }  // namespace tessera

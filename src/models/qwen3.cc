@@ -12,7 +12,8 @@ std::unique_ptr<Model> make_qwen3(const Json& json) {
   ConfigReader r(json);
   if (!r.has("layer_types") && r.boolean_or("use_sliding_window", false) && r.has("sliding_window")) {
     const int64_t first = r.integer_or("max_window_layers", 28);
-    for (int64_t i = first; i < c.num_hidden_layers; ++i) c.windows[static_cast<size_t>(i)] = r.integer("sliding_window");
+    for (int64_t i = first; i < c.num_hidden_layers; ++i)
+      c.windows[static_cast<size_t>(i)] = r.integer("sliding_window");
   }
   return make_decoder(std::move(c));
 }

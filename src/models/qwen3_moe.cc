@@ -23,7 +23,8 @@ std::unique_ptr<Model> make_qwen3_moe(const Json& json) {
   if (r.has("mlp_only_layers")) {
     for (const Json& layer : json["mlp_only_layers"]) {
       if (!layer.is_number_integer() || layer < 0 || layer >= c.num_hidden_layers)
-        fail(ErrorCode::kCorrupt, "config.json: mlp_only_layers must list layers from 0 to {}", c.num_hidden_layers - 1);
+        fail(ErrorCode::kCorrupt, "config.json: mlp_only_layers must list layers from 0 to {}",
+             c.num_hidden_layers - 1);
       c.experts.sparse[layer.get<size_t>()] = false;
     }
   }

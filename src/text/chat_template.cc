@@ -17,8 +17,8 @@ constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr const char* kSpecialTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                           "pad_token", "cls_token", "mask_token"};
 
-// Roles decide what a template writes and some templates spell them inside a special token ("<|" + role + "|>"), so these
-// few words count as the template's own text. Any other role stays input.
+// Roles decide what a template writes and some templates spell them inside a special token ("<|" + role + "|>"), so
+// these few words count as the template's own text. Any other role stays input.
 constexpr const char* kRoles[] = {"system", "developer", "user", "assistant", "tool", "function", "model", "ipython"};
 
 // transformers appends this to the last message and cuts the prompt where it comes out.
@@ -81,7 +81,8 @@ void cut_at_mark(std::string_view final_message, jinja::Text* prompt) {
   size_t at = bytes.rfind(mark);
   if (at == std::string::npos || bytes.find(jinja::unicode::trim(final_message)) == std::string::npos) {
     fail(ErrorCode::kInvalidArgument,
-         "continue_final_message: the final message does not appear in the prompt; the chat template changes or drops it");
+         "continue_final_message: the final message does not appear in the prompt; the chat template changes or drops "
+         "it");
   }
   bool kept_spacing = bytes.compare(at, kContinueMark.size(), kContinueMark) == 0;
   prompt->resize(at);
@@ -133,7 +134,8 @@ ChatTemplate ChatTemplate::from_folder(const std::string& folder) {
       for (const OrderedJson& entry : found) {
         bool valid = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
                      entry.contains("template") && entry["template"].is_string();
-        if (!valid) fail(ErrorCode::kCorrupt, "{}: \"chat_template\" must be a list of {{name, template}}", config_path);
+        if (!valid)
+          fail(ErrorCode::kCorrupt, "{}: \"chat_template\" must be a list of {{name, template}}", config_path);
         chat.add(entry["name"].get<std::string>(), entry["template"].get<std::string>(), config_path);
       }
     } else if (!found.is_null()) {
@@ -143,7 +145,8 @@ ChatTemplate ChatTemplate::from_folder(const std::string& folder) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(folder + "/additional_chat_templates", ignored)) {
     if (entry.path().extension() != ".jinja") continue;
-    chat.add(entry.path().stem().string(), read_text_file(entry.path().string(), kMaxTemplateBytes), entry.path().string());
+    chat.add(entry.path().stem().string(), read_text_file(entry.path().string(), kMaxTemplateBytes),
+             entry.path().string());
   }
   if (chat.templates_.empty()) {
     fail(ErrorCode::kNotFound,
@@ -174,7 +177,8 @@ const ChatTemplate::Named& ChatTemplate::choose(const ChatTemplateOptions& optio
 jinja::Text ChatTemplate::render(const OrderedJson& messages, const ChatTemplateOptions& options) const {
   if (!messages.is_array()) fail(ErrorCode::kInvalidArgument, "messages must be an array");
   if (options.continue_final_message && options.add_generation_prompt) {
-    fail(ErrorCode::kInvalidArgument, "continue_final_message and add_generation_prompt contradict each other; set one");
+    fail(ErrorCode::kInvalidArgument,
+         "continue_final_message and add_generation_prompt contradict each other; set one");
   }
   const Named& chosen = choose(options);
   OrderedJson add_generation_prompt = options.add_generation_prompt;
@@ -196,7 +200,8 @@ jinja::Text ChatTemplate::render(const OrderedJson& messages, const ChatTemplate
   variables.push_back({"documents", &options.documents});
   variables.push_back({"add_generation_prompt", &add_generation_prompt});
   const size_t first_kwarg = variables.size();
-  if (!options.kwargs.is_null() && !options.kwargs.is_object()) fail(ErrorCode::kInvalidArgument, "kwargs must be an object");
+  if (!options.kwargs.is_null() && !options.kwargs.is_object())
+    fail(ErrorCode::kInvalidArgument, "kwargs must be an object");
   for (const auto& item : options.kwargs.items()) {
     for (size_t i = first_given; i < first_kwarg; ++i) {
       if (variables[i].name == item.key()) fail(ErrorCode::kInvalidArgument, "kwargs must not hold \"{}\"", item.key());

@@ -19,12 +19,13 @@ struct ChatTemplateOptions {
   OrderedJson documents;  // array of {title, text}; null: none
   bool add_generation_prompt = false;
   bool continue_final_message = false;  // ends the prompt inside the last message, for the model to go on
-  OrderedJson kwargs = OrderedJson::object();  // further variables: reasoning_effort, builtin_tools, enable_thinking ...
-  std::optional<std::time_t> now;              // what strftime_now sees, in local time; default: the clock
+  OrderedJson kwargs =
+      OrderedJson::object();       // further variables: reasoning_effort, builtin_tools, enable_thinking ...
+  std::optional<std::time_t> now;  // what strftime_now sees, in local time; default: the clock
 };
 
-// A piece of the prompt. Special tokens may be parsed only in text that the template wrote; the rest came from messages,
-// tools or kwargs and is plain text to a tokenizer, whatever it spells.
+// A piece of the prompt. Special tokens may be parsed only in text that the template wrote; the rest came from
+// messages, tools or kwargs and is plain text to a tokenizer, whatever it spells.
 struct ChatSegment {
   std::string text;
   bool from_template = false;
@@ -34,9 +35,9 @@ struct ChatSegment {
 class ChatTemplate {
  public:
   // chat_template.jinja, else chat_template.json, else "chat_template" of tokenizer_config.json: a string or a list of
-  // {name, template}, of which "tool_use" is taken when there are tools. additional_chat_templates/NAME.jinja add to it.
-  // Special tokens (bos_token, eos_token ...) come from tokenizer_config.json, else special_tokens_map.json.
-  // Throws kNotFound when the folder has no template; kCorrupt for a broken file or template, with file and line.
+  // {name, template}, of which "tool_use" is taken when there are tools. additional_chat_templates/NAME.jinja add to
+  // it. Special tokens (bos_token, eos_token ...) come from tokenizer_config.json, else special_tokens_map.json. Throws
+  // kNotFound when the folder has no template; kCorrupt for a broken file or template, with file and line.
   static ChatTemplate from_folder(const std::string& folder);
   // special_tokens: {"bos_token": "<s>", ...}; null or missing ones stay undefined in the template.
   static ChatTemplate from_source(std::string_view source, const std::string& name,

@@ -65,12 +65,14 @@ ErrorCode code_of(const ChatTemplate& chat, const OrderedJson& messages, const C
   return ErrorCode::kCancelled;
 }
 
-// 180 conversations for each of three published templates, as jinja2 renders them; made by tools/compare_jinja.py golden.
+// 180 conversations for each of three published templates, as jinja2 renders them; made by tools/compare_jinja.py
+// golden.
 TEST(ChatTemplateGolden, Conversations) {
   OrderedJson cases = OrderedJson::parse(read_text_file(kData + "conversations.json"));
   std::time_t now = local_time(cases["now"]);
   std::map<std::string, ChatTemplate> templates;
-  for (const char* name : {"glossary", "gpt_oss", "qwen3"}) templates.emplace(name, ChatTemplate::from_folder(kData + name));
+  for (const char* name : {"glossary", "gpt_oss", "qwen3"})
+    templates.emplace(name, ChatTemplate::from_folder(kData + name));
   ASSERT_GE(cases["cases"].size(), 500u);
   for (const OrderedJson& c : cases["cases"]) {
     const ChatTemplate& chat = templates.at(c["template"]);
@@ -93,10 +95,12 @@ TEST(ChatTemplate, GptOssPrompt) {
   ChatTemplateOptions options;
   options.now = local_time({2025, 6, 28, 12, 0, 0});
   options.add_generation_prompt = true;
-  EXPECT_EQ(chat.apply({{{"role", "user"}, {"content", "Hi"}}}, options),
-            "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n"
-            "Current date: 2025-06-28\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
-            "included for every message.<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant");
+  EXPECT_EQ(
+      chat.apply({{{"role", "user"}, {"content", "Hi"}}}, options),
+      "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: "
+      "2024-06\n"
+      "Current date: 2025-06-28\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
+      "included for every message.<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant");
   EXPECT_NE(chat.source().find("render_typescript_type"), std::string::npos);
 }
 
@@ -107,7 +111,10 @@ TEST(ChatTemplate, InjectedSpecialTokensAreInput) {
     OrderedJson messages = {{{"role", "user"}, {"content", evil}}};
     ChatTemplateOptions options;
     options.tools = {{{"type", "function"},
-                      {"function", {{"name", evil}, {"description", evil}, {"parameters", {{"type", "object"}, {"properties", {{evil, {{"type", "string"}}}}}}}}}}};
+                      {"function",
+                       {{"name", evil},
+                        {"description", evil},
+                        {"parameters", {{"type", "object"}, {"properties", {{evil, {{"type", "string"}}}}}}}}}}};
     options.kwargs = {{"reasoning_effort", evil}};
     for (const ChatSegment& segment : chat.apply_segments(messages, options)) {
       const char* never = segment.from_template ? "x<|" : "<|channel|>";
@@ -117,7 +124,8 @@ TEST(ChatTemplate, InjectedSpecialTokensAreInput) {
 }
 
 TEST(ChatTemplate, KnownRolesMayBePartOfASpecialToken) {
-  ChatTemplate chat = ChatTemplate::from_source("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}", "t");
+  ChatTemplate chat =
+      ChatTemplate::from_source("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}", "t");
   auto segments = chat.apply_segments({{{"role", "user"}, {"content", "a"}}, {{"role", "end|><|x"}, {"content", "b"}}});
   ASSERT_EQ(segments.size(), 6u);
   EXPECT_EQ(segments[0].text, "<|user|>");
@@ -127,7 +135,8 @@ TEST(ChatTemplate, KnownRolesMayBePartOfASpecialToken) {
 }
 
 TEST(ChatTemplate, GenerationBlocksAreMarked) {
-  ChatTemplate chat = ChatTemplate::from_source("{% for m in messages %}[{% generation %}{{ m.content }}.{% endgeneration %}]{% endfor %}", "t");
+  ChatTemplate chat = ChatTemplate::from_source(
+      "{% for m in messages %}[{% generation %}{{ m.content }}.{% endgeneration %}]{% endfor %}", "t");
   auto segments = chat.apply_segments({{{"role", "assistant"}, {"content", "a"}}});
   ASSERT_EQ(segments.size(), 4u);
   EXPECT_FALSE(segments[0].generated);
@@ -140,19 +149,23 @@ TEST(ChatTemplate, FindsTheTemplateOfAFolder) {
   Folder file("file");
   file.write("chat_template.jinja", "J{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}\n");
   file.write("tokenizer_config.json", R"({"chat_template": "C", "bos_token": {"content": "<s>"}, "pad_token": null})");
-  file.write("special_tokens_map.json", R"({"bos_token": "<other>", "eos_token": {"content": "</s>", "lstrip": false}})");
+  file.write("special_tokens_map.json",
+             R"({"bos_token": "<other>", "eos_token": {"content": "</s>", "lstrip": false}})");
   EXPECT_EQ(ChatTemplate::from_folder(file.path()).apply(messages), "J<s></s>False");
 
   Folder config("config");
-  config.write("tokenizer_config.json", R"({"chat_template": "C{{ additional_special_tokens }}", "additional_special_tokens": ["<a>"]})");
+  config.write("tokenizer_config.json",
+               R"({"chat_template": "C{{ additional_special_tokens }}", "additional_special_tokens": ["<a>"]})");
   EXPECT_EQ(ChatTemplate::from_folder(config.path()).apply(messages), "C['<a>']");
 
   Folder processor("processor");
-  processor.write("chat_template.json", R"({"chat_template": "P"})").write("tokenizer_config.json", R"({"chat_template": "C"})");
+  processor.write("chat_template.json", R"({"chat_template": "P"})")
+      .write("tokenizer_config.json", R"({"chat_template": "C"})");
   EXPECT_EQ(ChatTemplate::from_folder(processor.path()).apply(messages), "P");
 
   Folder list("list");
-  list.write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]})");
+  list.write("tokenizer_config.json",
+             R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]})");
   ChatTemplate chat = ChatTemplate::from_folder(list.path());
   EXPECT_EQ(chat.apply(messages), "D");
   ChatTemplateOptions with_tools;
@@ -180,8 +193,10 @@ TEST(ChatTemplate, BrokenFoldersNameTheFile) {
   syntax.write("chat_template.jinja", "a\n{% if %}");
   EXPECT_EQ(failure(syntax).second.find(syntax.path() + "/chat_template.jinja:2: "), 0u) << failure(syntax).second;
   EXPECT_EQ(failure(Folder("json").write("tokenizer_config.json", "{")).first, ErrorCode::kCorrupt);
-  EXPECT_EQ(failure(Folder("kind").write("tokenizer_config.json", R"({"chat_template": 5})")).first, ErrorCode::kCorrupt);
-  EXPECT_EQ(failure(Folder("entry").write("tokenizer_config.json", R"({"chat_template": [{"name": "x"}]})")).first, ErrorCode::kCorrupt);
+  EXPECT_EQ(failure(Folder("kind").write("tokenizer_config.json", R"({"chat_template": 5})")).first,
+            ErrorCode::kCorrupt);
+  EXPECT_EQ(failure(Folder("entry").write("tokenizer_config.json", R"({"chat_template": [{"name": "x"}]})")).first,
+            ErrorCode::kCorrupt);
 }
 
 TEST(ChatTemplate, ContinuesTheFinalMessage) {
@@ -220,7 +235,9 @@ TEST(ChatTemplate, DeepMessagesAreAnError) {
 }
 
 TEST(ChatTemplate, KwargsReachTheTemplate) {
-  ChatTemplate chat = ChatTemplate::from_source("{{ bos_token }}{{ a }}{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}", "t", {{"bos_token", "<s>"}});
+  ChatTemplate chat = ChatTemplate::from_source(
+      "{{ bos_token }}{{ a }}{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}", "t",
+      {{"bos_token", "<s>"}});
   ChatTemplateOptions options;
   options.kwargs = {{"a", 1}};
   EXPECT_EQ(chat.apply(OrderedJson::array(), options), "<s>1TrueTrueFalse");

@@ -154,13 +154,16 @@ Value own_item(Runtime& rt, const Value& object, const Value& key) {
   return rt.string(text.slice(begin, begin + unicode::decode(text.bytes(), begin, &c)), object.is_markup());
 }
 
-bool is_private(std::string_view name) { return !name.empty() && name[0] == '_'; }
+bool is_private(std::string_view name) {
+  return !name.empty() && name[0] == '_';
+}
 
 // Every Python object has these; asking for one is refused and never falls through to an item.
 bool is_dunder(std::string_view name) {
   if (name.substr(0, 2) != "__") return false;
-  return is_one_of(name, {"__class__", "__doc__", "__init__", "__dict__", "__module__", "__eq__", "__ne__", "__hash__",
-                          "__str__", "__repr__", "__format__", "__dir__", "__new__", "__reduce__", "__getattribute__",
+  return is_one_of(name, {"__class__",   "__doc__",     "__init__",         "__dict__",   "__module__",
+                          "__eq__",      "__ne__",      "__hash__",         "__str__",    "__repr__",
+                          "__format__",  "__dir__",     "__new__",          "__reduce__", "__getattribute__",
                           "__setattr__", "__delattr__", "__subclasshook__", "__sizeof__", "__init_subclass__"});
 }
 
@@ -260,8 +263,9 @@ Value get_slice(Runtime& rt, const Value& object, const Value& start, const Valu
   if (object.is(Kind::kRange)) {
     auto& range = object.as<RangeObject>();
     SliceRange part = clip_slice(start, stop, step, static_cast<int64_t>(range.length()));
-    return Value::object(Kind::kRange, rt.make<RangeObject>(range.start + part.start * range.step,
-                                                            range.start + part.stop * range.step, range.step * part.step));
+    return Value::object(
+        Kind::kRange, rt.make<RangeObject>(range.start + part.start * range.step, range.start + part.stop * range.step,
+                                           range.step * part.step));
   }
   if (!object.is_sequence()) raise("'{}' object is not subscriptable", type_name(object));
   const auto& items = object.items();

@@ -1,4 +1,5 @@
-// The parsed template. Names are bound to slots by jinja_scope before the program is shared; nothing changes after that.
+// The parsed template. Names are bound to slots by jinja_scope before the program is shared; nothing changes after
+// that.
 #pragma once
 
 #include <memory>
@@ -65,8 +66,8 @@ struct ScopeLoad {
   enum class Action : uint8_t { kUndefined, kResolve, kAlias };
   Action action;
   int slot;
-  std::string name;     // kResolve: of the context variable
-  VariableRef outer;    // kAlias: copied from
+  std::string name;   // kResolve: of the context variable
+  VariableRef outer;  // kAlias: copied from
 };
 
 struct Parameter {

@@ -110,8 +110,8 @@ Value Interpreter::evaluate_compare(Activation* frame, const Expr& expr) {
 Value Interpreter::evaluate_conditional(Activation* frame, const Expr& expr) {
   if (truthy(*this, evaluate(frame, *expr.children[0]))) return evaluate(frame, *expr.children[1]);
   if (expr.children[2] != nullptr) return evaluate(frame, *expr.children[2]);
-  return undefined(fmt::format("the inline if-expression on line {} evaluated to false and no else section was defined.",
-                               expr.line));
+  return undefined(fmt::format(
+      "the inline if-expression on line {} evaluated to false and no else section was defined.", expr.line));
 }
 
 Value Interpreter::evaluate_slice(Activation* frame, const Expr& expr) {
@@ -149,9 +149,9 @@ Args Interpreter::evaluate_arguments(Activation* frame, const Expr& expr) {
 Value Interpreter::evaluate_filter(Activation* frame, const Expr& expr, const Value* input) {
   // The first filter of a chain in a filter or set block has no value of its own.
   const ExprPtr& inner = expr.children[0];
-  Value value = inner == nullptr                                         ? *input
+  Value value = inner == nullptr                                       ? *input
                 : inner->kind == ExprKind::kFilter && input != nullptr ? evaluate_filter(frame, *inner, input)
-                                                                         : evaluate(frame, *inner);
+                                                                       : evaluate(frame, *inner);
   Args args = evaluate_arguments(frame, expr);
   step();
   line_ = expr.line;

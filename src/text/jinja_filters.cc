@@ -62,9 +62,15 @@ Value filter_length(Runtime& rt, const Value& self, const Args& args) {
   return length(rt, self);
 }
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
-bool is_alnum(char c) { return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z'); }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+char to_lower(char c) {
+  return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+}
+bool is_alnum(char c) {
+  return is_digit(c) || (to_lower(c) >= 'a' && to_lower(c) <= 'z');
+}
 
 // Digits of a Python number with its underscores taken out; empty when an underscore stands wrong.
 std::string plain_digits(std::string_view text) {
@@ -122,7 +128,8 @@ bool parse_float(std::string_view text, double* value) {
   } else if (plain == "nan") {
     *value = std::nan("");
   } else {
-    if (plain.empty() || plain.find_first_not_of("0123456789.e+-") != std::string::npos || plain[0] == '-') return false;
+    if (plain.empty() || plain.find_first_not_of("0123456789.e+-") != std::string::npos || plain[0] == '-')
+      return false;
     auto read = std::from_chars(plain.data(), plain.data() + plain.size(), *value);
     if (read.ptr != plain.data() + plain.size() || read.ec == std::errc::invalid_argument) return false;
     if (read.ec == std::errc::result_out_of_range) *value = plain.find("e-") != std::string::npos ? 0.0 : HUGE_VAL;
@@ -179,7 +186,8 @@ double round_float(double value, int64_t digits) {
   if (digits < -310) return std::copysign(0.0, value);
   if (digits >= 0) {
     char buffer[1500];
-    auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed, static_cast<int>(digits)).ptr;
+    auto end =
+        std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed, static_cast<int>(digits)).ptr;
     double rounded = value;
     std::from_chars(buffer, end, rounded);
     return rounded;

@@ -80,7 +80,9 @@ void sort_by_keys(Runtime& rt, std::vector<std::pair<Value, Value>>* keyed, bool
   });
 }
 
-bool flag(Runtime& rt, const Bound& bound, size_t i) { return bound.has(i) && truthy(rt, bound[i]); }
+bool flag(Runtime& rt, const Bound& bound, size_t i) {
+  return bound.has(i) && truthy(rt, bound[i]);
+}
 
 Value filter_first(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("first", args, {});
@@ -232,8 +234,12 @@ Value smallest(Runtime& rt, const char* name, const Value& self, const Args& arg
   return best_key.is_missing() ? rt.undefined("No aggregated item, sequence was empty.") : best;
 }
 
-Value filter_min(Runtime& rt, const Value& self, const Args& args) { return smallest(rt, "min", self, args, false); }
-Value filter_max(Runtime& rt, const Value& self, const Args& args) { return smallest(rt, "max", self, args, true); }
+Value filter_min(Runtime& rt, const Value& self, const Args& args) {
+  return smallest(rt, "min", self, args, false);
+}
+Value filter_max(Runtime& rt, const Value& self, const Args& args) {
+  return smallest(rt, "max", self, args, true);
+}
 
 Value filter_sum(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("sum", args, {"attribute", "start"});
@@ -348,15 +354,19 @@ Value filter_groupby(Runtime& rt, const Value& self, const Args& args) {
 
 Args without_first(const Args& args, size_t count) {
   Args rest = args;
-  rest.positional.erase(rest.positional.begin(), rest.positional.begin() + static_cast<std::ptrdiff_t>(std::min(count, rest.positional.size())));
+  rest.positional.erase(rest.positional.begin(),
+                        rest.positional.begin() + static_cast<std::ptrdiff_t>(std::min(count, rest.positional.size())));
   return rest;
 }
 
-std::string function_name(const Value& value, const char* what) { return std::string(need_text(value, what).bytes()); }
+std::string function_name(const Value& value, const char* what) {
+  return std::string(need_text(value, what).bytes());
+}
 
 Value map_now(Runtime& rt, const Value& self, const Args& args) {
   if (!truthy(rt, self)) return generate(rt, [](Runtime&, Value*) { return false; });
-  auto attribute = std::find_if(args.named.begin(), args.named.end(), [](const auto& n) { return n.first == "attribute"; });
+  auto attribute =
+      std::find_if(args.named.begin(), args.named.end(), [](const auto& n) { return n.first == "attribute"; });
   if (args.positional.empty() && attribute != args.named.end()) {
     Value otherwise;
     for (const auto& [name, value] : args.named) {
@@ -375,11 +385,12 @@ Value map_now(Runtime& rt, const Value& self, const Args& args) {
   }
   if (args.positional.empty()) raise("map requires a filter argument");
   std::string name = function_name(args.positional[0], "map's filter");
-  return generate(rt, [name, rest = without_first(args, 1), items = Iteration(rt, self)](Runtime& r, Value* item) mutable {
-    if (!items.next(item)) return false;
-    *item = run_filter(r, name, *item, rest);
-    return true;
-  });
+  return generate(rt,
+                  [name, rest = without_first(args, 1), items = Iteration(rt, self)](Runtime& r, Value* item) mutable {
+                    if (!items.next(item)) return false;
+                    *item = run_filter(r, name, *item, rest);
+                    return true;
+                  });
 }
 
 Value filter_map(Runtime& rt, const Value& self, const Args& args) {
@@ -408,22 +419,43 @@ Value select(Runtime& rt, const Value& self, const Args& args, bool wanted, bool
   return delayed(rt, [=](Runtime& r) { return select_now(r, self, args, wanted, by_attribute); });
 }
 
-Value filter_select(Runtime& rt, const Value& self, const Args& args) { return select(rt, self, args, true, false); }
-Value filter_reject(Runtime& rt, const Value& self, const Args& args) { return select(rt, self, args, false, false); }
-Value filter_selectattr(Runtime& rt, const Value& self, const Args& args) { return select(rt, self, args, true, true); }
-Value filter_rejectattr(Runtime& rt, const Value& self, const Args& args) { return select(rt, self, args, false, true); }
+Value filter_select(Runtime& rt, const Value& self, const Args& args) {
+  return select(rt, self, args, true, false);
+}
+Value filter_reject(Runtime& rt, const Value& self, const Args& args) {
+  return select(rt, self, args, false, false);
+}
+Value filter_selectattr(Runtime& rt, const Value& self, const Args& args) {
+  return select(rt, self, args, true, true);
+}
+Value filter_rejectattr(Runtime& rt, const Value& self, const Args& args) {
+  return select(rt, self, args, false, true);
+}
 
 }  // namespace
 
 const std::vector<NamedFunction>& sequence_filters() {
   static const std::vector<NamedFunction> kTable = {
-      {"batch", filter_batch},   {"dictsort", filter_dictsort},     {"first", filter_first},
-      {"groupby", filter_groupby}, {"items", filter_items},         {"join", filter_join},
-      {"last", filter_last},     {"list", filter_list},             {"map", filter_map},
-      {"max", filter_max},       {"min", filter_min},               {"reject", filter_reject},
-      {"rejectattr", filter_rejectattr}, {"reverse", filter_reverse}, {"select", filter_select},
-      {"selectattr", filter_selectattr}, {"slice", filter_slice},   {"sort", filter_sort},
-      {"sum", filter_sum},       {"unique", filter_unique},
+      {"batch", filter_batch},
+      {"dictsort", filter_dictsort},
+      {"first", filter_first},
+      {"groupby", filter_groupby},
+      {"items", filter_items},
+      {"join", filter_join},
+      {"last", filter_last},
+      {"list", filter_list},
+      {"map", filter_map},
+      {"max", filter_max},
+      {"min", filter_min},
+      {"reject", filter_reject},
+      {"rejectattr", filter_rejectattr},
+      {"reverse", filter_reverse},
+      {"select", filter_select},
+      {"selectattr", filter_selectattr},
+      {"slice", filter_slice},
+      {"sort", filter_sort},
+      {"sum", filter_sum},
+      {"unique", filter_unique},
   };
   return kTable;
 }

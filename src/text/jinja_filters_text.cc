@@ -14,7 +14,9 @@ namespace tessera::jinja {
 namespace {
 
 // MarkupSafe's soft_str: a string stays what it is, anything else becomes one.
-Value soft_string(Runtime& rt, const Value& value) { return value.is_string() ? value : to_str(rt, value); }
+Value soft_string(Runtime& rt, const Value& value) {
+  return value.is_string() ? value : to_str(rt, value);
+}
 
 Value call_method(Runtime& rt, const Value& self, const char* name, std::vector<Value> args = {}) {
   return find_string_method(name)(rt, self, Args{std::move(args), {}});
@@ -207,7 +209,8 @@ Value filter_xmlattr(Runtime& rt, const Value& self, const Args& args) {
   for (const auto& [key, value] : self.dict().entries) {
     if (value.is_none() || value.is_undefined()) continue;
     const Text& name = need_text(key, "an attribute name");
-    if (name.bytes().find_first_of(" \t\n\r\f\v/>=") != std::string::npos) raise("Invalid character in attribute name: '{}'", name.bytes());
+    if (name.bytes().find_first_of(" \t\n\r\f\v/>=") != std::string::npos)
+      raise("Invalid character in attribute name: '{}'", name.bytes());
     if (space || !out.text().empty()) out.append(" ");
     space = false;
     out.append(escape_html(rt, key).text());
@@ -285,10 +288,10 @@ Value filter_striptags(Runtime& rt, const Value& self, const Args& args) {
 
 const std::vector<NamedFunction>& text_filters() {
   static const std::vector<NamedFunction> kTable = {
-      {"capitalize", filter_capitalize}, {"center", filter_center},       {"format", filter_format},
-      {"indent", filter_indent},         {"lower", filter_lower},         {"replace", filter_replace},
-      {"striptags", filter_striptags},   {"title", filter_title},         {"trim", filter_trim},
-      {"truncate", filter_truncate},     {"upper", filter_upper},         {"urlencode", filter_urlencode},
+      {"capitalize", filter_capitalize}, {"center", filter_center},   {"format", filter_format},
+      {"indent", filter_indent},         {"lower", filter_lower},     {"replace", filter_replace},
+      {"striptags", filter_striptags},   {"title", filter_title},     {"trim", filter_trim},
+      {"truncate", filter_truncate},     {"upper", filter_upper},     {"urlencode", filter_urlencode},
       {"wordcount", filter_wordcount},   {"xmlattr", filter_xmlattr},
   };
   return kTable;

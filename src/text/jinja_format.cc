@@ -28,7 +28,8 @@ struct Spec {
 };
 
 // Sign and magnitude of a number, already as text, laid out in its field.
-void append_field(Runtime& rt, const Spec& spec, char default_align, const Text& prefix, const Text& body, Builder* out) {
+void append_field(Runtime& rt, const Spec& spec, char default_align, const Text& prefix, const Text& body,
+                  Builder* out) {
   Int missing = spec.width - unicode::length(prefix.bytes()) - unicode::length(body.bytes());
   missing = std::max<Int>(missing, 0);
   rt.charge_output(static_cast<size_t>(std::min<Int>(missing, std::numeric_limits<int64_t>::max())));
@@ -87,7 +88,9 @@ int checked_precision(Int precision) {
   return static_cast<int>(precision);
 }
 
-char sign_of(bool negative, char wanted) { return negative ? '-' : wanted == '-' ? 0 : wanted; }
+char sign_of(bool negative, char wanted) {
+  return negative ? '-' : wanted == '-' ? 0 : wanted;
+}
 
 }  // namespace
 
@@ -384,7 +387,8 @@ void append_integer(Runtime& rt, const Value& value, const Spec& spec, Builder* 
   Int number = value.as_int();
   if (spec.precision >= 0) raise("Precision not allowed in integer format specifier");
   if (spec.type == 'c') {
-    if (number < 0 || number > 0x10ffff || (number >= 0xd800 && number < 0xe000)) raise("%c arg not in range(0x110000)");
+    if (number < 0 || number > 0x10ffff || (number >= 0xd800 && number < 0xe000))
+      raise("%c arg not in range(0x110000)");
     std::string bytes;
     utf8_append(bytes, static_cast<uint32_t>(number));
     return append_field(rt, spec, '>', Text(), Text(bytes), out);
@@ -394,7 +398,8 @@ void append_integer(Runtime& rt, const Value& value, const Spec& spec, Builder* 
   std::string front;
   if (char sign = sign_of(number < 0, spec.sign); sign != 0) front.push_back(sign);
   if (spec.alternate && base != 10) front += std::string("0") + spec.type;
-  std::string digits = zero_grouped(digits_in_base(number, base, spec.type == 'X'), spec, base == 10 ? 3 : 4, front.size(), rt);
+  std::string digits =
+      zero_grouped(digits_in_base(number, base, spec.type == 'X'), spec, base == 10 ? 3 : 4, front.size(), rt);
   append_field(rt, spec, '>', Text(front), Text(digits), out);
 }
 
@@ -460,7 +465,8 @@ void append_formatted(Runtime& rt, const Value& value, const Text& text, Builder
   Spec spec = parse_spec(text);
   if (value.is_string()) return append_string(rt, value, spec, out);
   static constexpr std::string_view kFloatTypes = "eEfFgG%n";
-  if (value.is_integer() && (spec.type == 0 || spec.type == 'n' || std::string_view("bcdoxX").find(spec.type) != std::string_view::npos)) {
+  if (value.is_integer() &&
+      (spec.type == 0 || spec.type == 'n' || std::string_view("bcdoxX").find(spec.type) != std::string_view::npos)) {
     return append_integer(rt, value, spec, out);
   }
   if (spec.type != 0 && kFloatTypes.find(spec.type) == std::string_view::npos) unknown_type(spec, value);

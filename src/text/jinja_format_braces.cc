@@ -162,7 +162,9 @@ class Braces {
 
 }  // namespace
 
-Value format_braces(Runtime& rt, const Value& format, const Args& args) { return Braces(rt, format, args).run(); }
+Value format_braces(Runtime& rt, const Value& format, const Args& args) {
+  return Braces(rt, format, args).run();
+}
 
 // ---- strftime
 

@@ -115,9 +115,14 @@ Value global_strftime_now(Runtime& rt, const Value&, const Args& args) {
 }
 
 constexpr NamedFunction kGlobals[] = {
-    {"range", global_range},   {"dict", global_dict},     {"namespace", global_namespace},
-    {"cycler", global_cycler}, {"joiner", global_joiner}, {"lipsum", global_lipsum},
-    {"raise_exception", global_raise_exception},          {"strftime_now", global_strftime_now},
+    {"range", global_range},
+    {"dict", global_dict},
+    {"namespace", global_namespace},
+    {"cycler", global_cycler},
+    {"joiner", global_joiner},
+    {"lipsum", global_lipsum},
+    {"raise_exception", global_raise_exception},
+    {"strftime_now", global_strftime_now},
 };
 
 }  // namespace

@@ -31,7 +31,8 @@ struct FilteredItems : IteratorObject {
 
 Text Interpreter::run(const std::vector<Variable>& variables) {
   try {
-    for (const Variable& v : variables) context_[std::string(v.name)] = from_json(*v.value, v.own ? 0 : kFromInput, v.name);
+    for (const Variable& v : variables)
+      context_[std::string(v.name)] = from_json(*v.value, v.own ? 0 : kFromInput, v.name);
     auto* frame = make<Activation>(nullptr, program_.slots);
     Builder out(*this);
     enter_scope(frame, program_.loads);
@@ -134,7 +135,8 @@ Interpreter::Flow Interpreter::execute_if(Activation* frame, const Stmt& stmt, B
   return Flow::kNext;
 }
 
-Interpreter::Flow Interpreter::execute_for(Activation* frame, const Stmt& stmt, const Value& iterable, int depth0, Builder* out) {
+Interpreter::Flow Interpreter::execute_for(Activation* frame, const Stmt& stmt, const Value& iterable, int depth0,
+                                           Builder* out) {
   Value source = iterable;
   if (stmt.condition != nullptr) source = iterator(make<FilteredItems>(*this, iterable, stmt, frame));
   auto* loop = make<LoopObject>(*this, source, stmt.recursive ? &stmt : nullptr, frame->outer, depth0);

@@ -76,7 +76,9 @@ class Lexer {
   enum class Tag { kRaw, kComment, kBlock, kVariable };
 
   [[noreturn]] void error(const std::string& what) const { syntax_error(name_, line_, what); }
-  bool starts(std::string_view with, size_t at) const { return std::string_view(text_).substr(at, with.size()) == with; }
+  bool starts(std::string_view with, size_t at) const {
+    return std::string_view(text_).substr(at, with.size()) == with;
+  }
   void add(TokenKind kind, std::string_view text) { tokens_.push_back({kind, line_, std::string(text), {}}); }
 
   // Moves to `end` and counts the lines on the way.
@@ -285,9 +287,7 @@ class Lexer {
     char second = at_ + 1 < text_.size() ? static_cast<char>(text_[at_ + 1] | 0x20) : 0;
     if (text_[at_] == '0' && (second == 'b' || second == 'o' || second == 'x')) {
       unsigned of = second == 'b' ? 2 : second == 'o' ? 8 : 16;
-      size_t end = digits(at_ + 2, true, [&](char c) {
-        return digit_value(c) < of;
-      });
+      size_t end = digits(at_ + 2, true, [&](char c) { return digit_value(c) < of; });
       if (end > at_ + 2) {
         *base = of;
         return end;
@@ -392,7 +392,8 @@ class Lexer {
     }
     if (c == 'N') {
       if (i + 1 < raw.size() && raw[i + 1] == '{') {
-        fail(ErrorCode::kUnsupported, "{}:{}: \\N{{...}} escapes are not supported; write the character itself", name_, line_);
+        fail(ErrorCode::kUnsupported, "{}:{}: \\N{{...}} escapes are not supported; write the character itself", name_,
+             line_);
       }
       error("malformed \\N character escape");
     }
@@ -440,6 +441,8 @@ class Lexer {
 
 }  // namespace
 
-std::vector<Token> tokenize(std::string_view source, const std::string& name) { return Lexer(source, name).run(); }
+std::vector<Token> tokenize(std::string_view source, const std::string& name) {
+  return Lexer(source, name).run();
+}
 
 }  // namespace tessera::jinja

@@ -129,9 +129,17 @@ NativeFunction find_in(const Method (&methods)[N], std::string_view name) {
 
 }  // namespace
 
-NativeFunction find_int_method(std::string_view name) { return find_in(kIntMethods, name); }
-NativeFunction find_float_method(std::string_view name) { return find_in(kFloatMethods, name); }
-NativeFunction find_dict_method(std::string_view name) { return find_in(kDictMethods, name); }
-NativeFunction find_list_method(std::string_view name) { return find_in(kListMethods, name); }
+NativeFunction find_int_method(std::string_view name) {
+  return find_in(kIntMethods, name);
+}
+NativeFunction find_float_method(std::string_view name) {
+  return find_in(kFloatMethods, name);
+}
+NativeFunction find_dict_method(std::string_view name) {
+  return find_in(kDictMethods, name);
+}
+NativeFunction find_list_method(std::string_view name) {
+  return find_in(kListMethods, name);
+}
 
 }  // namespace tessera::jinja

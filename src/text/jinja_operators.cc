@@ -139,7 +139,8 @@ Value float_operation(BinaryOperator op, double a, double b) {
       return Value::real(float_modulo(a, b));
     case BinaryOperator::kPower: {
       if (a == 0 && b < 0) raise("0.0 cannot be raised to a negative power");
-      if (a < 0 && std::isfinite(b) && b != std::floor(b) && std::isfinite(a)) raise("complex numbers are not supported");
+      if (a < 0 && std::isfinite(b) && b != std::floor(b) && std::isfinite(a))
+        raise("complex numbers are not supported");
       double result = std::pow(a, b);
       if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) raise("numerical result out of range");
       return Value::real(result);
@@ -264,10 +265,13 @@ bool compare(Runtime& rt, CompareOperator op, const Value& a, const Value& b) {
   reject_undefined(a);
   reject_undefined(b);
   static constexpr const char* kSymbols[] = {"==", "!=", "<", "<=", ">", ">="};
-  raise("'{}' not supported between instances of '{}' and '{}'", kSymbols[static_cast<int>(op)], type_name(a), type_name(b));
+  raise("'{}' not supported between instances of '{}' and '{}'", kSymbols[static_cast<int>(op)], type_name(a),
+        type_name(b));
 }
 
-bool less(Runtime& rt, const Value& a, const Value& b) { return compare(rt, CompareOperator::kLess, a, b); }
+bool less(Runtime& rt, const Value& a, const Value& b) {
+  return compare(rt, CompareOperator::kLess, a, b);
+}
 
 bool contains(Runtime& rt, const Value& container, const Value& item) {
   rt.step();

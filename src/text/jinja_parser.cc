@@ -101,7 +101,8 @@ class Parser : public ExpressionParser {
     if (tag == "break" || tag == "continue") return parse_loop_control();
     for (const char* refused : {"block", "extends", "include", "import", "from", "autoescape"}) {
       if (tag == refused) {
-        fail(ErrorCode::kUnsupported, "{}:{}: {{% {} %}} is not supported in a chat template", program_.name, current().line, tag);
+        fail(ErrorCode::kUnsupported, "{}:{}: {{% {} %}} is not supported in a chat template", program_.name,
+             current().line, tag);
       }
     }
     error(fmt::format("Encountered unknown tag '{}'.", tag));

@@ -40,10 +40,10 @@ class ExpressionParser {
   };
 
   struct TupleOptions {
-    bool conditional = true;            // a bare `if` belongs to the expression
-    bool targets = false;               // only names, literals and ns.name
-    bool parentheses = false;           // an empty tuple is one
-    const char* end_name = nullptr;     // a name that ends the tuple
+    bool conditional = true;         // a bare `if` belongs to the expression
+    bool targets = false;            // only names, literals and ns.name
+    bool parentheses = false;        // an empty tuple is one
+    const char* end_name = nullptr;  // a name that ends the tuple
   };
   ExprPtr parse_tuple(const TupleOptions& options);
   ExprPtr parse_expression(bool conditional = true);

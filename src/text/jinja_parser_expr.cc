@@ -73,7 +73,8 @@ ExprPtr ExpressionParser::finish(ExprPtr expr) const {
   for (const auto& [name, child] : expr->named) include(child);
   include(expr->more_positional);
   include(expr->more_named);
-  if (expr->height > kMaxHeight) error(fmt::format("an expression chains more than {} operations", kMaxHeight), expr->line);
+  if (expr->height > kMaxHeight)
+    error(fmt::format("an expression chains more than {} operations", kMaxHeight), expr->line);
   return expr;
 }
 
@@ -112,7 +113,9 @@ ExprPtr ExpressionParser::parse_tuple(const TupleOptions& options) {
   return finish(std::move(tuple));
 }
 
-ExprPtr ExpressionParser::parse_expression(bool conditional) { return conditional ? parse_conditional() : parse_or(); }
+ExprPtr ExpressionParser::parse_expression(bool conditional) {
+  return conditional ? parse_conditional() : parse_or();
+}
 
 ExprPtr ExpressionParser::parse_conditional() {
   Nesting nesting(*this);
@@ -170,7 +173,8 @@ ExprPtr ExpressionParser::parse_compare() {
   ExprPtr expr = make(ExprKind::kCompare, current().line);
   expr->children.push_back(parse_sum());
   while (true) {
-    auto op = std::find_if(std::begin(kOperators), std::end(kOperators), [&](const auto& o) { return is_operator(o.first); });
+    auto op =
+        std::find_if(std::begin(kOperators), std::end(kOperators), [&](const auto& o) { return is_operator(o.first); });
     if (op != std::end(kOperators)) {
       next();
       expr->compare.push_back(op->second);

@@ -8,7 +8,9 @@ namespace tessera::jinja {
 
 namespace {
 
-void no_arguments(const char* name, const Args& args) { Bound bound(name, args, {}); }
+void no_arguments(const char* name, const Args& args) {
+  Bound bound(name, args, {});
+}
 
 template <Kind kKind>
 Value is_kind(Runtime&, const Value& self, const Args& args) {
@@ -38,7 +40,8 @@ Value is_number(Runtime&, const Value& self, const Args& args) {
 
 Value is_sequence(Runtime&, const Value& self, const Args& args) {
   no_arguments("sequence", args);
-  bool sized = self.is_undefined() || self.is_string() || self.is_sequence() || self.is(Kind::kDict) || self.is(Kind::kRange);
+  bool sized =
+      self.is_undefined() || self.is_string() || self.is_sequence() || self.is(Kind::kDict) || self.is(Kind::kRange);
   return Value::boolean(sized);
 }
 

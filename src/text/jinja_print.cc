@@ -47,7 +47,8 @@ std::string format_float(double value) {
   }
   if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   if (n <= exponent + 1) return out + digits + std::string(static_cast<size_t>(exponent + 1 - n), '0') + ".0";
-  return out + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." + digits.substr(static_cast<size_t>(exponent) + 1);
+  return out + digits.substr(0, static_cast<size_t>(exponent) + 1) + "." +
+         digits.substr(static_cast<size_t>(exponent) + 1);
 }
 
 std::string format_code_point(uint32_t c) {
@@ -324,9 +325,13 @@ void append_str(Runtime& rt, const Value& value, Builder* out) {
   append_repr(rt, value, out);
 }
 
-void append_repr(Runtime& rt, const Value& value, Builder* out) { Reprs(rt, false, out).append(value); }
+void append_repr(Runtime& rt, const Value& value, Builder* out) {
+  Reprs(rt, false, out).append(value);
+}
 
-void append_ascii(Runtime& rt, const Value& value, Builder* out) { Reprs(rt, true, out).append(value); }
+void append_ascii(Runtime& rt, const Value& value, Builder* out) {
+  Reprs(rt, true, out).append(value);
+}
 
 Value to_str(Runtime& rt, const Value& value) {
   if (value.is_string() && !value.is_markup()) return value;

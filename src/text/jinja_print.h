@@ -8,7 +8,7 @@
 namespace tessera::jinja {
 
 std::string format_integer(Int value);
-std::string format_float(double value);  // shortest text that reads back, as Python's repr
+std::string format_float(double value);     // shortest text that reads back, as Python's repr
 std::string format_code_point(uint32_t c);  // backslash escape: \x07, \u200b, \U0001f600
 
 void append_str(Runtime& rt, const Value& value, Builder* out);

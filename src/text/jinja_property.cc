@@ -54,9 +54,11 @@ std::string render(std::string_view source, Outcome* outcome) {
     outcome->text = text.bytes();
     return "";
   } catch (const Error& e) {
-    bool expected = e.code() == ErrorCode::kInvalidArgument || e.code() == ErrorCode::kCorrupt || e.code() == ErrorCode::kUnsupported;
+    bool expected = e.code() == ErrorCode::kInvalidArgument || e.code() == ErrorCode::kCorrupt ||
+                    e.code() == ErrorCode::kUnsupported;
     if (!expected) return fmt::format("error code {} for: {}", static_cast<int>(e.code()), e.what());
-    if (std::string_view(e.what()).substr(0, 2) != "t:") return fmt::format("an error without template and line: {}", e.what());
+    if (std::string_view(e.what()).substr(0, 2) != "t:")
+      return fmt::format("an error without template and line: {}", e.what());
     outcome->error = e.what();
     return "";
   }

@@ -10,8 +10,8 @@ namespace tessera::jinja {
 
 namespace {
 
-constexpr size_t kFewEntries = 8;    // below this a scan beats an index
-constexpr int kMaxJsonDepth = 400;   // of the variables; printing them takes as many levels
+constexpr size_t kFewEntries = 8;   // below this a scan beats an index
+constexpr int kMaxJsonDepth = 400;  // of the variables; printing them takes as many levels
 
 }  // namespace
 
@@ -70,7 +70,8 @@ Value Runtime::from_json(const OrderedJson& json, uint8_t marks, std::string_vie
       return Value::real(json.get<double>());
     case OrderedJson::value_t::string: {
       const auto& bytes = json.get_ref<const std::string&>();
-      if (!utf8_is_valid(bytes)) raise("the variables hold text that is not valid UTF-8{}{}", key.empty() ? "" : ": ", key);
+      if (!utf8_is_valid(bytes))
+        raise("the variables hold text that is not valid UTF-8{}{}", key.empty() ? "" : ": ", key);
       for (const auto& [name, value] : options_.trusted_values) {
         if (name == key && value == bytes) marks = 0;
       }
@@ -283,7 +284,8 @@ Int need_integer(const Value& value, const char* what) {
 
 int64_t need_size(const Value& value, const char* what) {
   Int wide = need_integer(value, what);
-  return static_cast<int64_t>(std::clamp<Int>(wide, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
+  return static_cast<int64_t>(
+      std::clamp<Int>(wide, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
 }
 
 const Value* DictObject::find(std::string_view key) const {

@@ -38,7 +38,9 @@ class Runtime {
   Value string(std::string_view bytes) { return string(Text(std::string(bytes))); }
   Value list(std::vector<Value> items) { return sequence(Kind::kList, std::move(items)); }
   Value tuple(std::vector<Value> items) { return sequence(Kind::kTuple, std::move(items)); }
-  Value undefined(std::string message) { return Value::object(Kind::kUndefined, make<UndefinedObject>(std::move(message))); }
+  Value undefined(std::string message) {
+    return Value::object(Kind::kUndefined, make<UndefinedObject>(std::move(message)));
+  }
   Value function(const char* name, NativeFunction f, const Value& self = Value::none()) {
     return Value::object(Kind::kFunction, make<FunctionObject>(name, f, self));
   }
@@ -137,10 +139,10 @@ template <class... A>
   fail(ErrorCode::kInvalidArgument, format, std::forward<A>(args)...);
 }
 
-std::string type_name(const Value& value);                          // Python's, for messages
-void reject_undefined(const Value& value);                          // fails with the undefined value's own message
-const Text& need_text(const Value& value, const char* what);        // a string
-Int need_integer(const Value& value, const char* what);             // an int or bool
-int64_t need_size(const Value& value, const char* what);            // the same, cut to the int64 range
+std::string type_name(const Value& value);                    // Python's, for messages
+void reject_undefined(const Value& value);                    // fails with the undefined value's own message
+const Text& need_text(const Value& value, const char* what);  // a string
+Int need_integer(const Value& value, const char* what);       // an int or bool
+int64_t need_size(const Value& value, const char* what);      // the same, cut to the int64 range
 
 }  // namespace tessera::jinja

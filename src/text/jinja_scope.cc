@@ -1,5 +1,5 @@
-// Which variable a name is. jinja2 decides this before rendering: a scope that assigns a name anywhere owns it, starts it
-// as a copy of the outer variable (or of what the caller passed), and loses it at its end; macros see the variables
+// Which variable a name is. jinja2 decides this before rendering: a scope that assigns a name anywhere owns it, starts
+// it as a copy of the outer variable (or of what the caller passed), and loses it at its end; macros see the variables
 // around their definition. Scopes: the template, macro, call and for bodies, set and filter blocks, with.
 #include <map>
 #include <set>
@@ -219,7 +219,8 @@ class SpecialNames {
   void visit(const Stmt& stmt) {
     if (stmt.kind == StmtKind::kCallBlock) visit(*stmt.value);
     if (stmt.target != nullptr) visit(*stmt.target, true);
-    if (stmt.value != nullptr && stmt.kind != StmtKind::kCallBlock && stmt.kind != StmtKind::kFilterBlock) visit(*stmt.value);
+    if (stmt.value != nullptr && stmt.kind != StmtKind::kCallBlock && stmt.kind != StmtKind::kFilterBlock)
+      visit(*stmt.value);
     if (stmt.kind == StmtKind::kWith) {
       for (size_t i = 0; i < stmt.exprs.size(); i += 2) visit(*stmt.exprs[i], true);
       for (size_t i = 1; i < stmt.exprs.size(); i += 2) visit(*stmt.exprs[i]);
@@ -271,7 +272,8 @@ class Binder {
  private:
   [[noreturn]] void error(int line, const std::string& what) const { syntax_error(program_.name, line, what); }
 
-  // `soft`: an unknown filter or test is an error only when it runs (jinja2: directly under `if` or in `a if b else c`).
+  // `soft`: an unknown filter or test is an error only when it runs (jinja2: directly under `if` or in `a if b else
+  // c`).
   void bind(Symbols* symbols, Expr* expr, bool soft) {
     if (expr->kind == ExprKind::kName || expr->kind == ExprKind::kNamespaceRef) {
       if (!symbols->find(expr->name, &expr->variable)) {
@@ -438,6 +440,8 @@ class Binder {
 
 }  // namespace
 
-void bind_names(Program* program) { Binder(program).run(); }
+void bind_names(Program* program) {
+  Binder(program).run();
+}
 
 }  // namespace tessera::jinja

@@ -27,7 +27,8 @@ Value map_characters(Runtime& rt, const char* name, const Value& self, const Arg
 }
 
 Value str_upper(Runtime& rt, const Value& self, const Args& args) {
-  return map_characters(rt, "upper", self, args, [](size_t, uint32_t c, std::string* out) { unicode::append_upper(c, out); });
+  return map_characters(rt, "upper", self, args,
+                        [](size_t, uint32_t c, std::string* out) { unicode::append_upper(c, out); });
 }
 
 Value str_lower(Runtime& rt, const Value& self, const Args& args) {
@@ -37,7 +38,8 @@ Value str_lower(Runtime& rt, const Value& self, const Args& args) {
 }
 
 Value str_casefold(Runtime& rt, const Value& self, const Args& args) {
-  return map_characters(rt, "casefold", self, args, [](size_t, uint32_t c, std::string* out) { unicode::append_folded(c, out); });
+  return map_characters(rt, "casefold", self, args,
+                        [](size_t, uint32_t c, std::string* out) { unicode::append_folded(c, out); });
 }
 
 Value str_swapcase(Runtime& rt, const Value& self, const Args& args) {
@@ -79,7 +81,9 @@ Value all_characters(Runtime& rt, const Value& self, const Args& args) {
   return Value::boolean(kEmpty || !self.bytes().empty());
 }
 
-bool is_ascii(uint32_t c) { return c < 0x80; }
+bool is_ascii(uint32_t c) {
+  return c < 0x80;
+}
 
 template <bool (*kWanted)(uint32_t), bool (*kOther)(uint32_t)>
 Value all_cased(Runtime& rt, const Value& self, const Args& args) {

@@ -60,7 +60,8 @@ int64_t find(Runtime& rt, const Value& self, const Bound& bound, bool from_right
   Window at = window(rt, self, bound[1], bound[2]);
   if (at.begin > at.end) return -1;
   std::string_view within = self.bytes().substr(at.begin, at.end - at.begin);
-  size_t found = from_right ? search_back(rt, within, wanted.bytes(), within.size()) : search(rt, within, wanted.bytes());
+  size_t found =
+      from_right ? search_back(rt, within, wanted.bytes(), within.size()) : search(rt, within, wanted.bytes());
   if (found == std::string_view::npos) return -1;
   return unicode::length(self.bytes().substr(0, at.begin + found));
 }
@@ -97,7 +98,9 @@ Value str_count(Runtime& rt, const Value& self, const Args& args) {
   std::string_view within = self.bytes().substr(at.begin, at.end - at.begin);
   if (wanted.empty()) return Value::integer(unicode::length(within) + 1);
   Int count = 0;
-  for (size_t i = search(rt, within, wanted); i != std::string_view::npos; i = search(rt, within, wanted, i + wanted.size())) ++count;
+  for (size_t i = search(rt, within, wanted); i != std::string_view::npos;
+       i = search(rt, within, wanted, i + wanted.size()))
+    ++count;
   return Value::integer(count);
 }
 
@@ -146,9 +149,15 @@ Value strip_ends(Runtime& rt, const char* name, const Value& self, const Args& a
   return rt.string(std::move(stripped), self.is_markup());
 }
 
-Value str_strip(Runtime& rt, const Value& self, const Args& args) { return strip_ends(rt, "strip", self, args, Ends::kBoth); }
-Value str_lstrip(Runtime& rt, const Value& self, const Args& args) { return strip_ends(rt, "lstrip", self, args, Ends::kLeft); }
-Value str_rstrip(Runtime& rt, const Value& self, const Args& args) { return strip_ends(rt, "rstrip", self, args, Ends::kRight); }
+Value str_strip(Runtime& rt, const Value& self, const Args& args) {
+  return strip_ends(rt, "strip", self, args, Ends::kBoth);
+}
+Value str_lstrip(Runtime& rt, const Value& self, const Args& args) {
+  return strip_ends(rt, "lstrip", self, args, Ends::kLeft);
+}
+Value str_rstrip(Runtime& rt, const Value& self, const Args& args) {
+  return strip_ends(rt, "rstrip", self, args, Ends::kRight);
+}
 
 // ---- split
 
@@ -245,15 +254,20 @@ Value split(Runtime& rt, const char* name, const Value& self, const Args& args, 
   } else {
     const std::string& separator = need_text(bound[0], "separator").bytes();
     if (separator.empty()) raise("empty separator");
-    cuts = from_right ? split_at_right(rt, self.bytes(), separator, limit) : split_at(rt, self.bytes(), separator, limit);
+    cuts =
+        from_right ? split_at_right(rt, self.bytes(), separator, limit) : split_at(rt, self.bytes(), separator, limit);
   }
   std::vector<Value> parts;
   for (const auto& [begin, end] : cuts) parts.push_back(part(rt, self, begin, end));
   return rt.list(std::move(parts));
 }
 
-Value str_split(Runtime& rt, const Value& self, const Args& args) { return split(rt, "split", self, args, false); }
-Value str_rsplit(Runtime& rt, const Value& self, const Args& args) { return split(rt, "rsplit", self, args, true); }
+Value str_split(Runtime& rt, const Value& self, const Args& args) {
+  return split(rt, "split", self, args, false);
+}
+Value str_rsplit(Runtime& rt, const Value& self, const Args& args) {
+  return split(rt, "rsplit", self, args, true);
+}
 
 Value str_splitlines(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("splitlines", args, {"keepends"});
@@ -285,12 +299,18 @@ Value partition(Runtime& rt, const char* name, const Value& self, const Args& ar
   size_t size = self.bytes().size();
   size_t at = from_right ? search_back(rt, self.bytes(), separator, size) : search(rt, self.bytes(), separator);
   Value nothing = rt.string(Text(), self.is_markup());
-  if (at == std::string_view::npos) return from_right ? rt.tuple({nothing, nothing, self}) : rt.tuple({self, nothing, nothing});
-  return rt.tuple({part(rt, self, 0, at), part(rt, self, at, at + separator.size()), part(rt, self, at + separator.size(), size)});
+  if (at == std::string_view::npos)
+    return from_right ? rt.tuple({nothing, nothing, self}) : rt.tuple({self, nothing, nothing});
+  return rt.tuple(
+      {part(rt, self, 0, at), part(rt, self, at, at + separator.size()), part(rt, self, at + separator.size(), size)});
 }
 
-Value str_partition(Runtime& rt, const Value& self, const Args& args) { return partition(rt, "partition", self, args, false); }
-Value str_rpartition(Runtime& rt, const Value& self, const Args& args) { return partition(rt, "rpartition", self, args, true); }
+Value str_partition(Runtime& rt, const Value& self, const Args& args) {
+  return partition(rt, "partition", self, args, false);
+}
+Value str_rpartition(Runtime& rt, const Value& self, const Args& args) {
+  return partition(rt, "rpartition", self, args, true);
+}
 
 // ---- put together
 
@@ -302,7 +322,8 @@ Value str_join(Runtime& rt, const Value& self, const Args& args) {
   for (Iteration it(rt, bound[0]); it.next(&item); ++count) {
     if (count > 0) out.append(self.text());
     if (self.is_markup()) item = escape_html(rt, item);
-    if (!item.is_string()) raise("sequence item {}: expected str instance, {} found", format_integer(count), type_name(item));
+    if (!item.is_string())
+      raise("sequence item {}: expected str instance, {} found", format_integer(count), type_name(item));
     out.append(item.text());
   }
   return out.value(self.is_markup());
@@ -353,9 +374,15 @@ Value pad(Runtime& rt, const char* name, const Value& self, const Args& args, En
   return out.value(self.is_markup());
 }
 
-Value str_center(Runtime& rt, const Value& self, const Args& args) { return pad(rt, "center", self, args, Ends::kBoth); }
-Value str_ljust(Runtime& rt, const Value& self, const Args& args) { return pad(rt, "ljust", self, args, Ends::kLeft); }
-Value str_rjust(Runtime& rt, const Value& self, const Args& args) { return pad(rt, "rjust", self, args, Ends::kRight); }
+Value str_center(Runtime& rt, const Value& self, const Args& args) {
+  return pad(rt, "center", self, args, Ends::kBoth);
+}
+Value str_ljust(Runtime& rt, const Value& self, const Args& args) {
+  return pad(rt, "ljust", self, args, Ends::kLeft);
+}
+Value str_rjust(Runtime& rt, const Value& self, const Args& args) {
+  return pad(rt, "rjust", self, args, Ends::kRight);
+}
 
 Value str_zfill(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("zfill", args, {"width"}, 1, kPositional);
@@ -395,7 +422,9 @@ Value str_expandtabs(Runtime& rt, const Value& self, const Args& args) {
   return out.value(self.is_markup());
 }
 
-Value str_format(Runtime& rt, const Value& self, const Args& args) { return format_braces(rt, self, args); }
+Value str_format(Runtime& rt, const Value& self, const Args& args) {
+  return format_braces(rt, self, args);
+}
 
 Value str_format_map(Runtime& rt, const Value& self, const Args& args) {
   Bound bound("format_map", args, {"mapping"}, 1, kPositional);
@@ -412,20 +441,34 @@ Value str_refused(Runtime&, const Value&, const Args&) {
 }
 
 constexpr Method kMethods[] = {
-    {"split", str_split},           {"strip", str_strip},
-    {"startswith", str_startswith}, {"endswith", str_endswith},
-    {"lstrip", str_lstrip},         {"rstrip", str_rstrip},
-    {"replace", str_replace},       {"join", str_join},
-    {"find", str_find},             {"rfind", str_rfind},
-    {"index", str_index},           {"rindex", str_rindex},
-    {"count", str_count},           {"rsplit", str_rsplit},
-    {"splitlines", str_splitlines}, {"partition", str_partition},
-    {"rpartition", str_rpartition}, {"removeprefix", str_removeprefix},
-    {"removesuffix", str_removesuffix}, {"center", str_center},
-    {"ljust", str_ljust},           {"rjust", str_rjust},
-    {"zfill", str_zfill},           {"expandtabs", str_expandtabs},
-    {"format", str_format},         {"format_map", str_format_map},
-    {"encode", str_refused},        {"maketrans", str_refused},
+    {"split", str_split},
+    {"strip", str_strip},
+    {"startswith", str_startswith},
+    {"endswith", str_endswith},
+    {"lstrip", str_lstrip},
+    {"rstrip", str_rstrip},
+    {"replace", str_replace},
+    {"join", str_join},
+    {"find", str_find},
+    {"rfind", str_rfind},
+    {"index", str_index},
+    {"rindex", str_rindex},
+    {"count", str_count},
+    {"rsplit", str_rsplit},
+    {"splitlines", str_splitlines},
+    {"partition", str_partition},
+    {"rpartition", str_rpartition},
+    {"removeprefix", str_removeprefix},
+    {"removesuffix", str_removesuffix},
+    {"center", str_center},
+    {"ljust", str_ljust},
+    {"rjust", str_rjust},
+    {"zfill", str_zfill},
+    {"expandtabs", str_expandtabs},
+    {"format", str_format},
+    {"format_map", str_format_map},
+    {"encode", str_refused},
+    {"maketrans", str_refused},
     {"translate", str_refused},
 };
 
@@ -436,7 +479,8 @@ size_t search(Runtime& rt, std::string_view within, std::string_view wanted, siz
   // memmem, unlike std::string_view::find, takes linear time also on "aaa...ab".
   const char* from = within.data() + begin;
   const void* found = wanted.empty() ? from : memmem(from, within.size() - begin, wanted.data(), wanted.size());
-  size_t at = found == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(found) - within.data());
+  size_t at =
+      found == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(found) - within.data());
   rt.step(static_cast<int64_t>((std::min(at, within.size()) - begin + wanted.size()) / 4 + 1));
   return at;
 }

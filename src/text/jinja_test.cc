@@ -10,7 +10,8 @@
 namespace tessera {
 namespace {
 
-std::string render(std::string_view source, const OrderedJson& variables = OrderedJson::object(), const jinja::RenderOptions& options = {}) {
+std::string render(std::string_view source, const OrderedJson& variables = OrderedJson::object(),
+                   const jinja::RenderOptions& options = {}) {
   return jinja::Template::parse(source, "t").render(variables, options);
 }
 
@@ -19,7 +20,8 @@ struct Failure {
   std::string message;
 };
 
-Failure failure(std::string_view source, const OrderedJson& variables = OrderedJson::object(), const jinja::RenderOptions& options = {}) {
+Failure failure(std::string_view source, const OrderedJson& variables = OrderedJson::object(),
+                const jinja::RenderOptions& options = {}) {
   try {
     return {ErrorCode::kCancelled, "rendered: " + render(source, variables, options)};
   } catch (const Error& e) {
@@ -57,7 +59,8 @@ TEST(JinjaGolden, Snippets) {
       EXPECT_EQ(text, c[2].get<std::string>()) << source;
     } catch (const Error& e) {
       EXPECT_NE(c[1], "text") << source << "\n" << e.what();
-      EXPECT_EQ(e.code(), c[1] == "syntax" ? ErrorCode::kCorrupt : ErrorCode::kInvalidArgument) << source << "\n" << e.what();
+      EXPECT_EQ(e.code(), c[1] == "syntax" ? ErrorCode::kCorrupt : ErrorCode::kInvalidArgument) << source << "\n"
+                                                                                                << e.what();
     }
   }
 }
@@ -110,10 +113,16 @@ TEST(Jinja, LimitsEndHostileTemplates) {
   refused("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
   refused("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}");
   refused("{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}");
-  refused("{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x == [ns.x] }}");
-  refused("{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}");
-  refused("{% set ns = namespace(x=()) %}{% for i in range(5000) %}{% set ns.x = (ns.x,) %}{% endfor %}{{ {ns.x: 1} }}");
-  refused("{% set ns = namespace(x=[1]) %}{% for i in range(5000) %}{% set ns.x = ns.x | map('string') %}{% endfor %}{{ ns.x | list }}");
+  refused(
+      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x == [ns.x] "
+      "}}");
+  refused(
+      "{% set ns = namespace(x=[]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}");
+  refused(
+      "{% set ns = namespace(x=()) %}{% for i in range(5000) %}{% set ns.x = (ns.x,) %}{% endfor %}{{ {ns.x: 1} }}");
+  refused(
+      "{% set ns = namespace(x=[1]) %}{% for i in range(5000) %}{% set ns.x = ns.x | map('string') %}{% endfor %}{{ "
+      "ns.x | list }}");
   refused("{% set ns = namespace() %}{% set ns.self = ns %}{{ ns }}");
   EXPECT_EQ(failure(std::string(10000, '(')).message, "rendered: " + std::string(10000, '('));
   EXPECT_EQ(failure("{{ " + std::string(10000, '(') + "1").code, ErrorCode::kCorrupt);
@@ -139,7 +148,8 @@ TEST(Jinja, DeepVariablesAreAnError) {
 }
 
 // Marks: 'i' for text that came from variables, '.' for the template's own.
-std::string marks(std::string_view source, const OrderedJson& variables, const OrderedJson& own = OrderedJson::object()) {
+std::string marks(std::string_view source, const OrderedJson& variables,
+                  const OrderedJson& own = OrderedJson::object()) {
   jinja::RenderOptions options;
   options.trusted_values = {{"role", "user"}};
   std::vector<jinja::Variable> all;

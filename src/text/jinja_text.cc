@@ -58,7 +58,9 @@ Text Text::slice(size_t begin, size_t end) const {
   return out;
 }
 
-uint8_t Text::marks_at(size_t byte) const { return runs_.empty() ? marks_ : runs_[run_index(byte)].marks; }
+uint8_t Text::marks_at(size_t byte) const {
+  return runs_.empty() ? marks_ : runs_[run_index(byte)].marks;
+}
 
 std::vector<Text::Run> Text::runs() const {
   if (!runs_.empty()) return runs_;

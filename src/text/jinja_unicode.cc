@@ -17,19 +17,18 @@ struct Range {
 
 // Other_Lowercase and Other_Uppercase (Unicode DerivedCoreProperties): cased without being Ll or Lu.
 constexpr Range kOtherLower[] = {
-    {0xaa, 0xaa},       {0xba, 0xba},       {0x2b0, 0x2b8},     {0x2c0, 0x2c1},     {0x2e0, 0x2e4},
-    {0x345, 0x345},     {0x37a, 0x37a},     {0x1d2c, 0x1d6a},   {0x1d78, 0x1d78},   {0x1d9b, 0x1dbf},
-    {0x2071, 0x2071},   {0x207f, 0x207f},   {0x2090, 0x209c},   {0x2170, 0x217f},   {0x24d0, 0x24e9},
-    {0x2c7c, 0x2c7d},   {0xa69c, 0xa69d},   {0xa770, 0xa770},   {0xa7f8, 0xa7f9},   {0xab5c, 0xab5f},
-    {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}};
+    {0xaa, 0xaa},     {0xba, 0xba},     {0x2b0, 0x2b8},     {0x2c0, 0x2c1},     {0x2e0, 0x2e4},     {0x345, 0x345},
+    {0x37a, 0x37a},   {0x1d2c, 0x1d6a}, {0x1d78, 0x1d78},   {0x1d9b, 0x1dbf},   {0x2071, 0x2071},   {0x207f, 0x207f},
+    {0x2090, 0x209c}, {0x2170, 0x217f}, {0x24d0, 0x24e9},   {0x2c7c, 0x2c7d},   {0xa69c, 0xa69d},   {0xa770, 0xa770},
+    {0xa7f8, 0xa7f9}, {0xab5c, 0xab5f}, {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}};
 constexpr Range kOtherUpper[] = {
     {0x2160, 0x216f}, {0x24b6, 0x24cf}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189}};
 // Numeric_Type = Digit outside category Nd.
-constexpr Range kOtherDigit[] = {
-    {0xb2, 0xb3},       {0xb9, 0xb9},       {0x1369, 0x1371},   {0x19da, 0x19da},   {0x2070, 0x2070},
-    {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},   {0x2474, 0x247c},   {0x2488, 0x2490},
-    {0x24ea, 0x24ea},   {0x24f5, 0x24fd},   {0x24ff, 0x24ff},   {0x2776, 0x277e},   {0x2780, 0x2788},
-    {0x278a, 0x2792},   {0x10a40, 0x10a43}, {0x10e60, 0x10e68}, {0x11052, 0x1105a}, {0x1f100, 0x1f10a}};
+constexpr Range kOtherDigit[] = {{0xb2, 0xb3},       {0xb9, 0xb9},       {0x1369, 0x1371},   {0x19da, 0x19da},
+                                 {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
+                                 {0x2474, 0x247c},   {0x2488, 0x2490},   {0x24ea, 0x24ea},   {0x24f5, 0x24fd},
+                                 {0x24ff, 0x24ff},   {0x2776, 0x277e},   {0x2780, 0x2788},   {0x278a, 0x2792},
+                                 {0x10a40, 0x10a43}, {0x10e60, 0x10e68}, {0x11052, 0x1105a}, {0x1f100, 0x1f10a}};
 
 // SpecialCasing.txt: code points whose upper or title form is longer than one.
 struct SpecialCase {
@@ -110,7 +109,9 @@ const SpecialCase* special_case(uint32_t c) {
   return at != std::end(kSpecialCases) && at->code_point == c ? at : nullptr;
 }
 
-utf8proc_category_t category(uint32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
+utf8proc_category_t category(uint32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
 
 // Word_Break's middle characters, marks, modifiers and format characters do not end a word for the final sigma.
 bool is_case_ignorable(uint32_t c) {
@@ -223,15 +224,21 @@ bool is_alpha(uint32_t c) {
   return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
 }
 
-bool is_decimal(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_ND; }
-bool is_digit(uint32_t c) { return is_decimal(c) || in(kOtherDigit, c); }
+bool is_decimal(uint32_t c) {
+  return category(c) == UTF8PROC_CATEGORY_ND;
+}
+bool is_digit(uint32_t c) {
+  return is_decimal(c) || in(kOtherDigit, c);
+}
 
 bool is_numeric(uint32_t c) {
   utf8proc_category_t k = category(c);
   return k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO;
 }
 
-bool is_alnum(uint32_t c) { return is_alpha(c) || is_numeric(c); }
+bool is_alnum(uint32_t c) {
+  return is_alpha(c) || is_numeric(c);
+}
 
 bool is_printable(uint32_t c) {
   if (c < 0x7f) return c >= 0x20;
@@ -250,10 +257,18 @@ bool is_printable(uint32_t c) {
   }
 }
 
-bool is_lower(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_LL || in(kOtherLower, c); }
-bool is_upper(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_LU || in(kOtherUpper, c); }
-bool is_title(uint32_t c) { return category(c) == UTF8PROC_CATEGORY_LT; }
-bool is_cased(uint32_t c) { return is_lower(c) || is_upper(c) || is_title(c); }
+bool is_lower(uint32_t c) {
+  return category(c) == UTF8PROC_CATEGORY_LL || in(kOtherLower, c);
+}
+bool is_upper(uint32_t c) {
+  return category(c) == UTF8PROC_CATEGORY_LU || in(kOtherUpper, c);
+}
+bool is_title(uint32_t c) {
+  return category(c) == UTF8PROC_CATEGORY_LT;
+}
+bool is_cased(uint32_t c) {
+  return is_lower(c) || is_upper(c) || is_title(c);
+}
 
 void append_upper(uint32_t c, std::string* out) {
   if (const SpecialCase* special = special_case(c)) {

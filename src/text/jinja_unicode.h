@@ -10,9 +10,9 @@ namespace tessera::jinja::unicode {
 
 // The code point at byte `at` (< text.size()); returns its length in bytes. Broken bytes read as U+FFFD, length 1.
 size_t decode(std::string_view text, size_t at, uint32_t* code_point);
-int64_t length(std::string_view text);                   // code points
-size_t offset(std::string_view text, int64_t index);     // byte offset of a code point; text.size() when past the end
-size_t previous(std::string_view text, size_t at);       // start of the code point that ends before byte `at` (> 0)
+int64_t length(std::string_view text);                // code points
+size_t offset(std::string_view text, int64_t index);  // byte offset of a code point; text.size() when past the end
+size_t previous(std::string_view text, size_t at);    // start of the code point that ends before byte `at` (> 0)
 
 std::string_view trim(std::string_view text);  // without whitespace at both ends
 

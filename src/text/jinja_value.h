@@ -1,6 +1,6 @@
-// The values of a template while it renders: Python's, as far as a template can tell. A Value is a small handle; what it
-// points to lives until the render ends (Runtime) or as long as the parsed template (constants), so values are copied
-// freely and cycles are harmless. Integers have 128 bits and overflow is an error. Not thread-safe.
+// The values of a template while it renders: Python's, as far as a template can tell. A Value is a small handle; what
+// it points to lives until the render ends (Runtime) or as long as the parsed template (constants), so values are
+// copied freely and cycles are harmless. Integers have 128 bits and overflow is an error. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -184,7 +184,11 @@ struct FunctionObject : Object {  // a global, or a method with the value it bel
   Value self;
 };
 
-inline const std::vector<Value>& Value::items() const { return static_cast<const ListObject*>(object_)->items; }
-inline const DictObject& Value::dict() const { return *static_cast<const DictObject*>(object_); }
+inline const std::vector<Value>& Value::items() const {
+  return static_cast<const ListObject*>(object_)->items;
+}
+inline const DictObject& Value::dict() const {
+  return *static_cast<const DictObject*>(object_);
+}
 
 }  // namespace tessera::jinja

@@ -34,7 +34,8 @@ class BatchCommand : public ::testing::Test {
                      {"max_tokens", 60}}}}
            << "\n";
     }
-    file << R"({"custom_id": "bad", "url": "/v1/embeddings", "body": {}})" << "\n";
+    file << R"({"custom_id": "bad", "url": "/v1/embeddings", "body": {}})"
+         << "\n";
   }
   void TearDown() override { fs::remove_all(folder_); }
 
@@ -58,7 +59,8 @@ class BatchCommand : public ::testing::Test {
 };
 
 TEST_F(BatchCommand, AnswersAllAndGoesOnAfterAKill) {
-  const std::vector<std::string> args = {"batch", kModel, path("requests.jsonl"), "-o", path("results.jsonl"), "--json"};
+  const std::vector<std::string> args = {"batch", kModel, path("requests.jsonl"), "-o", path("results.jsonl"),
+                                         "--json"};
   Outcome first = run_tessera(args);
   ASSERT_EQ(first.exit_code, 0) << first.err;
   const auto whole = results();
@@ -82,21 +84,26 @@ TEST_F(BatchCommand, AnswersAllAndGoesOnAfterAKill) {
 }
 
 TEST_F(BatchCommand, WrongFiles) {
-  std::ofstream(path("twice.jsonl")) << R"({"custom_id": "a", "body": {}})" << "\n" << R"({"custom_id": "a", "body": {}})" << "\n";
+  std::ofstream(path("twice.jsonl")) << R"({"custom_id": "a", "body": {}})"
+                                     << "\n"
+                                     << R"({"custom_id": "a", "body": {}})"
+                                     << "\n";
   Outcome twice = run_tessera({"batch", kModel, path("twice.jsonl"), "-o", path("x.jsonl")});
   EXPECT_EQ(twice.exit_code, 2);
   EXPECT_NE(twice.err.find("occurs twice"), std::string::npos) << twice.err;
   std::ofstream(path("other.jsonl")) << "not a result\n";
   EXPECT_EQ(run_tessera({"batch", kModel, path("requests.jsonl"), "-o", path("other.jsonl")}).exit_code, 1);
-  Outcome memory = run_tessera({"batch", kModel, path("requests.jsonl"), "-o", path("y.jsonl"), "--cache-memory", "100KiB"});
+  Outcome memory =
+      run_tessera({"batch", kModel, path("requests.jsonl"), "-o", path("y.jsonl"), "--cache-memory", "100KiB"});
   EXPECT_EQ(memory.exit_code, 1);
   EXPECT_NE(memory.err.find("--cache-memory"), std::string::npos) << memory.err;
   EXPECT_NE(memory.err.find("tokens of one request"), std::string::npos) << memory.err;
 }
 
 TEST_F(BatchCommand, BenchReportsAsJson) {
-  Outcome out = run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens", "2",
-                             "9", "--max-requests", "3", "--static-batching", "--trace", path("trace.csv"), "--json"});
+  Outcome out =
+      run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens",
+                   "2", "9", "--max-requests", "3", "--static-batching", "--trace", path("trace.csv"), "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
   json report = json::parse(out.out);
   for (const char* mode : {"static", "continuous"}) {

@@ -97,7 +97,9 @@ TEST_F(Cli, EveryCommandTeaches) {
     args.push_back("--help");
     Outcome run = run_tessera(args);
     EXPECT_EQ(run.exit_code, 0) << args[0] << run.err;
-    EXPECT_THAT(run.out, AllOf(HasSubstr("Usage"), HasSubstr("example"), AnyOf(HasSubstr("--json"), HasSubstr("Subcommands")))) << args[0];
+    EXPECT_THAT(run.out,
+                AllOf(HasSubstr("Usage"), HasSubstr("example"), AnyOf(HasSubstr("--json"), HasSubstr("Subcommands"))))
+        << args[0];
     EXPECT_EQ(run.err, "");
   }
 }

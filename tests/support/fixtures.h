@@ -20,6 +20,6 @@ inline std::string fixture(const std::string& name) {
 }  // namespace tessera
 
 // Skips the test, saying what is missing.
-#define TS_NEED_FIXTURE(variable, name)              \
+#define TS_NEED_FIXTURE(variable, name)                  \
   const std::string variable = ::tessera::fixture(name); \
   if (variable.empty()) GTEST_SKIP() << "fixture " << name << " is neither in tests/data nor in ../shared"

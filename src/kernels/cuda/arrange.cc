@@ -15,7 +15,8 @@ bool has_small_scales(const Weight& w) {
 }
 
 bool becomes_atoms(const Weight& w, DType activations) {
-  return activations == DType::kBF16 && w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) && has_small_scales(w);
+  return activations == DType::kBF16 && w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) &&
+         has_small_scales(w);
 }
 
 Tensor copy(const Tensor& host, DeviceContext& context, void* to) {
@@ -46,7 +47,8 @@ Weight cuda_arrange(const Weight& host, DType activations, DeviceContext& contex
   staged.scales = copy(host.scales, context, place + 256 + (host.values.bytes() + 255) / 256 * 256);
   out.format = WeightFormat::kMxfp4Atoms;
   out.scales = {};
-  out.values = arena.tensor(DType::kU8, {host.experts, host.n / cuda::kAtomRows, host.k / cuda::kAtomColumns, cuda::kAtomBytes});
+  out.values =
+      arena.tensor(DType::kU8, {host.experts, host.n / cuda::kAtomRows, host.k / cuda::kAtomColumns, cuda::kAtomBytes});
   cuda::to_atoms_device(staged, out.values.as<uint8_t>(), reinterpret_cast<int*>(place), context.native_stream());
   return out;
 }

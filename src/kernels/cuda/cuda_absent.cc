@@ -7,8 +7,12 @@ namespace tessera {
 
 void add_cuda_kernels(Kernels&) {}
 
-ArrangeSizes cuda_arrange_sizes(const Weight&, DType) { TS_CHECK(false, "no CUDA in this build"); }
+ArrangeSizes cuda_arrange_sizes(const Weight&, DType) {
+  TS_CHECK(false, "no CUDA in this build");
+}
 
-Weight cuda_arrange(const Weight&, DType, DeviceContext&, Arena&, void*) { TS_CHECK(false, "no CUDA in this build"); }
+Weight cuda_arrange(const Weight&, DType, DeviceContext&, Arena&, void*) {
+  TS_CHECK(false, "no CUDA in this build");
+}
 
 }  // namespace tessera

@@ -18,7 +18,9 @@ inline void check(cudaError_t result, const char* what) {
   if (result != cudaSuccess) fail(ErrorCode::kIo, "CUDA: {}: {}", what, cudaGetErrorString(result));
 }
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // Launches with programmatic stream serialization: the grid may start while the one before it drains. Kernels call
 // wait_for_previous_grid() before they touch anything that is not a weight.
@@ -38,8 +40,12 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, 
   check(cudaLaunchKernelEx(&config, kernel, Params(std::forward<Args>(args))...), name);
 }
 
-constexpr bool is_16_bit(DType t) { return t == DType::kBF16 || t == DType::kF16; }
-constexpr bool is_float(DType t) { return t == DType::kF32 || is_16_bit(t); }
+constexpr bool is_16_bit(DType t) {
+  return t == DType::kBF16 || t == DType::kF16;
+}
+constexpr bool is_float(DType t) {
+  return t == DType::kF32 || is_16_bit(t);
+}
 
 // Calls f with a null pointer of the activation's type.
 template <class F>
@@ -56,6 +62,8 @@ void dispatch_16_bit(DType dtype, F&& f) {
   f(static_cast<__nv_bfloat16*>(nullptr));
 }
 
-inline bool on_gpu(const Tensor& t) { return t.device.type == DeviceType::kCuda; }
+inline bool on_gpu(const Tensor& t) {
+  return t.device.type == DeviceType::kCuda;
+}
 
 }  // namespace tessera::cuda

@@ -32,7 +32,8 @@ struct Library {
     if (file == nullptr) return;
     decltype(&cublasLtCreate) create = nullptr;
     bool whole = load(file, "cublasLtCreate", create) && load(file, "cublasLtMatmulDescCreate", desc_create) &&
-                 load(file, "cublasLtMatmulDescDestroy", desc_destroy) && load(file, "cublasLtMatmulDescSetAttribute", desc_set) &&
+                 load(file, "cublasLtMatmulDescDestroy", desc_destroy) &&
+                 load(file, "cublasLtMatmulDescSetAttribute", desc_set) &&
                  load(file, "cublasLtMatrixLayoutCreate", layout_create) &&
                  load(file, "cublasLtMatrixLayoutDestroy", layout_destroy) &&
                  load(file, "cublasLtMatmulPreferenceCreate", preference_create) &&
@@ -58,7 +59,9 @@ void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) fail(ErrorCode::kIo, "cuBLASLt: {}: status {}", what, static_cast<int>(status));
 }
 
-cudaDataType_t type_of(DType t) { return t == DType::kBF16 ? CUDA_R_16BF : t == DType::kF16 ? CUDA_R_16F : CUDA_R_32F; }
+cudaDataType_t type_of(DType t) {
+  return t == DType::kBF16 ? CUDA_R_16BF : t == DType::kF16 ? CUDA_R_16F : CUDA_R_32F;
+}
 
 // Owns the descriptors of one product, column-major: out^T [N, T] = w [N, K] * x^T.
 class Product {
@@ -96,10 +99,12 @@ class Product {
     cublasLtMatmulHeuristicResult_t choice{};
     int found = 0;
     check(lt.heuristic(lt.handle, desc_, w_, x_, out_, out_, preference_, 1, &choice, &found), "heuristic");
-    if (found == 0) fail(ErrorCode::kUnsupported, "cuBLASLt: no algorithm for [{}, {}] x [{}, {}]", a.x.dim(0), a.w.k, a.w.n, a.w.k);
+    if (found == 0)
+      fail(ErrorCode::kUnsupported, "cuBLASLt: no algorithm for [{}, {}] x [{}, {}]", a.x.dim(0), a.w.k, a.w.n, a.w.k);
     float one = 1.0f, zero = 0.0f;
-    check(lt.matmul(lt.handle, desc_, &one, a.w.values.data, w_, a.x.data, x_, &zero, a.out.data, out_, a.out.data, out_, &choice.algo,
-                    stream.workspace, static_cast<size_t>(kWorkspace), static_cast<cudaStream_t>(stream.native)),
+    check(lt.matmul(lt.handle, desc_, &one, a.w.values.data, w_, a.x.data, x_, &zero, a.out.data, out_, a.out.data,
+                    out_, &choice.algo, stream.workspace, static_cast<size_t>(kWorkspace),
+                    static_cast<cudaStream_t>(stream.native)),
           "product");
   }
 
@@ -109,16 +114,22 @@ class Product {
   cublasLtMatmulPreference_t preference_ = nullptr;
 };
 
-bool aligned(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
+bool aligned(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
 
 Verdict supports(const LinearArgs& a) {
   if (a.x.device.type != DeviceType::kCuda) return {"the tensors are not on a CUDA device"};
   if (a.x.dtype != DType::kBF16 && a.x.dtype != DType::kF16) return {"activations are not BF16 or F16"};
-  if (a.w.format != WeightFormat::kPlain || a.w.values.dtype != a.x.dtype) return {"weights are not of the activations' type"};
-  if (a.bias.defined() && (a.bias.dtype != a.x.dtype || a.out.dtype != a.x.dtype)) return {"bias, output and activations differ in type"};
-  if (a.out.dtype != a.x.dtype && a.out.dtype != DType::kF32) return {"the output is neither F32 nor of the activations' type"};
+  if (a.w.format != WeightFormat::kPlain || a.w.values.dtype != a.x.dtype)
+    return {"weights are not of the activations' type"};
+  if (a.bias.defined() && (a.bias.dtype != a.x.dtype || a.out.dtype != a.x.dtype))
+    return {"bias, output and activations differ in type"};
+  if (a.out.dtype != a.x.dtype && a.out.dtype != DType::kF32)
+    return {"the output is neither F32 nor of the activations' type"};
   if (a.w.k % 8 != 0 || a.w.n % 8 != 0) return {"N or K is not a multiple of 8"};
-  if (!aligned(a.x) || !aligned(a.w.values) || !aligned(a.out) || !aligned(a.bias)) return {"an operand is not 16-byte aligned"};
+  if (!aligned(a.x) || !aligned(a.w.values) || !aligned(a.out) || !aligned(a.bias))
+    return {"an operand is not 16-byte aligned"};
   if (library().handle == nullptr) return {"libcublasLt.so.13 (or .12) could not be opened"};
   return kAccepted;
 }
@@ -126,7 +137,10 @@ Verdict supports(const LinearArgs& a) {
 }  // namespace
 
 KernelRow<LinearArgs> linear_cublaslt_row() {
-  return {"linear_16bit_cublaslt", DeviceType::kCuda, "cuBLASLt, any number of tokens", supports,
+  return {"linear_16bit_cublaslt",
+          DeviceType::kCuda,
+          "cuBLASLt, any number of tokens",
+          supports,
           [](const LinearArgs&) { return kWorkspace; },
           [](const LinearArgs& a, Stream& stream) {
             if (a.x.dim(0) > 0) Product(a).run(a, stream);

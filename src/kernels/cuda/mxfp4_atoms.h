@@ -27,7 +27,9 @@ constexpr int kAtomScaleOffset = 126;
 constexpr int kAtomMaxScale = 128;  // E8M0 code of 2
 
 // Whether [N, K] is a whole number of atoms.
-constexpr bool fits_atoms(int64_t n, int64_t k) { return n % kAtomRows == 0 && k % kAtomColumns == 0; }
+constexpr bool fits_atoms(int64_t n, int64_t k) {
+  return n % kAtomRows == 0 && k % kAtomColumns == 0;
+}
 constexpr int64_t atoms_bytes(int64_t experts, int64_t n, int64_t k) {
   return experts * (n / kAtomRows) * (k / kAtomColumns) * kAtomBytes;
 }

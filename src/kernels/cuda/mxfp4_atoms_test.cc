@@ -21,7 +21,8 @@ TEST(Mxfp4Atoms, InverseIsExact) {
     for (uint8_t& v : values) v = static_cast<uint8_t>(random());
     for (uint8_t& s : scales) s = static_cast<uint8_t>(random() % (kAtomMaxScale + 1));
     std::vector<uint8_t> atoms(static_cast<size_t>(atoms_bytes(1, n, k)));
-    EXPECT_EQ(to_atoms(values.data(), scales.data(), n, k, atoms.data()), *std::max_element(scales.begin(), scales.end()));
+    EXPECT_EQ(to_atoms(values.data(), scales.data(), n, k, atoms.data()),
+              *std::max_element(scales.begin(), scales.end()));
     std::vector<uint8_t> back_values(values.size()), back_scales(scales.size());
     from_atoms(atoms.data(), n, k, back_values.data(), back_scales.data());
     EXPECT_EQ(values, back_values);
@@ -36,7 +37,8 @@ TEST(Mxfp4Atoms, EveryCodeDecodesToItsValue) {
       for (uint32_t hi = 0; hi < 16; ++hi) {
         // The other registers' bits must not leak in: fill them.
         uint32_t word = 0;
-        for (int q = 0; q < 4; ++q) word |= q == p ? place_code(lo, q) | place_code(hi, q) << 16 : place_code(15, q) * 0x10001u;
+        for (int q = 0; q < 4; ++q)
+          word |= q == p ? place_code(lo, q) | place_code(hi, q) << 16 : place_code(15, q) * 0x10001u;
         uint32_t bits = fragment_bits(word, p);
         EXPECT_EQ(std::ldexp(bf16_to_float(static_cast<uint16_t>(bits)), 126), table[lo]);
         EXPECT_EQ(std::ldexp(bf16_to_float(static_cast<uint16_t>(bits >> 16)), 126), table[hi]);
