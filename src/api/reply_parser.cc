@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "text/harmony_chat.h"
 #include "text/harmony_parse.h"
 
 namespace tessera {
@@ -14,8 +15,6 @@ std::string tool_call_id(int64_t number) {
 
 namespace {
 
-constexpr std::string_view kFunctions = "functions.";
-
 class HarmonyReply final : public ReplyParser {
  public:
   HarmonyReply(const Tokenizer& tokenizer, HarmonyTokens tokens)
@@ -24,34 +23,30 @@ class HarmonyReply final : public ReplyParser {
   void push(int32_t id, const Emit& emit) override {
     handle(parser_.push(id, tokenizer_.is_special(id) ? std::string() : tokenizer_.token_bytes(id)), emit);
     const HarmonyParsed* current = parser_.current();
-    if (current && part_of(current->message) == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
+    if (current && harmony_part(*current) == HarmonyPart::kReasoning) ++parts_.reasoning_tokens;
   }
 
   void finish(const Emit& emit) override {
     handle(parser_.finish(), emit);
     for (const HarmonyParsed& parsed : parser_.messages()) {
-      const HarmonyMessage& m = parsed.message;
-      switch (part_of(m)) {
-        case ReplyPart::kReasoning:
+      switch (harmony_part(parsed)) {
+        case HarmonyPart::kReasoning:
           append(parts_.reasoning, parsed.text());
           break;
-        case ReplyPart::kAnswer:
+        case HarmonyPart::kAnswer:
           append(parts_.answer, parsed.text());
           break;
-        case ReplyPart::kToolCall:
-          parts_.tool_calls.push_back({.id = {}, .name = function_name(m.recipient), .arguments = parsed.text()});
+        case HarmonyPart::kToolCall:
+          parts_.tool_calls.push_back(
+              {.id = {}, .name = harmony_call_name(parsed.message), .arguments = parsed.text()});
+          break;
+        case HarmonyPart::kNone:
+          break;
       }
     }
   }
 
  private:
-  static ReplyPart part_of(const HarmonyMessage& m) {
-    if (!m.recipient.empty() && m.recipient != "assistant" && m.recipient != "all") return ReplyPart::kToolCall;
-    return m.channel == "analysis" ? ReplyPart::kReasoning : ReplyPart::kAnswer;
-  }
-  static std::string function_name(const std::string& recipient) {
-    return recipient.starts_with(kFunctions) ? recipient.substr(kFunctions.size()) : recipient;
-  }
   static void append(std::string& to, const std::string& text) {
     if (!to.empty() && !text.empty()) to += "\n\n";
     to += text;
@@ -60,7 +55,11 @@ class HarmonyReply final : public ReplyParser {
   void handle(const std::vector<HarmonyEvent>& events, const Emit& emit) {
     for (const HarmonyEvent& event : events) {
       if (event.kind != HarmonyEvent::Kind::kDelta) continue;
-      ReplyPart part = part_of(parser_.messages()[event.message].message);
+      const HarmonyPart kind = harmony_part(parser_.messages()[event.message]);
+      if (kind == HarmonyPart::kNone) continue;
+      const ReplyPart part = kind == HarmonyPart::kReasoning ? ReplyPart::kReasoning
+                             : kind == HarmonyPart::kAnswer  ? ReplyPart::kAnswer
+                                                             : ReplyPart::kToolCall;
       auto& last = last_message_[static_cast<size_t>(part)];
       if (last >= 0 && last != static_cast<int64_t>(event.message)) emit(part, "\n\n");
       last = static_cast<int64_t>(event.message);
