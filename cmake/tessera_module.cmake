@@ -19,7 +19,12 @@ function(tessera_test name)
     TESSERA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE tessera GTest::gmock GTest::gtest_main nlohmann_json::nlohmann_json
     simdjson::simdjson spdlog::spdlog PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::UTF8PROC)
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900 LABELS ${name})
+  # Tests that wait for a terminal, or use every core, run alone (TESSERA_ALONE set by the caller).
+  set(alone FALSE)
+  if(TESSERA_ALONE)
+    set(alone TRUE)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900 LABELS ${name} RUN_SERIAL ${alone})
 endfunction()
 
 function(tessera_warnings target)
