@@ -22,7 +22,7 @@ struct RenderOptions {
   int64_t max_steps = 50'000'000;  // expressions, items, pieces of text: 20 to 100 ns each
   int64_t max_output_bytes = int64_t{64} << 20;
   int64_t max_memory_bytes = int64_t{256} << 20;  // all values that one render makes
-  int max_depth = 1500;                           // nested expressions, statements and calls
+  int max_depth = 1000;                           // nested expressions, statements, calls and values
   // {key, value}: text of the variables that counts as the template's own, wherever that key is found.
   std::vector<std::pair<std::string, std::string>> trusted_values;
 };

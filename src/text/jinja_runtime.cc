@@ -203,7 +203,8 @@ Bound::Bound(const char* function, const Args& args, std::initializer_list<const
   }
   std::copy(args.positional.begin(), args.positional.end(), values_);
   for (const auto& [name, value] : args.named) {
-    auto at = std::find_if(names.begin(), names.end(), [&](const char* n) { return n == name; });
+    auto at = std::find_if(names.begin(), names.end(),
+                           [wanted = std::string_view(name)](const char* n) { return n == wanted; });
     if (at == names.end() || style == kPositionalOnly) {
       raise("{}() got an unexpected keyword argument '{}'", function, name);
     }
