@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -72,22 +73,26 @@ Repaired repair(std::string_view text, std::span<const TextRange> plain) {
   return result;
 }
 
-// How an added token appears to the decoder: normalized, when it is searched normalized.
-std::string decoded_form(const AddedToken& token, const Normalizer& normalizer) {
-  if (!token.normalized) return token.content;
+// How the added tokens appear to the decoder: normalized, where they are searched normalized.
+std::vector<std::string> decoded_forms(const std::vector<AddedToken>& added, const Normalizer& normalizer) {
+  std::vector<std::string> forms;
   Normalizer::Buffers buffers;
   Regex::Scratch scratch;
-  scratch.begin_text(token.content.size());
-  return std::string(normalizer.apply(token.content, buffers, scratch));
+  for (const AddedToken& token : added) {
+    scratch.begin_text(token.content.size());
+    forms.emplace_back(token.normalized ? normalizer.apply(token.content, buffers, scratch) : token.content);
+  }
+  return forms;
 }
 
-AddedTokenMatcher matcher_of(const std::vector<AddedToken>& added, const Normalizer& normalizer, bool normalized) {
+AddedTokenMatcher matcher_of(const std::vector<AddedToken>& added, const std::vector<std::string>& decoded,
+                             bool normalized) {
   std::vector<AddedToken> tokens;
   std::vector<std::string> patterns;
-  for (const AddedToken& token : added) {
-    if (token.normalized != normalized) continue;
-    tokens.push_back(token);
-    patterns.push_back(decoded_form(token, normalizer));
+  for (size_t i = 0; i < added.size(); ++i) {
+    if (added[i].normalized != normalized) continue;
+    tokens.push_back(added[i]);
+    patterns.push_back(decoded[i]);
   }
   return {std::move(tokens), std::move(patterns)};
 }
@@ -96,13 +101,13 @@ AddedTokenMatcher matcher_of(const std::vector<AddedToken>& added, const Normali
 
 struct Tokenizer::Impl {
   struct Added {
-    std::string content;
     std::string decoded;
     bool special;
     bool skipped;  // left out by decode(skip_special)
   };
 
-  explicit Impl(TokenizerParts parts);
+  explicit Impl(TokenizerParts&& parts) : Impl(std::move(parts), decoded_forms(parts.added, parts.normalizer)) {}
+  Impl(TokenizerParts&& parts, std::vector<std::string> decoded);
 
   void encode_piece(std::string_view text, bool at_start, bool parse_special, Workspace& work,
                     std::vector<int32_t>& out) const;
@@ -121,14 +126,14 @@ struct Tokenizer::Impl {
   AddedTokenMatcher raw_matcher;
   AddedTokenMatcher normalized_matcher;
   std::unordered_map<int32_t, Added> added;
-  std::unordered_map<std::string, int32_t> added_ids;
+  std::map<std::string, int32_t, std::less<>> added_ids;  // ordered: no file can aim for collisions
   std::vector<int32_t> prefix;
   std::vector<int32_t> suffix;
   int32_t id_limit;
   mutable WorkspacePool pool;
 };
 
-Tokenizer::Impl::Impl(TokenizerParts parts)
+Tokenizer::Impl::Impl(TokenizerParts&& parts, std::vector<std::string> decoded)
     : name(std::move(parts.name)),
       normalizer(std::move(parts.normalizer)),
       pre_tokenizer(std::move(parts.pre_tokenizer)),
@@ -137,20 +142,20 @@ Tokenizer::Impl::Impl(TokenizerParts parts)
       byte_level(parts.bpe.byte_level),
       decodes_bytes(byte_level && decoder.starts_with_byte_level()),
       bpe(vocab, std::move(parts.merges), std::move(parts.bpe), name),
-      raw_matcher(matcher_of(parts.added, normalizer, false)),
-      normalized_matcher(matcher_of(parts.added, normalizer, true)),
+      raw_matcher(matcher_of(parts.added, decoded, false)),
+      normalized_matcher(matcher_of(parts.added, decoded, true)),
       prefix(std::move(parts.prefix)),
       suffix(std::move(parts.suffix)),
       id_limit(vocab.id_limit()) {
-  std::unordered_map<std::string, bool> special;  // by content, as decoding skips by string
+  std::map<std::string_view, bool> special;  // by content, as decoding skips by string
   for (const AddedToken& token : parts.added) special[token.content] = token.special;
-  for (AddedToken& token : parts.added) {
-    std::string decoded = decoded_form(token, normalizer);
-    auto found = special.find(decoded);
+  for (size_t i = 0; i < decoded.size(); ++i) {
+    const AddedToken& token = parts.added[i];
+    auto found = special.find(decoded[i]);
     bool skipped = found != special.end() && found->second;
     id_limit = std::max(id_limit, token.id + 1);
     added_ids.emplace(token.content, token.id);
-    added.emplace(token.id, Added{std::move(token.content), std::move(decoded), token.special, skipped});
+    added.emplace(token.id, Added{std::move(decoded[i]), token.special, skipped});
   }
 }
 
@@ -252,7 +257,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
-  if (auto found = impl_->added_ids.find(std::string(token)); found != impl_->added_ids.end()) return found->second;
+  if (auto found = impl_->added_ids.find(token); found != impl_->added_ids.end()) return found->second;
   std::string raw;
   bool bytes = impl_->byte_level && utf8_is_valid(token) && byte_alphabet_decode(token, raw);
   int32_t id = bytes ? impl_->vocab.find(raw, Vocab::Form::kBytes) : impl_->vocab.find(token, Vocab::Form::kText);

@@ -15,6 +15,7 @@ constexpr size_t kMaxStages = 64;  // published files have up to six
 // by the three bytes of a mark.
 constexpr size_t kMaxInserted = 64;  // bytes at once
 constexpr double kMaxGrowth = 16;
+constexpr size_t kMaxTemplateTokens = 64;  // published files have one or two
 
 // ByteLevel's own pattern: GPT-2's (Radford et al. 2019, encoder.py).
 constexpr std::string_view kGpt2Pattern =
@@ -193,6 +194,7 @@ void add_template(const JsonNode& node, TokenizerParts& parts) {
     }
     JsonNode special = node.at("special_tokens").at(piece.at("SpecialToken").at("id").string());
     for (const JsonNode& id : special.at("ids").items()) {
+      if (parts.prefix.size() + parts.suffix.size() == kMaxTemplateTokens) node.unsupported("a longer template");
       (past_text ? parts.suffix : parts.prefix).push_back(static_cast<int32_t>(id.integer(0, Vocab::kMaxId)));
     }
   }

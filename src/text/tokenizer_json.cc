@@ -1,7 +1,7 @@
 #include "text/tokenizer_json.h"
 
+#include <map>
 #include <optional>
-#include <unordered_map>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -143,7 +143,7 @@ void read_model(const JsonNode& node, TokenizerParts& parts) {
 // Ids are given as Hugging Face's library gives them: the vocabulary's where it has the string, otherwise the next free
 // one after as many as the vocabulary has. The "id" in the file is what the writer believed them to be.
 void read_added_tokens(const JsonNode& node, TokenizerParts& parts) {
-  std::unordered_map<std::string, size_t> known;
+  std::map<std::string, size_t> known;  // ordered: no file can aim for collisions
   TokenFinder finder(parts.vocab, parts.bpe.byte_level);
   auto next_id = static_cast<int32_t>(parts.vocab.size());
   int64_t moved = 0;
