@@ -19,17 +19,17 @@ namespace tessera::cli {
 namespace {
 
 // The terminal hands Ctrl-C to the editor instead of turning it into a signal, which would also throw away what was
-// typed before it.
-class InterruptIsAKey {
+// typed before it; and Ctrl-D, which libedit would miss when it comes between the prompt and the switch to raw mode.
+class ControlKeys {
  public:
-  InterruptIsAKey() {
+  ControlKeys() {
     if (tcgetattr(STDIN_FILENO, &before_) != 0) return;
     saved_ = true;
     termios changed = before_;
-    changed.c_cc[VINTR] = _POSIX_VDISABLE;
+    changed.c_cc[VINTR] = changed.c_cc[VEOF] = _POSIX_VDISABLE;
     tcsetattr(STDIN_FILENO, TCSADRAIN, &changed);
   }
-  ~InterruptIsAKey() {
+  ~ControlKeys() {
     if (saved_) tcsetattr(STDIN_FILENO, TCSADRAIN, &before_);
   }
 
@@ -94,7 +94,7 @@ LineEditor::Event LineEditor::read(std::string_view prompt, std::string& line) {
   int count = 0;
   const char* text = nullptr;
   {
-    InterruptIsAKey while_editing;
+    ControlKeys while_editing;
     text = el_gets(m.edit, &count);
   }
   if (m.interrupted) return Event::kInterrupted;
