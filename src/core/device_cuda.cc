@@ -21,6 +21,17 @@ DeviceInfo describe(int index) {
           .free_bytes = static_cast<int64_t>(properties.totalGlobalMem)};
 }
 
+class CudaGraph final : public DeviceGraph {
+ public:
+  CudaGraph(cudaGraphExec_t executable, cudaStream_t stream) : executable_(executable), stream_(stream) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(executable_); }
+  void launch() override { check(cudaGraphLaunch(executable_, stream_), "launching a graph"); }
+
+ private:
+  cudaGraphExec_t executable_;
+  cudaStream_t stream_;
+};
+
 class CudaContext final : public DeviceContext {
  public:
   explicit CudaContext(int index) : index_(index) {
@@ -41,6 +52,8 @@ class CudaContext final : public DeviceContext {
     info.total_bytes = static_cast<int64_t>(total);
     return info;
   }
+
+  bool asynchronous() const override { return true; }
 
   void* allocate(int64_t bytes) override {
     void* memory = nullptr;
@@ -75,6 +88,25 @@ class CudaContext final : public DeviceContext {
   void copy_on_device(void* to, const void* from, int64_t bytes) override {
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
           "copying on the device");
+  }
+  std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
+    // Relaxed: a kernel's module may be loaded on its first use, here too.
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "recording a graph");
+    cudaGraph_t graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "recording a graph");
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t result = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    check(result, "making a graph");
+    return std::make_unique<CudaGraph>(executable, stream_);
   }
   void synchronize() override { check(cudaStreamSynchronize(stream_), "running on the device"); }
   void* native_stream() const override { return stream_; }

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "core/error.h"
+#include "engine/recording_context.h"
 #include "engine/toy_model.h"
 
 namespace tessera {
@@ -23,8 +24,10 @@ RunnerOptions small() {
 }
 
 struct Machine {
-  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {})
-      : runner(model, kernels, pool, *context, runner_options), engine(runner, engine_options) {}
+  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {}, bool recording = false)
+      : context(test_context(recording)),
+        runner(model, kernels, pool, *context, runner_options),
+        engine(runner, engine_options) {}
 
   void drain() {
     while (engine.step()) {
@@ -35,7 +38,7 @@ struct Machine {
   ToyModel model;
   Kernels kernels;
   ThreadPool pool{1};
-  std::unique_ptr<DeviceContext> context = make_cpu_context();
+  std::unique_ptr<DeviceContext> context;
   Runner runner;
   Engine engine;
 };
@@ -81,6 +84,7 @@ struct Case {
   double cache_share;  // of what 8 whole contexts need
   EngineOptions engine;
   bool prefix_cache = true;
+  bool recording = false;  // as on a GPU
 };
 
 class EngineAnswers : public testing::TestWithParam<Case> {};
@@ -96,7 +100,7 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   const int64_t one = layout.pages_for(options.max_context, options.max_batch_tokens, c.page_size);
   options.cache_bytes = std::max<int64_t>(one, static_cast<int64_t>(static_cast<double>(one) * 8 * c.cache_share)) *
                         layout.page_bytes(c.page_size, 4);
-  Machine m(options, c.engine);
+  Machine m(options, c.engine, c.recording);
   std::mt19937 random(9);
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::vector<Answer>> answers(static_cast<size_t>(c.requests));
@@ -119,21 +123,34 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   }
   const EngineStats stats = m.engine.stats();
   EXPECT_EQ(stats.running + stats.waiting + stats.pages_held, 0);
+  if (auto* context = dynamic_cast<RecordingContext*>(m.context.get()))
+    EXPECT_TRUE(context->replayed > 10 * context->recorded || c.batch_tokens == 1);
   EXPECT_TRUE(c.cache_share > 0.3 || stats.preemptions > 0);
   EXPECT_EQ(c.prefix_cache, stats.cache.hits > 0);
   EXPECT_TRUE(c.engine.prompt_lookup == 0 || stats.accepted_tokens > stats.drafted_tokens / 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, EngineAnswers,
-    testing::Values(Case{"roomy", 8, 64, 60, 1.0, {}}, Case{"preempted", 8, 64, 60, 0.16, {}},
-                    Case{"preempted_prefill_first", 16, 64, 60, 0.16, {.policy = SchedulePolicy::kPrefillFirst}},
-                    Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}}, Case{"one_token_steps", 8, 1, 10, 1.0, {}},
-                    Case{"big_pages", 128, 50, 40, 1.0, {}}, Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
-                    Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
-                    Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
-                    Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}),
-    [](const auto& info) { return std::string(info.param.name); });
+std::vector<Case> cases(bool recording) {
+  std::vector<Case> all = {Case{"roomy", 8, 64, 60, 1.0, {}},
+                           Case{"preempted", 8, 64, 60, 0.16, {}},
+                           Case{"preempted_prefill_first", 16, 64, 60, 0.16, {.policy = SchedulePolicy::kPrefillFirst}},
+                           Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}},
+                           Case{"one_token_steps", 8, 1, 10, 1.0, {}},
+                           Case{"big_pages", 128, 50, 40, 1.0, {}},
+                           Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
+                           Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
+                           Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
+                           Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}};
+  for (Case& c : all) c.recording = recording;
+  return all;
+}
+
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  return info.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, EngineAnswers, testing::ValuesIn(cases(false)), name_of);
+INSTANTIATE_TEST_SUITE_P(Recorded, EngineAnswers, testing::ValuesIn(cases(true)), name_of);
 
 // A chat drops the first answer's reasoning, which was longer than the window: the second turn computes only what
 // follows the last page that both prompts share.
@@ -279,14 +296,18 @@ TEST(Engine, SaysHowManyTokensWouldFit) {
 
 // Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for
 // how long (default 2). Every finished answer is right, every request ends once, and no page is lost.
-TEST(Engine, RandomClients) {
+class EngineClients : public testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Recording, EngineClients, testing::Bool());
+
+TEST_P(EngineClients, Random) {
   const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
   const double seconds = text ? std::atof(text) : 2.0;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
   options.cache_bytes =
       2 * layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
-  Machine m(options, {.max_queue = 40, .prompt_lookup = 3});
+  Machine m(options, {.max_queue = 40, .prompt_lookup = 3}, GetParam());
   std::atomic<int64_t> accepted{0}, ended{0}, wrong{0}, full{0}, finished{0};
   m.engine.start();
   std::vector<std::thread> clients;
@@ -305,9 +326,9 @@ TEST(Engine, RandomClients) {
                              .priority = static_cast<int>(random() % 3),
                              .timeout_seconds = random() % 10 == 0 ? 0.01 : 0,
                              .on_token =
-                                 [got](int k, int32_t id, const TokenLogprob*) {
+                                 [got, length](int k, int32_t id, const TokenLogprob*) {
                                    (*got)[static_cast<size_t>(k)].push_back(id);
-                                   return true;
+                                   return length % 8 != 5 || id % 4 != 1;  // some clients have read enough
                                  },
                              .on_end =
                                  [&, got, prompt, length](int k, const RequestResult& result) {

@@ -2,6 +2,7 @@
 // into logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +10,7 @@
 
 #include "cache/cache_spec.h"
 #include "cache/paged_cache.h"
+#include "engine/step_shape.h"
 #include "models/model.h"
 
 namespace tessera {
@@ -51,10 +53,15 @@ class Runner {
 
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
-  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items'
-  // rows in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold,
-  // token ids are in [0, V), and at least one token.
-  Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
+  // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
+  // step before was finished.
+  void launch(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Waits for the step: logits F32 [R, V], items' rows in order, in host memory; valid until the next launch. The
+  // caller commits.
+  Tensor finish();
+  // True when launch() returns before the work is done.
+  bool asynchronous() const { return staging_ != nullptr; }
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
 
@@ -72,11 +79,11 @@ class Runner {
   void allocate_cache();
   void measure();
   void copy_pages();
-  Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
-                 std::span<const int64_t> table_widths);
+  Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
+  void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
+  Tensor replay(Step& step, const StepShape& shape);
   int32_t* host(const Tensor& input) const;
-  Tensor logits_on_host(const Tensor& logits);
   Probe host_probe(const Probe& probe);
 
   const Model& model_;
@@ -96,8 +103,16 @@ class Runner {
   char* staging_ = nullptr;            // pinned; null on a CPU
   float* host_logits_ = nullptr;       // pinned; null on a CPU
   std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
-  std::vector<int64_t> widths_;
   RunnerMemory memory_;
+  Tensor logits_;  // of the step that was launched last, on the device
+
+  // Decode steps of the shapes that came more than once, recorded.
+  struct Recorded {
+    int64_t uses = 0;
+    std::unique_ptr<DeviceGraph> graph;
+    Tensor logits;
+  };
+  std::map<std::pair<int64_t, int64_t>, Recorded> recorded_;  // by sequences and context
 };
 
 }  // namespace tessera
