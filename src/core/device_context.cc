@@ -22,6 +22,7 @@ class CpuContext final : public DeviceContext {
         .name = "CPU", .total_bytes = sysconf(_SC_PHYS_PAGES) * page, .free_bytes = sysconf(_SC_AVPHYS_PAGES) * page};
   }
   bool asynchronous() const override { return false; }
+  void make_current() override {}
   void* allocate(int64_t bytes) override {
     // The length is kept in a page before the block, which also keeps the block aligned.
     const int64_t whole = bytes + kHeader;

@@ -1,5 +1,5 @@
 // DeviceContext: one device's memory and its one stream of work. The CPU's runs everything at once; a GPU's is
-// asynchronous. Used by one thread. Builds without CUDA link device_cuda_absent.cc instead of device_cuda.cc.
+// asynchronous. Used by one thread at a time. Builds without CUDA link device_cuda_absent.cc instead of device_cuda.cc.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,9 @@ class DeviceContext {
   virtual DeviceInfo info() const = 0;
   // Work is enqueued and runs later; the host reaches memory through allocate_host() and copies only.
   virtual bool asynchronous() const = 0;
+
+  // Each thread that uses the context calls this first.
+  virtual void make_current() = 0;
 
   // 256-byte aligned. Throws kOutOfMemory naming what was asked and what is free.
   virtual void* allocate(int64_t bytes) = 0;

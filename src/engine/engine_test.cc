@@ -124,7 +124,7 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   const EngineStats stats = m.engine.stats();
   EXPECT_EQ(stats.running + stats.waiting + stats.pages_held, 0);
   if (auto* context = dynamic_cast<RecordingContext*>(m.context.get()))
-    EXPECT_TRUE(context->replayed > 10 * context->recorded || c.batch_tokens == 1);
+    EXPECT_TRUE(context->replayed > 10 * context->recorded || c.batch_tokens == 1 || c.engine.prompt_lookup > 0);
   EXPECT_TRUE(c.cache_share > 0.3 || stats.preemptions > 0);
   EXPECT_EQ(c.prefix_cache, stats.cache.hits > 0);
   EXPECT_TRUE(c.engine.prompt_lookup == 0 || stats.accepted_tokens > stats.drafted_tokens / 4);

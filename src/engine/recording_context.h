@@ -11,6 +11,7 @@ class RecordingContext final : public DeviceContext {
   Device device() const override { return cpu_->device(); }
   DeviceInfo info() const override { return cpu_->info(); }
   bool asynchronous() const override { return true; }
+  void make_current() override {}
   void* allocate(int64_t bytes) override { return cpu_->allocate(bytes); }
   void release(void* memory) noexcept override { cpu_->release(memory); }
   void* allocate_host(int64_t bytes) override { return cpu_->allocate(bytes); }

@@ -212,6 +212,7 @@ void Runner::copy_pages() {
 }
 
 void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
+  context_.make_current();
   StepShape shape{.sequences = static_cast<int64_t>(items.size()), .table_width = 1};
   for (const RunItem& item : items) {
     const auto count = static_cast<int64_t>(item.tokens.size());
