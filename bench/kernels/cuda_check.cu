@@ -1,5 +1,5 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
-//   cuda_check [seed [small | linear | moe | attention | repeats]]
+//   cuda_check [seed [small | linear | moe | attention | sample | repeats]]
 #include <cstring>
 #include <map>
 
@@ -291,6 +291,116 @@ void check_router(const Kernels& kernels, Seeds& seeds, Report& report) {
     }
 }
 
+struct SampleCase {
+  int64_t rows, vocab;
+  float spread;  // of the logits
+  bool masks, edits;
+};
+
+Tensor upload(Pool& pool, const void* data, size_t bytes) {
+  Tensor t = pool.raw(DType::kU8, {std::max<int64_t>(static_cast<int64_t>(bytes), 1)});
+  if (bytes > 0) check(cudaMemcpy(t.data, data, bytes, cudaMemcpyHostToDevice), "upload");
+  return t;
+}
+
+// Rows with every mixture of settings, against the reference row on the host: the same ids, the same log-probabilities.
+void check_sample_case(const Kernels& kernels, const SampleCase& c, Seeds& seeds, Report& report) {
+  Pool pool(seeds);
+  auto pick = [&](std::initializer_list<double> values) { return *(values.begin() + seeds.below(static_cast<int64_t>(values.size()))); };
+  SampleArgs a;
+  a.logits = pool.normal(DType::kF32, {c.rows, c.vocab}, c.spread);
+  std::vector<float> logits(static_cast<size_t>(c.rows * c.vocab));
+  check(cudaMemcpy(logits.data(), a.logits.data, logits.size() * 4, cudaMemcpyDeviceToHost), "download");
+  for (float& l : logits) {
+    if (c.rows % 2 == 0) l = std::round(l * 16) / 16;  // ties
+    if (seeds.below(1000) == 0) l = -INFINITY;
+    if (seeds.below(3000) == 0) l = NAN;
+  }
+  check(cudaMemcpy(a.logits.data, logits.data(), logits.size() * 4, cudaMemcpyHostToDevice), "upload");
+  std::vector<SampleSettings> settings(static_cast<size_t>(c.rows));
+  std::vector<int32_t> edit_start{0};
+  std::vector<LogitEdit> edits;
+  int64_t words = (c.vocab + 31) / 32;
+  std::vector<uint32_t> masks(static_cast<size_t>(2 * words));
+  for (uint32_t& m : masks) m = static_cast<uint32_t>(seeds.next() >> 32);
+  for (int64_t i = words + 1; i < 2 * words; ++i) masks[i] = 0;  // the second mask allows few
+  masks[0] |= 1, masks[words] |= 1;
+  for (SampleSettings& s : settings) {
+    s = {.temperature = pick({0, 0.1, 0.7, 1, 1, 2, 50}), .top_p = pick({1, 1, 0.99, 0.9, 0.3, 0.001}),
+         .min_p = pick({0, 0, 0.02, 0.5}), .frequency_penalty = pick({0, 0.3}), .presence_penalty = pick({0, -0.2}),
+         .uniform = static_cast<double>(seeds.below(1000000)) / 1e6, .repetition_penalty = static_cast<float>(pick({1, 1.3, 0.5})),
+         .top_k = static_cast<int32_t>(pick({0, 0, 1, 50, 3000, 1e6})), .logprobs = static_cast<int32_t>(pick({-1, 0, 3, 20})),
+         .mask = c.masks ? static_cast<int32_t>(seeds.below(3)) - 1 : -1};
+    if (c.edits)
+      for (int64_t i = seeds.below(500), id = 0; i > 0 && id < c.vocab; --i, id += 1 + seeds.below(7))
+        edits.push_back({static_cast<int32_t>(id), static_cast<float>(pick({0, 0, 2, -3})), static_cast<int32_t>(seeds.below(5)) - 1});
+    edit_start.push_back(static_cast<int32_t>(edits.size()));
+  }
+  SampleArgs host = a;
+  auto host_tensor = [](void* data, DType type, Shape shape) { return Tensor{data, shape, type, Device{}}; };
+  std::vector<int32_t> ids(settings.size()), top_ids(settings.size() * kMaxSampleLogprobs, -1);
+  std::vector<float> logprobs(settings.size()), top_logprobs(top_ids.size());
+  host.logits = host_tensor(logits.data(), DType::kF32, {c.rows, c.vocab});
+  host.settings = host_tensor(settings.data(), DType::kU8, {c.rows, sizeof(SampleSettings)});
+  host.ids = host_tensor(ids.data(), DType::kI32, {c.rows});
+  host.logprobs = host_tensor(logprobs.data(), DType::kF32, {c.rows});
+  host.top_ids = host_tensor(top_ids.data(), DType::kI32, {c.rows, kMaxSampleLogprobs});
+  host.top_logprobs = host_tensor(top_logprobs.data(), DType::kF32, {c.rows, kMaxSampleLogprobs});
+  a.settings = upload(pool, settings.data(), settings.size() * sizeof(SampleSettings));
+  if (c.edits) {
+    host.edit_start = host_tensor(edit_start.data(), DType::kI32, {c.rows + 1});
+    host.edits = host_tensor(edits.data(), DType::kU8, {static_cast<int64_t>(edits.size() * sizeof(LogitEdit))});
+    a.edit_start = pool.ints(edit_start, {c.rows + 1});
+    a.edits = upload(pool, edits.data(), edits.size() * sizeof(LogitEdit));
+  }
+  if (c.masks) {
+    host.masks = host_tensor(masks.data(), DType::kI32, {2, words});
+    a.masks = upload(pool, masks.data(), masks.size() * 4);
+    a.masks.shape = {2, words};
+    a.masks.dtype = DType::kI32;
+  }
+  a.any_logprobs = host.any_logprobs = true;
+  a.ids = pool.poisoned(DType::kI32, {c.rows});
+  a.logprobs = pool.poisoned(DType::kF32, {c.rows});
+  a.top_ids = pool.poisoned(DType::kI32, {c.rows, kMaxSampleLogprobs});
+  a.top_logprobs = pool.poisoned(DType::kF32, {c.rows, kMaxSampleLogprobs});
+  each_row(kernels.sample, a, a.ids, [&](const char* row) {
+    if (row == kernels.sample.rows[0].name) {  // the host's logits are edited in place, so its turn comes once
+      Stream stream;
+      Kernels::reference().sample.rows[0].launch(host, stream);
+    }
+    std::vector<double> got = download(a.ids), got_logprob = download(a.logprobs), got_top = download(a.top_ids),
+                        got_top_logprob = download(a.top_logprobs);
+    int wrong = 0;
+    auto close = [](double x, double y) { return x == y || std::abs(x - y) <= 2e-5 * (1 + std::abs(y)); };
+    for (size_t r = 0; r < settings.size(); ++r) {
+      bool good = got[r] == ids[r];
+      if (settings[r].logprobs >= 0) good = good && close(got_logprob[r], logprobs[r]);
+      for (int64_t i = 0; i < kMaxSampleLogprobs; ++i) {
+        size_t at = r * kMaxSampleLogprobs + static_cast<size_t>(i);
+        good = good && got_top[at] == top_ids[at] && (top_ids[at] < 0 || close(got_top_logprob[at], top_logprobs[at]));
+      }
+      if (!good && ++wrong <= 3)
+        std::printf("  row %zu: id %g, expected %d; T %g k %d p %g min-p %g u %.6f\n", r, got[r], ids[r], settings[r].temperature,
+                    settings[r].top_k, settings[r].top_p, settings[r].min_p, settings[r].uniform);
+    }
+    report.line(row, fmt::format("R={} V={} spread {}{}{}: wrong rows", c.rows, c.vocab, c.spread, c.masks ? " masks" : "",
+                                 c.edits ? " edits" : ""),
+                wrong, 0);
+  });
+}
+
+void check_sample(const Kernels& kernels, Seeds& seeds, Report& report) {
+  for (auto [rows, vocab] : {std::pair<int64_t, int64_t>{40, 5}, {20, 1}, {41, 300}, {40, 4096}, {41, 4097}, {40, 50257}, {8, 201088}})
+    for (float spread : {0.01f, 1.0f, 4.0f})
+      for (int kind = 0; kind < 4; ++kind) check_sample_case(kernels, {rows, vocab, spread, kind % 2 == 1, kind / 2 == 1}, seeds, report);
+  Pool pool(seeds);
+  TokenFeedArgs feed{pool.ints({1, 2, 3}, {3}), pool.ints({1, -1, 0}, {3}), pool.ints({70, 80}, {2})};
+  Stream stream;
+  kernels.token_feed.rows[0].launch(feed, stream);
+  report.line(kernels.token_feed.rows[0].name, "3 tokens", relative_error(download(feed.ids), {80, 2, 70}), 0);
+}
+
 // The same call twice gives the same bits.
 void check_repeats(const Kernels& kernels, Seeds& seeds, Report& report) {
   Pool pool(seeds);
@@ -329,6 +439,7 @@ int main_of(int argc, char** argv) {
   if (chosen("linear")) check_linear(kernels, seeds, report);
   if (chosen("moe")) check_moe(kernels, seeds, report);
   if (chosen("attention")) check_attention(kernels, seeds, report);
+  if (chosen("sample")) check_sample(kernels, seeds, report);
   if (chosen("repeats")) check_repeats(kernels, seeds, report);
   std::printf("%d cases, %d failed\n", report.cases, report.failed);
   return report.failed == 0 ? 0 : 1;

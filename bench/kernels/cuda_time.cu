@@ -1,6 +1,6 @@
 // Times the CUDA rows at gpt-oss shapes inside CUDA graphs, operands rotated through more memory than the L2 holds, as
 // time, bytes or operations, and per cent of the read bandwidth that the program measures first.
-//   cuda_time ops | step [layers experts]
+//   cuda_time ops | small | linear | moe | prefill | attention | sample | step [layers experts]
 // `ops`: one row a shape. `step`: all kernels of a decode step chained in one graph, random weights.
 #include <cstring>
 
@@ -219,6 +219,44 @@ void time_small(Bench& b) {
   }
 }
 
+// The chain from logits to ids. Bytes are those of reading the logits once.
+void time_sample(Bench& b) {
+  struct Kind {
+    const char* name;
+    SampleSettings settings;
+  };
+  const Kind kinds[] = {{"greedy", {.temperature = 0}},
+                        {"temperature 1", {.uniform = 0.7}},
+                        {"temperature 1, min-p 0.05", {.min_p = 0.05, .uniform = 0.7}},
+                        {"top-k 50", {.uniform = 0.7, .top_k = 50}},
+                        {"top-p 0.95", {.top_p = 0.95, .uniform = 0.7}},
+                        {"greedy, 5 log-probabilities", {.temperature = 0, .logprobs = 5}}};
+  for (int64_t rows : {1, 8, 64, 256})
+    for (const Kind& kind : kinds)
+      for (float spread : {1.0f, 4.0f}) {  // flat: thousands of likely tokens; peaked: a few hundred
+        if (spread == 1.0f && kind.settings.top_p == 1.0) continue;
+        Pool pool(b.seeds);
+        int64_t copies = std::max<int64_t>(1, 160 / rows);
+        Tensor logits = pool.normal(DType::kF32, {copies * rows, kVocab}, spread);
+        std::vector<SampleSettings> settings(static_cast<size_t>(rows), kind.settings);
+        SampleArgs a;
+        a.settings = pool.raw(DType::kU8, {rows, sizeof(SampleSettings)});
+        check(cudaMemcpy(a.settings.data, settings.data(), settings.size() * sizeof(SampleSettings), cudaMemcpyHostToDevice), "upload");
+        a.any_random = kind.settings.temperature > 0;
+        a.any_cut = kind.settings.top_k > 0 || kind.settings.top_p < 1;
+        a.any_logprobs = kind.settings.logprobs >= 0;
+        a.ids = pool.raw(DType::kI32, {rows});
+        a.logprobs = pool.raw(DType::kF32, {rows});
+        a.top_ids = pool.raw(DType::kI32, {rows, kMaxSampleLogprobs});
+        a.top_logprobs = pool.raw(DType::kF32, {rows, kMaxSampleLogprobs});
+        double us = time_in_graph(b.stream, static_cast<int>(std::min<int64_t>(copies, 20)), 7, [&](int i) {
+          a.logits = logits.rows(i % copies * rows, rows);
+          b.run(b.kernels.sample, a);
+        });
+        b.memory_line(fmt::format("sample R={} {}{}", rows, kind.name, spread == 1.0f ? ", flat" : ""), rows * kVocab * 4.0, us);
+      }
+}
+
 struct Layer {
   Weight q, k, v, o, router, up, down;
   Tensor q_bias, k_bias, v_bias, o_bias, router_bias, up_bias, down_bias, norm1, norm2, sinks;
@@ -343,6 +381,7 @@ int main_of(int argc, char** argv) {
     time_moe(b, 128, 1, {2048, 8192});
   }
   if (chosen("attention")) time_attention(b);
+  if (chosen("sample")) time_sample(b);
   if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32);
   return 0;
 }

@@ -105,19 +105,20 @@ int32_t Sampler::draw(std::span<const float> logits) {
   };
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
-  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size()) {
+  const bool top_k = params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size();
+  if (top_k) {
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k - 1, candidates_.end(), before);
     candidates_.resize(static_cast<size_t>(params_.top_k));
   }
-  const float best = std::min_element(candidates_.begin(), candidates_.end(), before)->first;
-  if (!std::isfinite(best)) return candidates_.front().second;  // a bias of the caller's: nothing left to weigh
+  if (top_k || params_.top_p < 1.0) std::sort(candidates_.begin(), candidates_.end(), before);
+  const auto [best, best_id] = *std::min_element(candidates_.begin(), candidates_.end(), before);
+  if (!std::isfinite(best)) return best_id;  // nothing to weigh
   double total = 0;
   for (auto& [value, id] : candidates_) {
     value = static_cast<float>(std::exp(static_cast<double>(value - best) / params_.temperature));
     total += value;
   }
   if (params_.top_p < 1.0) {
-    std::sort(candidates_.begin(), candidates_.end(), before);
     double kept = 0;
     size_t n = 0;
     while (n < candidates_.size() && kept < params_.top_p * total) kept += candidates_[n++].first;

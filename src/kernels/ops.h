@@ -141,4 +141,64 @@ struct SiluMulArgs {
   Tensor out;   // act [T, I]; may be gate
 };
 
+// One row of SampleArgs, as it lies in device memory. Names and meanings as in tessera/sampling.h.
+struct SampleSettings {
+  double temperature = 1.0;  // 0: greedy
+  double top_p = 1.0;
+  double min_p = 0.0;
+  double frequency_penalty = 0.0;
+  double presence_penalty = 0.0;
+  double uniform = 0.0;  // [0, 1): decides the draw
+  float repetition_penalty = 1.0f;
+  int32_t top_k = 0;      // 0: off
+  int32_t logprobs = -1;  // -1: none; n: of the choice, and of the n best tokens
+  int32_t mask = -1;      // row of the masks; -1: every token is allowed
+};
+
+// What changes one logit of a row; a row names a token at most once.
+struct LogitEdit {
+  int32_t token = 0;
+  float bias = 0.0f;
+  int32_t count = -1;  // times in the output; 0: in the prompt only; -1: in neither
+};
+
+constexpr int64_t kMaxSampleLogprobs = 20;
+
+// Chooses a token from each row of logits. In order:
+//   1. NaN becomes -inf, and so does every token whose bit in the row's mask is 0;
+//   2. edits: l += bias; if count >= 0: l = l < 0 ? l * repetition : l / repetition;
+//      if count > 0: l -= frequency * count + presence;
+//   3. temperature 0, or no finite best logit: the best token, ties to the lower id;
+//   4. else weights w = exp((l - best) / temperature), rounded to F32, as whole numbers of 2^-f, f = 63 - bits of V;
+//      top-k and top-p keep a prefix of the order (logit descending, id ascending): k tokens, then the fewest whose
+//      weights reach top_p of the sum of what is left; min-p keeps w >= min_p;
+//   5. the choice is the first token whose weight takes the running sum over uniform * sum, in that order when top-k
+//      or top-p is on (0 < top_k < V, top_p < 1), in the order of ids when neither is.
+// Sums of whole numbers have no order, so every kernel draws the same token from the same logits; two kernels can
+// differ only where an exponential of theirs rounds differently. engine/sampler sums in F64 instead: it differs where
+// uniform * sum falls within V * 2^-f of a border, one draw in about 10^8.
+// Log-probabilities are of the logits before steps 1 (masks) and 2, without temperature.
+struct SampleArgs {
+  Tensor logits;      // F32 [R, V]; masked and edited in place
+  Tensor settings;    // U8 [R, sizeof(SampleSettings)]
+  Tensor edit_start;  // I32 [R+1] or undefined; row r owns edits [edit_start[r], edit_start[r+1])
+  Tensor edits;       // U8 [N, sizeof(LogitEdit)], N at least edit_start[R]; with edit_start
+  Tensor masks;       // I32 [M, (V+31)/32] or undefined; bit i%32 of word i/32: token i is allowed
+  // What the host knows of the settings; a false one promises that no row asks for it.
+  bool any_random = true;     // temperature > 0
+  bool any_cut = true;        // top_k or top_p on
+  bool any_logprobs = false;  // logprobs >= 0; then the three outputs below are defined
+  Tensor ids;                 // I32 [R]
+  Tensor logprobs;            // F32 [R]; rows with logprobs >= 0 only
+  Tensor top_ids;             // I32 [R, 20], best first; entries past the row's n are left alone
+  Tensor top_logprobs;        // F32 [R, 20], likewise
+};
+
+// ids[t] = sampled[source[t]] where source[t] >= 0: tokens that the step before chose and the host has not read.
+struct TokenFeedArgs {
+  Tensor ids;      // I32 [T], updated in place
+  Tensor source;   // I32 [T]
+  Tensor sampled;  // I32 [R]
+};
+
 }  // namespace tessera

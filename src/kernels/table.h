@@ -75,17 +75,19 @@ class Kernels {
   OpTable<RouterArgs> router{"router", {}};
   OpTable<MoeArgs> moe{"moe", {}};
   OpTable<SiluMulArgs> silu_mul{"silu_mul", {}};
+  OpTable<SampleArgs> sample{"sample", {}};
+  OpTable<TokenFeedArgs> token_feed{"token_feed", {}};
 
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul);
+        f(silu_mul), f(sample), f(token_feed);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul);
+        f(silu_mul), f(sample), f(token_feed);
   }
 };
 
