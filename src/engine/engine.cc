@@ -212,19 +212,22 @@ bool Engine::step() {
 
 // Runs the plan, and meanwhile delivers the step before.
 void Engine::compute(const StepPlan& plan) {
-  std::optional<Tensor> logits;
   try {
     launch(plan);
     in_flight_ = true;
+    const bool on_device = sample_on_device(plan);
     deliver_rows();
-    logits = runner_.finish();
+    if (on_device) {
+      take_sampled(plan, runner_.finish_sampled());
+    } else {
+      build_rows(plan, runner_.finish());
+      sample_rows();
+    }
     in_flight_ = false;
   } catch (const Error& e) {
     in_flight_ = false;
     return die(e);
   }
-  build_rows(plan, *logits);
-  sample_rows();
   commit(plan);
   std::erase_if(rows_, [](const Row& row) { return row.sample->ended; });
   for (Sample* sample : leaving_) retire(*sample);
@@ -280,6 +283,50 @@ void Engine::die(const Error& e) {
   rows_.clear();
   take_messages();
   end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
+}
+
+// Tells the device how to choose, while it computes. Drafts and a prompt's further samples need the logits here.
+bool Engine::sample_on_device(const StepPlan& plan) {
+  if (!runner_.asynchronous()) return false;
+  samplings_.clear();
+  edits_.clear();
+  std::vector<size_t> ends;
+  int64_t edit_count = 0;
+  for (const StepItem& item : plan.items) {
+    const Sample& sample = static_cast<const Sample&>(*item.job);
+    if (item.sample && (item.drafts > 0 || (sample.made == 0 && sample.live.request.samples > 1))) return false;
+    edit_count += item.sample ? sample.sampler.max_edits() : 0;
+  }
+  if (edit_count > DeviceSampling::kMaxEdits) return false;
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    samplings_.push_back({.settings = static_cast<Sample&>(*item.job).sampler.next_settings(edits_)});
+    ends.push_back(edits_.size());
+  }
+  const std::span<const LogitEdit> edits(edits_);
+  for (size_t r = 0, begin = 0; r < ends.size(); begin = ends[r++])
+    samplings_[r].edits = edits.subspan(begin, ends[r] - begin);
+  runner_.sample(samplings_);
+  return true;
+}
+
+void Engine::take_sampled(const StepPlan& plan, const SampledRows& sampled) {
+  rows_.clear();
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    const size_t r = rows_.size();
+    Sample& sample = static_cast<Sample&>(*item.job);
+    TokenLogprob report{.id = sampled.ids[r]};
+    const auto logprobs = std::min<int64_t>(sample.live.request.params.logprobs, runner_.vocab_size());
+    if (logprobs >= 0) report.logprob = sampled.logprobs[r];
+    for (int64_t i = 0; i < logprobs; ++i) {
+      const size_t at = r * kMaxSampleLogprobs + static_cast<size_t>(i);
+      report.top.emplace_back(sampled.top_ids[at], sampled.top_logprobs[at]);
+    }
+    sample.sampler.observe(report.id);
+    rows_.push_back({.sample = &sample});
+    rows_.back().tokens.emplace_back(report.id, std::move(report));
+  }
 }
 
 void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {

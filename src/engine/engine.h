@@ -76,6 +76,8 @@ class Engine {
   void compute(const StepPlan& plan);
   void launch(const StepPlan& plan);
   void die(const Error& e);
+  bool sample_on_device(const StepPlan& plan);
+  void take_sampled(const StepPlan& plan, const SampledRows& sampled);
   void build_rows(const StepPlan& plan, const Tensor& logits);
   void sample_rows();
   void commit(const StepPlan& plan);
@@ -99,6 +101,8 @@ class Engine {
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::map<int64_t, std::unique_ptr<Live>> live_;
   std::vector<RunItem> items_;
+  std::vector<RowSampling> samplings_;  // of the step at hand, when the device samples
+  std::vector<LogitEdit> edits_;
   std::vector<Row> rows_;                      // of the last step, until they are delivered
   bool in_flight_ = false;                     // the device works on a step
   std::vector<Sample*> leaving_;               // ended meanwhile; out after the step

@@ -36,7 +36,7 @@ struct Machine {
   int64_t page_bytes() const { return runner.page_bytes(); }
 
   ToyModel model;
-  Kernels kernels;
+  Kernels kernels = Kernels::reference();
   ThreadPool pool{1};
   std::unique_ptr<DeviceContext> context;
   Runner runner;
@@ -192,6 +192,48 @@ TEST(Engine, SamplesAreThoseOfTheirSeeds) {
   EXPECT_EQ(three[2], draw(42, 1, 0)[0]);
   EXPECT_NE(three[0], three[1]);
   EXPECT_EQ(three, draw(40, 3, 5));  // drafts change nothing
+}
+
+// On the device as on the host: the same tokens for the same seeds, with whatever parameters.
+TEST(Engine, DeviceSamplesWhatTheHostWould) {
+  std::vector<std::vector<int32_t>> ids[2];
+  std::vector<std::vector<TokenLogprob>> reports[2];
+  for (bool recording : {false, true}) {
+    Machine m(small(), {}, recording);
+    std::mt19937 random(3);
+    ids[recording].resize(40);
+    reports[recording].resize(40);
+    for (size_t i = 0; i < 40; ++i) {
+      SamplingParams params{.temperature = i % 4 * 0.5,
+                            .top_k = i % 3 == 0 ? 7 : 0,
+                            .top_p = i % 5 == 0 ? 0.8 : 1.0,
+                            .min_p = i % 7 == 0 ? 0.1 : 0.0,
+                            .repetition_penalty = i % 2 == 0 ? 1.2 : 1.0,
+                            .presence_penalty = i % 6 == 0 ? 0.5 : 0.0,
+                            .seed = i,
+                            .logprobs = static_cast<int>(i % 3) - 1,
+                            .max_tokens = 20};
+      if (i % 4 == 3) params.logit_bias[static_cast<int32_t>(i)] = 3;
+      m.engine.submit({.prompt = random_prompt(random, 60),
+                       .params = params,
+                       .on_token = [&, i, recording](int, int32_t id, const TokenLogprob* report) {
+                         ids[recording][i].push_back(id);
+                         if (report) reports[recording][i].push_back(*report);
+                         return true;
+                       }});
+    }
+    m.drain();
+  }
+  EXPECT_EQ(ids[0], ids[1]);
+  for (size_t i = 0; i < 40; ++i) {
+    ASSERT_EQ(reports[0][i].size(), reports[1][i].size());
+    for (size_t t = 0; t < reports[0][i].size(); ++t) {
+      const TokenLogprob &a = reports[0][i][t], &b = reports[1][i][t];
+      EXPECT_NEAR(a.logprob, b.logprob, 1e-5);
+      ASSERT_EQ(a.top.size(), b.top.size());
+      for (size_t k = 0; k < a.top.size(); ++k) EXPECT_EQ(a.top[k].first, b.top[k].first);
+    }
+  }
 }
 
 TEST(Engine, EndsOfRequests) {

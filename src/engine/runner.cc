@@ -107,6 +107,10 @@ void Runner::measure() {
     peak = std::max(peak, arena.peak());
     workspace_bytes_ = std::max(workspace_bytes_, step.workspace_bytes);
   }
+  if (context_.asynchronous()) {
+    sampling_ = std::make_unique<DeviceSampling>(context_, kernels_, options_.max_logit_rows, vocab_size());
+    workspace_bytes_ = std::max(workspace_bytes_, sampling_->workspace_bytes());
+  }
   workspace_bytes_ = ceil_div(workspace_bytes_, 256) * 256;
   memory_.scratch_bytes = peak + workspace_bytes_;
   scratch_ = Arena(context_, memory_.scratch_bytes);
@@ -230,10 +234,10 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
   copy_pages();
   scratch_.rewind(0);
-  void* workspace = scratch_.allocate(workspace_bytes_);
+  workspace_ = scratch_.allocate(workspace_bytes_);
   const int64_t inputs_at = scratch_.used();
   Step step = make_step(scratch_, shape);
-  step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace};
+  step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
   inputs_ = step.ids.as<char>();
   fill(step, items);
   Probe shown;
@@ -242,7 +246,12 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   if (staging_) context_.to_device(inputs_, staging_, scratch_.used() - inputs_at);
   logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
   if (logits_.defined()) logits_ = logits_.rows(0, rows);
-  if (staging_ && rows > 0) context_.to_host(host_logits_, logits_.data, logits_.bytes());
+}
+
+void Runner::sample(std::span<const RowSampling> rows) {
+  if (rows.empty()) return;
+  Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
+  sampling_->enqueue(logits_, rows, stream);
 }
 
 // Runs a decode step whose shape came before as one graph: every address in it is a function of the shape.
@@ -264,9 +273,15 @@ Tensor Runner::replay(Step& step, const StepShape& shape) {
 }
 
 Tensor Runner::finish() {
+  if (staging_ && logits_.defined()) context_.to_host(host_logits_, logits_.data, logits_.bytes());
   context_.synchronize();  // also frees the staging block for the next step
   if (!staging_) return logits_;
   return {host_logits_, logits_.shape, DType::kF32, Device{}};
+}
+
+SampledRows Runner::finish_sampled() {
+  context_.synchronize();
+  return sampling_->result();
 }
 
 std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {

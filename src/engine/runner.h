@@ -10,6 +10,7 @@
 
 #include "cache/cache_spec.h"
 #include "cache/paged_cache.h"
+#include "engine/device_sampling.h"
 #include "engine/step_shape.h"
 #include "models/model.h"
 
@@ -57,9 +58,13 @@ class Runner {
   // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
   // step before was finished.
   void launch(std::span<const RunItem> items, const Probe* probe = nullptr);
-  // Waits for the step: logits F32 [R, V], items' rows in order, in host memory; valid until the next launch. The
-  // caller commits.
+  // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
+  // and at most DeviceSampling::kMaxEdits edits.
+  void sample(std::span<const RowSampling> rows);
+  // Waits for the step. Logits F32 [R, V], items' rows in order, or what was sampled from them, in host memory; valid
+  // until the next launch. The caller commits.
   Tensor finish();
+  SampledRows finish_sampled();
   // True when launch() returns before the work is done.
   bool asynchronous() const { return staging_ != nullptr; }
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
@@ -97,12 +102,14 @@ class Runner {
   Arena cache_arena_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
+  void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
   int64_t input_bytes_ = 0;
-  char* staging_ = nullptr;            // pinned; null on a CPU
-  float* host_logits_ = nullptr;       // pinned; null on a CPU
-  std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
+  char* staging_ = nullptr;                   // pinned; null on a CPU
+  float* host_logits_ = nullptr;              // pinned; null on a CPU
+  std::unique_ptr<DeviceSampling> sampling_;  // null on a CPU
+  std::vector<LayerCacheView> views_;         // one a layer; tables are set each step
   RunnerMemory memory_;
   Tensor logits_;  // of the step that was launched last, on the device
 
