@@ -1,5 +1,5 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
-//   cuda_check [seed [small | linear | moe | attention | sample | repeats]]
+//   cuda_check [seed [small | linear | moe | attention | fused | sample | repeats]]
 #include <cstring>
 #include <map>
 
@@ -291,6 +291,123 @@ void check_router(const Kernels& kernels, Seeds& seeds, Report& report) {
     }
 }
 
+template <class Args>
+void run_first(const OpTable<Args>& table, const Args& args) {
+  const KernelRow<Args>* row = table.choose(args);
+  TS_CHECK(row != nullptr);
+  Buffer workspace(row->workspace ? row->workspace(args) : 0);
+  Stream stream;
+  stream.workspace = workspace.data();
+  row->launch(args, stream);
+  check(cudaDeviceSynchronize(), row->name);
+}
+
+// Fused rows against the ops one by one, whose own rows other groups judge.
+void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct QkvCase {
+    int64_t t, h, q, k, d, page;
+    DType act;
+    bool round_before;
+  };
+  for (const QkvCase& c : std::vector<QkvCase>{{1, 2880, 64, 8, 64, 64, DType::kBF16, false},
+                                               {2, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {8, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {9, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {16, 2880, 64, 8, 64, 16, DType::kBF16, true},
+                                               {5, 4096, 32, 8, 128, 24, DType::kF16, true},
+                                               {13, 4096, 32, 8, 128, 16, DType::kBF16, true},
+                                               {3, 256, 4, 2, 16, 4, DType::kF16, false}}) {
+    Pool pool(seeds);
+    QkvArgs a;
+    a.x = pool.normal(c.act, {c.t, c.h}, 2.0f);
+    a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
+    a.round_before_weight = c.round_before;
+    a.q = pool.plain(c.act, c.q * c.d, c.h, 0.02f);
+    a.k = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
+    a.v = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
+    a.q_bias = pool.normal(c.act, {c.q * c.d}, 1.0f);
+    if (c.t % 2) a.k_bias = pool.normal(c.act, {c.k * c.d}, 1.0f);
+    a.v_bias = pool.normal(c.act, {c.k * c.d}, 1.0f);
+    a.cos = pool.normal(c.act, {c.t, c.d / 2}, 0.7f);
+    a.sin = pool.normal(c.act, {c.t, c.d / 2}, 0.7f);
+    std::vector<int32_t> slots;
+    for (int64_t i = 0; i < c.t; ++i) slots.push_back(i == 3 ? -1 : static_cast<int32_t>((i * 7 + 5) % (c.page * 8)));
+    a.slots = pool.ints(slots, {c.t});
+    auto page = [&] { return pool.poisoned(c.act, {8, c.k, c.page, c.d}); };
+    a.out = pool.poisoned(c.act, {c.t, c.q, c.d});
+    Tensor x = pool.poisoned(c.act, a.x.shape), q = pool.poisoned(c.act, a.out.shape), k = pool.poisoned(c.act, {c.t, c.k, c.d}),
+           v = pool.poisoned(c.act, {c.t, c.k, c.d});
+    KvPages cache{page(), page()};
+    run_first(kernels.rms_norm, RmsNormArgs{a.x, {}, a.norm_weight, a.eps, a.round_before_weight, x});
+    run_first(kernels.linear, LinearArgs{x, a.q, a.q_bias, q.reshape({c.t, c.q * c.d})});
+    run_first(kernels.linear, LinearArgs{x, a.k, a.k_bias, k.reshape({c.t, c.k * c.d})});
+    run_first(kernels.linear, LinearArgs{x, a.v, a.v_bias, v.reshape({c.t, c.k * c.d})});
+    run_first(kernels.rope, RopeArgs{q, a.cos, a.sin});
+    run_first(kernels.rope, RopeArgs{k, a.cos, a.sin});
+    run_first(kernels.kv_write, KvWriteArgs{k, v, a.slots, cache});
+    // Slots that nobody wrote hold NaN in both: they must be the same slots.
+    auto written = [](const Tensor& t) {
+      std::vector<double> values = download(t);
+      for (double& value : values)
+        if (std::isnan(value)) value = 777;
+      return values;
+    };
+    a.cache = {page(), page()};
+    each_row(kernels.qkv, a, a.out, [&](const char* row) {
+      double error = std::max({relative_error(download(a.out), download(q)), relative_error(written(a.cache.k), written(cache.k)),
+                               relative_error(written(a.cache.v), written(cache.v))});
+      report.line(row, fmt::format("T={} H={} Q={} K={} D={} {}", c.t, c.h, c.q, c.k, c.d, name(c.act)), error, bound_of(c.act));
+    });
+  }
+  struct RouterCase {
+    int64_t t, h, e, a;
+    DType act;
+    bool delta;
+    RouterMode mode;
+  };
+  for (const RouterCase& c : std::vector<RouterCase>{{1, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {1, 2880, 128, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {16, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {64, 2880, 128, 4, DType::kBF16, false, RouterMode::kSoftmaxOfTopK},
+                                                     {7, 4096, 256, 8, DType::kF16, true, RouterMode::kTopKOfSoftmaxNormalised},
+                                                     {3, 64, 5, 3, DType::kF16, true, RouterMode::kTopKOfSoftmax}}) {
+    Pool pool(seeds);
+    NormRouterArgs a;
+    Tensor start = pool.normal(c.act, {c.t, c.h}, 2.0f), residual = pool.raw(c.act, {c.t, c.h});
+    a.residual = pool.raw(c.act, {c.t, c.h});
+    auto restore = [&](const Tensor& t) { check(cudaMemcpy(t.data, start.data, start.bytes(), cudaMemcpyDeviceToDevice), "copy"); };
+    restore(residual);
+    if (c.delta) a.delta = pool.normal(c.act, {c.t, c.h}, 1.0f);
+    a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
+    a.round_before_weight = c.e == 256;
+    a.router = pool.plain(c.act, c.e, c.h, 0.05f);
+    a.router_bias = pool.normal(c.act, {c.e}, 1.0f);
+    a.mode = c.mode;
+    Tensor normed = pool.poisoned(c.act, {c.t, c.h}), logits = pool.poisoned(c.act, {c.t, c.e}),
+           indices = pool.poisoned(DType::kI32, {c.t, c.a}), weights = pool.poisoned(DType::kF32, {c.t, c.a});
+    a.normed = pool.poisoned(c.act, {c.t, c.h});
+    a.logits = pool.poisoned(c.act, {c.t, c.e});
+    a.indices = pool.poisoned(DType::kI32, {c.t, c.a});
+    a.weights = pool.poisoned(DType::kF32, {c.t, c.a});
+    run_first(kernels.rms_norm, RmsNormArgs{residual, a.delta, a.norm_weight, a.eps, a.round_before_weight, normed});
+    run_first(kernels.linear, LinearArgs{normed, a.router, a.router_bias, logits});
+    for (const KernelRow<NormRouterArgs>& row : kernels.norm_router.rows) {
+      if (!row.supports(a)) continue;
+      restore(a.residual);
+      Stream stream;
+      row.launch(a, stream);
+      check(cudaDeviceSynchronize(), row.name);
+      // The choice is judged on the row's own logits: a rounding may order two of them otherwise.
+      run_first(kernels.router, RouterArgs{a.logits, a.mode, indices, weights});
+      double error = std::max(relative_error(download(a.normed), download(normed)), relative_error(download(a.logits), download(logits)));
+      bool exact = download(a.residual) == download(residual) && download(a.indices) == download(indices) &&
+                   download(a.weights) == download(weights);
+      report.line(row.name, fmt::format("T={} H={} E={} A={} {}{}", c.t, c.h, c.e, c.a, name(c.act), c.delta ? " + delta" : ""),
+                  exact ? error : 1.0, bound_of(c.act));
+    }
+  }
+}
+
 struct SampleCase {
   int64_t rows, vocab;
   float spread;  // of the logits
@@ -439,6 +556,7 @@ int main_of(int argc, char** argv) {
   if (chosen("linear")) check_linear(kernels, seeds, report);
   if (chosen("moe")) check_moe(kernels, seeds, report);
   if (chosen("attention")) check_attention(kernels, seeds, report);
+  if (chosen("fused")) check_fused(kernels, seeds, report);
   if (chosen("sample")) check_sample(kernels, seeds, report);
   if (chosen("repeats")) check_repeats(kernels, seeds, report);
   std::printf("%d cases, %d failed\n", report.cases, report.failed);

@@ -141,6 +141,41 @@ struct SiluMulArgs {
   Tensor out;   // act [T, I]; may be gate
 };
 
+// Fused ops: what several ops above compute, in one launch. They have rows where that pays; a layer that finds none
+// runs the ops one by one (Step::try_run). Every value is rounded where the ops one by one would round it.
+
+// The front half of an attention layer: x through RmsNormArgs (no delta), LinearArgs for q, k and v, RopeArgs on q and
+// k, KvWriteArgs on k and v.
+struct QkvArgs {
+  Tensor x;            // act [T, H]
+  Tensor norm_weight;  // [H]
+  float eps = 1e-5f;
+  bool round_before_weight = false;
+  Weight q;                       // [Q*D, H]
+  Weight k, v;                    // [K*D, H]
+  Tensor q_bias, k_bias, v_bias;  // or undefined
+  Tensor cos, sin;                // act [T, D/2]
+  Tensor slots;                   // I32 [T]
+  KvPages cache;
+  Tensor out;  // act [T, Q, D]: the rotated queries
+};
+
+// RmsNormArgs, LinearArgs with the router's weight, RouterArgs.
+struct NormRouterArgs {
+  Tensor residual;     // act [T, H]; updated in place when delta is defined
+  Tensor delta;        // act [T, H] or undefined
+  Tensor norm_weight;  // [H]
+  float eps = 1e-5f;
+  bool round_before_weight = false;
+  Weight router;       // [E, H]
+  Tensor router_bias;  // [E] or undefined
+  RouterMode mode = RouterMode::kSoftmaxOfTopK;
+  Tensor normed;   // act [T, H]
+  Tensor logits;   // act [T, E]
+  Tensor indices;  // I32 [T, A]
+  Tensor weights;  // F32 [T, A]
+};
+
 // One row of SampleArgs, as it lies in device memory. Names and meanings as in tessera/sampling.h.
 struct SampleSettings {
   double temperature = 1.0;  // 0: greedy

@@ -9,6 +9,8 @@ KernelRow<EmbedArgs> embed_row();
 KernelRow<RmsNormArgs> rms_norm_row();
 KernelRow<AddArgs> add_row();
 KernelRow<SiluMulArgs> silu_mul_row();
+KernelRow<QkvArgs> qkv_small_row();
+KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<TokenFeedArgs> token_feed_row();
 KernelRow<LinearArgs> linear_small_row();

@@ -19,4 +19,9 @@ void add_reference_kernels(Kernels& kernels) {
   kernels.token_feed.rows.push_back(reference::token_feed_row());
 }
 
+void add_fused_reference_kernels(Kernels& kernels) {
+  kernels.qkv.rows.push_back(reference::qkv_row());
+  kernels.norm_router.rows.push_back(reference::norm_router_row());
+}
+
 }  // namespace tessera
