@@ -200,6 +200,7 @@ TEST(Engine, DeviceSamplesWhatTheHostWould) {
   std::vector<std::vector<TokenLogprob>> reports[2];
   for (bool recording : {false, true}) {
     Machine m(small(), {}, recording);
+    m.runner.warm_up();
     std::mt19937 random(3);
     ids[recording].resize(40);
     reports[recording].resize(40);
@@ -223,6 +224,7 @@ TEST(Engine, DeviceSamplesWhatTheHostWould) {
                        }});
     }
     m.drain();
+    EXPECT_EQ(m.runner.cache().pool().held(), 0);
   }
   EXPECT_EQ(ids[0], ids[1]);
   for (size_t i = 0; i < 40; ++i) {

@@ -2,13 +2,29 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <list>
 
 #include "kernels/arrange.h"
+#include "loading/cast.h"
 #include "loading/parallel_tasks.h"
 
 namespace tessera {
 
 namespace {
+
+// Vectors are held as F32 on the host; the GPU's products want a bias in the type of their activations. Narrowed where
+// that changes no value; the copies live in `kept`.
+Tensor narrowed(const Tensor& t, DType activations, std::list<std::vector<uint16_t>>& kept) {
+  if (t.dtype != DType::kF32 || activations == DType::kF32) return t;
+  std::vector<uint16_t> narrow(static_cast<size_t>(t.numel()));
+  std::vector<float> again(narrow.size());
+  cast_values(t.data, DType::kF32, narrow.data(), activations, t.numel());
+  cast_values(narrow.data(), activations, again.data(), DType::kF32, t.numel());
+  if (std::memcmp(again.data(), t.data, static_cast<size_t>(t.bytes())) != 0) return t;
+  kept.push_back(std::move(narrow));
+  return {kept.back().data(), t.shape, activations, Device{}};
+}
 
 void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read) {
   std::atomic<size_t> next{0};
@@ -41,7 +57,9 @@ Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& co
                     const ReadBytes& read, PlacementReport* report) {
   const auto start = std::chrono::steady_clock::now();
   int64_t bytes = 0;
+  std::list<std::vector<uint16_t>> kept;
   for (const WeightRow& row : plan.rows()) {
+    if (row.tensor) *row.tensor = narrowed(*row.tensor, activations, kept);
     if (row.tensor) bytes += row.tensor->bytes() + 256;
     if (row.weight && row.kind != RowKind::kAlias) bytes += cuda_arranged_bytes(*row.weight, activations);
   }

@@ -233,6 +233,16 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   const bool recordable = asynchronous() && !probe && shape.is_decode();
   if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
   copy_pages();
+  Step step = begin_step(shape, items);
+  Probe shown;
+  if (probe && staging_) shown = host_probe(*probe);
+  step.probe = shown ? &shown : probe;
+  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
+  if (logits_.defined()) logits_ = logits_.rows(0, rows);
+}
+
+// A step in scratch memory, with its inputs on their way.
+Step Runner::begin_step(const StepShape& shape, std::span<const RunItem> items) {
   scratch_.rewind(0);
   workspace_ = scratch_.allocate(workspace_bytes_);
   const int64_t inputs_at = scratch_.used();
@@ -240,12 +250,30 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
   inputs_ = step.ids.as<char>();
   fill(step, items);
-  Probe shown;
-  if (probe && staging_) shown = host_probe(*probe);
-  step.probe = shown ? &shown : probe;
   if (staging_) context_.to_device(inputs_, staging_, scratch_.used() - inputs_at);
-  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
-  if (logits_.defined()) logits_ = logits_.rows(0, rows);
+  return step;
+}
+
+void Runner::warm_up() {
+  if (!asynchronous()) return;
+  const std::vector<int32_t> prompt(static_cast<size_t>(std::min(options_.max_batch_tokens, options_.max_context)), 0);
+  {
+    std::unique_ptr<Sequence> sequence = open();
+    const RunItem item{.sequence = sequence.get(), .tokens = prompt, .want = WantLogits::kLast};
+    run({&item, 1});
+  }
+  int64_t last = 0;
+  for (int64_t n = 1; n <= options_.max_sequences; ++n) {
+    const StepShape shape = recorded_shape({.sequences = n, .max_context = 1}, options_.max_sequences,
+                                           options_.max_context, options_.page_size);
+    if (shape.sequences == last) continue;
+    last = shape.sequences;
+    for (int use = 0; use < 2; ++use) {
+      Step step = begin_step(shape, {});
+      replay(step, shape);
+      context_.synchronize();
+    }
+  }
 }
 
 void Runner::sample(std::span<const RowSampling> rows) {

@@ -52,6 +52,10 @@ class Runner {
          const RunnerOptions& options);
   ~Runner();
 
+  // Runs a prompt and records the decode steps of all sizes, so that no request waits for that; about a second on a
+  // GPU. REQUIRES: no sequence is open.
+  void warm_up();
+
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
   // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
@@ -87,6 +91,7 @@ class Runner {
   Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
   void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
+  Step begin_step(const StepShape& shape, std::span<const RunItem> items);
   Tensor replay(Step& step, const StepShape& shape);
   int32_t* host(const Tensor& input) const;
   Probe host_probe(const Probe& probe);
