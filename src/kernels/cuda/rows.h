@@ -24,6 +24,7 @@ KernelRow<AttentionArgs> attention_decode_row();
 KernelRow<AttentionArgs> attention_flash_row();
 KernelRow<AttentionArgs> attention_any_row();
 KernelRow<RouterArgs> router_row();
+KernelRow<MoeArgs> moe_bf16_mxfp4_single_row();
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row();
 KernelRow<MoeArgs> moe_bf16_mxfp4_sm90_row();
 KernelRow<MoeArgs> moe_any_row();
