@@ -142,14 +142,14 @@ __global__ void __launch_bounds__(32 * kDownWarps, 6) moe_single_down(DownArgs a
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int rank = blockIdx.x, unit = blockIdx.y, quarter = unit % 4;
   int slot = min(2 * rank + warp / 2, a.active - 1);  // an odd last slot is done twice, and counted once
-  int begin = a.k_atoms * (warp % 2) / 2, count = a.k_atoms * (warp % 2 + 1) / 2 - begin;
+  int begin = a.k_atoms * (warp % 2) / 2, count = a.k_atoms * (warp % 2 + 1) / 2 - begin, last = max(count - 1, 0);
   int64_t expert = a.indices[slot];
   const uint8_t* from = a.atoms + ((expert * a.strips + unit / 4) * a.k_atoms + begin) * kAtomBytes;
   uint32_t own = ring + (warp * kDownStages * 32 + lane) * 16;
   uint32_t scales[kDownStages];
 #pragma unroll
   for (int i = 0; i < kDownStages; ++i) {
-    const uint8_t* atom = from + min(i, count - 1) * kAtomBytes;
+    const uint8_t* atom = from + min(i, last) * kAtomBytes;
     cp_async_16(own + i * kShareBytes, atom + quarter * kShareBytes + lane * 16, i < count);
     cp_async_commit();
     scales[i] = load_weights_word_if(atom + kAtomValueBytes + quarter * 32 + g * 4, i < count);
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(32 * kDownWarps, 6) moe_single_down(DownArgs a
     constexpr int i = decltype(index)::value;
     cp_async_wait<kDownStages - 1 - i>();
     uint4 w = load_smem(own + i * kShareBytes), now[2][1] = {{xb[0][0]}, {xb[1][0]}};
-    const bf16* ahead = x + min(i + 1, count - 1) * static_cast<int>(kAtomColumns);
+    const bf16* ahead = x + min(i + 1, last) * static_cast<int>(kAtomColumns);
     xb[0][0] = load_act(ahead);
     xb[1][0] = load_act(ahead + 32);
     atom_mma<1>(acc, w, scales[i], now);  // past the end: zeros
