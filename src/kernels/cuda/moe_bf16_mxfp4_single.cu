@@ -133,7 +133,8 @@ struct DownArgs {
   int strips, k_atoms, active;
   const bf16* x;  // [A, I]
   AnyVector bias;
-  bf16* out;  // [H]
+  bf16* out;       // [H]
+  bf16* residual;  // [H] or null: then it gets the sum added, and out nothing
 };
 
 // Grid: ((A + 1) / 2 blocks of a cluster, H / 16). Warps 2s and 2s+1 of block r: slot 2r + s, halves of K.
@@ -196,7 +197,13 @@ __global__ void __launch_bounds__(32 * kDownWarps, 6) moe_single_down(DownArgs a
   if (rank != 0 || threadIdx.x >= kUnitRows) return;
   float sum = 0.0f;
   for (int s = 0; s < a.active; ++s) sum += load_smem_float(terms + (s * kUnitRows + threadIdx.x) * 4);
-  a.out[unit * kUnitRows + threadIdx.x] = __float2bfloat16_rn(sum);
+  int row = unit * kUnitRows + threadIdx.x;
+  bf16 rounded = __float2bfloat16_rn(sum);
+  if (a.residual == nullptr) {
+    a.out[row] = rounded;
+  } else {
+    a.residual[row] = __float2bfloat16_rn(to_float(a.residual[row]) + to_float(rounded));
+  }
 }
 
 int up_smem(int64_t hidden) {
@@ -224,7 +231,9 @@ Verdict supports(const MoeArgs& a) {
   return kAccepted;
 }
 
-void run(const MoeArgs& a, Stream& stream) {
+int64_t workspace(const MoeArgs& a) { return a.indices.dim(1) * a.down.k * 2; }
+
+void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   auto vector_of = [](const Tensor& t) { return AnyVector{t.data, t.dtype}; };
   int active = static_cast<int>(a.indices.dim(1));
   int64_t hidden = a.x.dim(1), inner = a.down.k;
@@ -248,17 +257,26 @@ void run(const MoeArgs& a, Stream& stream) {
                 active,
                 activations,
                 vector_of(a.down_bias),
-                a.out.as<bf16>()};
+                a.out.as<bf16>(),
+                residual.as<bf16>()};
   unsigned cluster = static_cast<unsigned>(active + 1) / 2;
   launch_clusters("moe down", moe_single_down, dim3(cluster, hidden / kUnitRows), dim3(32 * kDownWarps), kDownBytes, cluster, stream,
                   down);
 }
 
+void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
+
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_single_row() {
   return {"moe_bf16_mxfp4_single_sm90", DeviceType::kCuda, "MXFP4 atoms, one token: two kernels that share the chip", supports,
-          [](const MoeArgs& a) { return a.indices.dim(1) * a.down.k * 2; }, run};
+          workspace, run};
+}
+
+KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_single_row() {
+  return {"moe_add_bf16_mxfp4_single_sm90", DeviceType::kCuda, "the same, added to the residual", [](const MoeAddArgs& a) { return supports(a.moe); },
+          [](const MoeAddArgs& a) { return workspace(a.moe); },
+          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }};
 }
 
 }  // namespace tessera::cuda
