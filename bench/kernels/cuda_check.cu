@@ -109,6 +109,26 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
     atoms.gate_up = m.gate_up_atoms;
     atoms.down = m.down_atoms;
     each_row(kernels.moe, atoms, atoms.out, judge);
+    // The same rows adding to a residual: exactly what they computed.
+    Tensor start = pool.normal(DType::kBF16, {c.t, c.h}, 2.0f);
+    for (size_t i = 0; i < kernels.moe_add.rows.size(); ++i) {
+      const KernelRow<MoeAddArgs>& row = kernels.moe_add.rows[i];
+      MoeAddArgs added{atoms, pool.raw(DType::kBF16, {c.t, c.h})};
+      if (!row.supports(added)) continue;
+      auto reset = [&] { check(cudaMemcpy(added.residual.data, start.data, start.bytes(), cudaMemcpyDeviceToDevice), "copy"); };
+      Buffer workspace(row.workspace(added));
+      Stream stream;
+      stream.workspace = workspace.data();
+      kernels.moe.rows[i].launch(atoms, stream);
+      reset();
+      AddArgs add{added.residual, atoms.out};
+      kernels.add.rows[0].launch(add, stream);
+      std::vector<double> expected = download(added.residual);
+      reset();
+      row.launch(added, stream);
+      report.line(row.name, fmt::format("T={} E={} A={} H={} I={} residual", c.t, c.e, c.a, c.h, c.i),
+                  relative_error(download(added.residual), expected), 0);
+    }
     // The arrangement is exact: back on the host it gives the checkpoint's bytes.
     if (c.h <= 320) {
       const Weight& w = m.args.gate_up;

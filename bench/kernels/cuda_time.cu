@@ -396,8 +396,14 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
           linear(x, l.router, l.router_bias, logits);
           b.run(b.kernels.router, RouterArgs{logits, RouterMode::kSoftmaxOfTopK, index, weight});
         }
-        b.run(b.kernels.moe, MoeArgs{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta});
-        b.run(b.kernels.add, AddArgs{residual, delta});
+        const MoeArgs experts_args{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta};
+        const MoeAddArgs added{experts_args, residual};
+        if (fused && b.kernels.moe_add.choose(added)) {
+          b.run(b.kernels.moe_add, added);
+        } else {
+          b.run(b.kernels.moe, experts_args);
+          b.run(b.kernels.add, AddArgs{residual, delta});
+        }
       }
       b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, final_norm, 1e-5f, false, x});
       linear(x, head, {}, vocabulary);

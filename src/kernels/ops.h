@@ -176,6 +176,12 @@ struct NormRouterArgs {
   Tensor weights;  // F32 [T, A]
 };
 
+// MoeArgs, then residual += out as in AddArgs. out itself may be left unwritten.
+struct MoeAddArgs {
+  MoeArgs moe;
+  Tensor residual;  // act [T, H], updated in place
+};
+
 // One row of SampleArgs, as it lies in device memory. Names and meanings as in tessera/sampling.h.
 struct SampleSettings {
   double temperature = 1.0;  // 0: greedy

@@ -2,7 +2,7 @@
 
 namespace tessera {
 
-Tensor moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta) {
+void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta) {
   const int64_t tokens = residual.dim(0);
   Tensor x = step.alloc(residual.shape);
   Tensor logits = step.alloc({tokens, m.router.w.n});
@@ -30,17 +30,19 @@ Tensor moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Te
   step.show("router_indices", layer, indices);
   step.show("router_weights", layer, weights);
   Tensor out = step.alloc(residual.shape);
-  step.run(step.kernels->moe, MoeArgs{.x = x,
-                                      .indices = indices,
-                                      .weights = weights,
-                                      .gate_up = m.gate_up,
-                                      .gate_up_bias = m.gate_up_bias,
-                                      .down = m.down,
-                                      .down_bias = m.down_bias,
-                                      .activation = m.activation,
-                                      .limit = m.limit,
-                                      .out = out});
-  return out;
+  const MoeArgs experts{.x = x,
+                        .indices = indices,
+                        .weights = weights,
+                        .gate_up = m.gate_up,
+                        .gate_up_bias = m.gate_up_bias,
+                        .down = m.down,
+                        .down_bias = m.down_bias,
+                        .activation = m.activation,
+                        .limit = m.limit,
+                        .out = out};
+  if (step.try_run(step.kernels->moe_add, MoeAddArgs{.moe = experts, .residual = residual})) return;
+  step.run(step.kernels->moe, experts);
+  step.run(step.kernels->add, AddArgs{.x = residual, .delta = out});
 }
 
 }  // namespace tessera

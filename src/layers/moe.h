@@ -17,7 +17,7 @@ struct Moe {
   float limit = 7.0f;
 };
 
-// residual += delta; the experts' answer to its norm: [T, H], not yet added to the residual.
-Tensor moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta);
+// residual += delta, then residual += the experts' answer to its norm.
+void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta);
 
 }  // namespace tessera

@@ -112,9 +112,12 @@ class Decoder final : public Model {
       const int index = static_cast<int>(i);
       Tensor attended = attention(step, index, layer.attention, rope, layer.input_norm, x);
       step.show("attention", index, attended);
-      Tensor mixed = layer.sparse ? moe(step, index, layer.moe, layer.post_norm, x, attended)
-                                  : mlp(step, layer.mlp, norm(step, layer.post_norm, x, attended));
-      step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+      if (layer.sparse) {
+        moe(step, index, layer.moe, layer.post_norm, x, attended);
+      } else {
+        Tensor mixed = mlp(step, layer.mlp, norm(step, layer.post_norm, x, attended));
+        step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+      }
       step.show("hidden", index, x);
     }
     Tensor last = norm(step, norm_, x);

@@ -125,8 +125,7 @@ class GptOss final : public Model {
       const int index = static_cast<int>(i);
       Tensor attended = attention(step, index, layer.attention, rope, layer.input_norm, x);
       step.show("attention", index, attended);
-      Tensor mixed = moe(step, index, layer.moe, layer.post_norm, x, attended);
-      step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+      moe(step, index, layer.moe, layer.post_norm, x, attended);
       step.show("hidden", index, x);
     }
     Tensor last = norm(step, norm_, x);

@@ -57,6 +57,15 @@ void run_norm_router(const NormRouterArgs& a, Stream& stream) {
   router_row().launch({.logits = a.logits, .mode = a.mode, .indices = a.indices, .weights = a.weights}, stream);
 }
 
+Verdict supports_moe_add(const MoeAddArgs& a) {
+  return moe_row().supports(a.moe);
+}
+
+void run_moe_add(const MoeAddArgs& a, Stream& stream) {
+  moe_row().launch(a.moe, stream);
+  add_row().launch({.x = a.residual, .delta = a.moe.out}, stream);
+}
+
 }  // namespace
 
 KernelRow<QkvArgs> qkv_row() {
@@ -66,6 +75,18 @@ KernelRow<QkvArgs> qkv_row() {
 KernelRow<NormRouterArgs> norm_router_row() {
   return {"norm_router_any_ref", DeviceType::kCpu, "the ops one by one",
           supports_norm_router,  nullptr,          run_norm_router};
+}
+
+KernelRow<MoeAddArgs> moe_add_row() {
+  return {"moe_add_any_ref",
+          DeviceType::kCpu,
+          "the ops one by one",
+          supports_moe_add,
+          [](const MoeAddArgs& a) {
+            const auto workspace = moe_row().workspace;
+            return workspace ? workspace(a.moe) : 0;
+          },
+          run_moe_add};
 }
 
 }  // namespace tessera::reference

@@ -18,6 +18,7 @@ KernelRow<MoeArgs> moe_row();
 KernelRow<SiluMulArgs> silu_mul_row();
 KernelRow<QkvArgs> qkv_row();
 KernelRow<NormRouterArgs> norm_router_row();
+KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<TokenFeedArgs> token_feed_row();
 

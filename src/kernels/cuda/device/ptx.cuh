@@ -157,6 +157,10 @@ __device__ __forceinline__ float load_smem_float(uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ void store_smem_float(uint32_t address, float v) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+}
+
 // The compiler forgets what it knows of v, such as its halves as floats, which would take twice the registers.
 __device__ __forceinline__ void forget(uint4& v) { asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)); }
 
