@@ -34,7 +34,7 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
   }
   const std::vector<BatchOutput> outputs = generate_batch(glossary(), requests, GetParam().second);
   ASSERT_EQ(outputs.size(), requests.size());
-  int64_t cached = 0;
+  int64_t cached = 0, preempted = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const BatchOutput& out = outputs[i];
     EXPECT_EQ(out.id, requests[i].id);
@@ -45,7 +45,9 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
     EXPECT_LE(out.first_token_time, out.finished_time);
     EXPECT_EQ(out.timestamps.size(), GetParam().second.record_timestamps ? out.generation.ids.size() : 0u);
     cached += out.cached_tokens;
+    preempted += out.preemptions;
   }
+  EXPECT_TRUE(preempted > 0 || GetParam().second.num_blocks == 0);
   EXPECT_EQ(cached > 0, GetParam().second.allow_block_sharing);
 }
 
@@ -56,6 +58,11 @@ INSTANTIATE_TEST_SUITE_P(
                         "small_cache_small_pages",
                         BatchOptions{
                             .max_requests_per_batch = 33, .max_batch_tokens = 77, .block_size = 16, .num_blocks = 120}},
+                    std::pair{"swapping", BatchOptions{.max_requests_per_batch = 33,
+                                                       .max_batch_tokens = 77,
+                                                       .block_size = 16,
+                                                       .num_blocks = 100,
+                                                       .swap_memory = int64_t{64} << 20}},
                     std::pair{"prefill_first_big_pages", BatchOptions{.max_requests_per_batch = 8,
                                                                       .block_size = 128,
                                                                       .allow_block_sharing = false,

@@ -43,12 +43,19 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
          options.max_context, model->info().max_position_embeddings);
   }
   if (options.max_context > 0) length = options.max_context;
+  if (options.cache_memory < 0)
+    fail(ErrorCode::kInvalidArgument, "cache_memory is {}; expected 0 or more", options.cache_memory);
+  int64_t mapped_bytes = 0;
+  for (const LoadedRow& row : rows) mapped_bytes += row.mapped ? row.memory_bytes : 0;
   runner = std::make_unique<Runner>(*model, kernels, pool, *context,
                                     RunnerOptions{.dtype = dtype,
                                                   .max_context = length,
                                                   .max_batch_tokens = std::min(options.max_batch_tokens, length),
                                                   .page_size = options.page_size,
-                                                  .ignore_window = options.ignore_window});
+                                                  .ignore_window = options.ignore_window,
+                                                  .cache_bytes = options.cache_memory,
+                                                  .fit_context = options.max_context == 0 && options.cache_memory == 0,
+                                                  .mapped_bytes = mapped_bytes});
   engine = std::make_unique<Engine>(*runner, EngineOptions{});
   tokenizer = reading.get();
   log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,

@@ -113,8 +113,8 @@ void print(Output& out, const char* mode, const TrafficResult& r) {
   out.text(
       fmt::format("  output           {:.1f} tokens/s ({} tokens; prompts {}, of which {} from the prefix cache)\n",
                   static_cast<double>(r.output_tokens) / r.seconds, r.output_tokens, r.prompt_tokens, r.cached_tokens));
-  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions\n", r.occupancy, r.steps,
-                       r.preemptions));
+  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions, {} of them by swapping\n",
+                       r.occupancy, r.steps, r.preemptions, r.swaps));
   out.text(fmt::format("  cache            {:.1f} MiB at most of {:.1f} MiB\n",
                        static_cast<double>(r.peak_cache_bytes) / (1 << 20),
                        static_cast<double>(r.cache_bytes) / (1 << 20)));

@@ -79,6 +79,7 @@ class TrafficRun {
     result_.occupancy = occupied / result_.seconds;
     result_.steps = after.steps - before.steps;
     result_.preemptions = after.preemptions - before.preemptions;
+    result_.swaps = after.swaps - before.swaps;
     result_.drafted = after.drafted_tokens - before.drafted_tokens;
     result_.accepted = after.accepted_tokens - before.accepted_tokens;
     result_.cache_bytes = machine_.runner.memory().cache_bytes;
@@ -182,6 +183,7 @@ OrderedJson traffic_json(const TrafficResult& r) {
           {"occupancy", r.occupancy},
           {"steps", r.steps},
           {"preemptions", r.preemptions},
+          {"swaps", r.swaps},
           {"drafted_tokens", r.drafted},
           {"accepted_tokens", r.accepted},
           {"cache_bytes", r.cache_bytes},

@@ -43,7 +43,7 @@ struct TrafficResult {
   int64_t requests = 0, failed = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
   double occupancy = 0;  // requests in a step, averaged over time
-  int64_t steps = 0, preemptions = 0, drafted = 0, accepted = 0;
+  int64_t steps = 0, preemptions = 0, swaps = 0, drafted = 0, accepted = 0;
   int64_t cache_bytes = 0, peak_cache_bytes = 0;
   std::vector<double> ttft, itl, tpot;  // seconds: first token, gaps between tokens, mean gap of each request
   std::vector<StepRecord> records;

@@ -241,7 +241,8 @@ void Engine::draft() {
     Sample& sample = static_cast<Sample&>(*job);
     const RequestResult& r = sample.result;
     const bool hopeless = r.drafted_tokens >= kTrial && r.accepted_tokens * 10 < r.drafted_tokens * 3;
-    if (!sample.ended && !hopeless && sample.pending() == 1)
+    const bool parts = r.completion_tokens == 0 && sample.live.request.samples > 1;  // the others start from the prompt
+    if (!sample.ended && !hopeless && !parts && sample.pending() == 1)
       look_up_draft(sample.tokens, options_.prompt_lookup, sample.draft);
   }
 }
@@ -547,6 +548,7 @@ void Engine::publish_stats(const StepPlan& plan) {
   c.running = scheduler_.running();
   c.waiting = scheduler_.waiting();
   c.preemptions = scheduler_.counters().preemptions;
+  c.swaps = scheduler_.counters().swaps;
   c.pages = pool.capacity();
   c.pages_held = pool.held();
   c.pages_cached = pool.cached();

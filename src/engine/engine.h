@@ -33,7 +33,7 @@ struct EngineStats {
   int64_t step_tokens = 0, step_requests = 0;    // of the last step
   int64_t running = 0, waiting = 0;
   int64_t finished = 0, failed = 0, cancelled = 0;
-  int64_t preemptions = 0;
+  int64_t preemptions = 0, swaps = 0;  // swaps: preemptions that kept their work in host memory
   int64_t drafted_tokens = 0, accepted_tokens = 0;
   int64_t pages = 0, pages_held = 0, pages_cached = 0, pages_peak = 0;
   CacheCounters cache;

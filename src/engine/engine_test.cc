@@ -84,6 +84,7 @@ struct Case {
   double cache_share;  // of what 8 whole contexts need
   EngineOptions engine;
   bool prefix_cache = true;
+  double swap_share = 0;   // as cache_share
   bool recording = false;  // as on a GPU
 };
 
@@ -100,6 +101,8 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   const int64_t one = layout.pages_for(options.max_context, options.max_batch_tokens, c.page_size);
   options.cache_bytes = std::max<int64_t>(one, static_cast<int64_t>(static_cast<double>(one) * 8 * c.cache_share)) *
                         layout.page_bytes(c.page_size, 4);
+  options.swap_bytes =
+      static_cast<int64_t>(static_cast<double>(one) * 8 * c.swap_share) * layout.page_bytes(c.page_size, 4);
   Machine m(options, c.engine, c.recording);
   std::mt19937 random(9);
   std::vector<std::vector<int32_t>> prompts;
@@ -126,6 +129,9 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   if (auto* context = dynamic_cast<RecordingContext*>(m.context.get()))
     EXPECT_TRUE(context->replayed > 10 * context->recorded || c.batch_tokens == 1 || c.engine.prompt_lookup > 0);
   EXPECT_TRUE(c.cache_share > 0.3 || stats.preemptions > 0);
+  EXPECT_EQ(c.swap_share > 0, stats.cache.swapped_in_pages > 0);
+  EXPECT_TRUE(c.swap_share < 0.3 || stats.swaps == stats.preemptions);
+  EXPECT_EQ(m.runner.cache().host_pool().held(), 0);
   EXPECT_EQ(c.prefix_cache, stats.cache.hits > 0);
   EXPECT_TRUE(c.engine.prompt_lookup == 0 || stats.accepted_tokens > stats.drafted_tokens / 4);
 }
@@ -140,6 +146,17 @@ std::vector<Case> cases(bool recording) {
                            Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
                            Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
                            Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
+                           Case{"swapped", 8, 64, 60, 0.16, {}, true, 1.0},
+                           Case{"swapped_little_room", 8, 64, 60, 0.16, {}, true, 0.05},
+                           Case{"swapped_no_prefix_cache", 8, 64, 60, 0.16, {}, false, 1.0},
+                           Case{"swapped_prefill_first_lookup",
+                                16,
+                                64,
+                                60,
+                                0.16,
+                                {.policy = SchedulePolicy::kPrefillFirst, .prompt_lookup = 6},
+                                true,
+                                0.5},
                            Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}};
   for (Case& c : all) c.recording = recording;
   return all;
@@ -235,6 +252,21 @@ TEST(Engine, DeviceSamplesWhatTheHostWould) {
       ASSERT_EQ(a.top.size(), b.top.size());
       for (size_t k = 0; k < a.top.size(); ++k) EXPECT_EQ(a.top[k].first, b.top[k].first);
     }
+  }
+}
+
+// The prompt's last token is a step of its own, for which a draft could be looked up.
+TEST(Engine, SamplesPartAtThePromptWhateverIsDrafted) {
+  RunnerOptions options = small();
+  options.max_batch_tokens = 20;
+  for (int64_t length : {1, 21, 41}) {
+    Machine m(options, {.prompt_lookup = 6});
+    std::vector<int32_t> prompt(static_cast<size_t>(length));
+    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(i % 3);
+    std::vector<Answer> answers(3);
+    m.engine.submit(request(prompt, 20, answers));
+    m.drain();
+    for (const Answer& a : answers) EXPECT_EQ(a.ids, ToyModel::answer(prompt, 20));
   }
 }
 
@@ -349,8 +381,8 @@ TEST_P(EngineClients, Random) {
   const double seconds = text ? std::atof(text) : 2.0;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
-  options.cache_bytes =
-      2 * layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
+  options.cache_bytes = layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
+  options.swap_bytes = options.cache_bytes / 4;  // some of the preempted are swapped out, some computed again
   Machine m(options, {.max_queue = 40, .prompt_lookup = 3}, GetParam());
   std::atomic<int64_t> accepted{0}, ended{0}, wrong{0}, full{0}, finished{0};
   m.engine.start();
@@ -360,8 +392,8 @@ TEST_P(EngineClients, Random) {
       std::mt19937 random(c);
       while (m.engine.now() < seconds) {
         const int samples = random() % 4 == 0 ? 2 : 1;
-        const auto length = static_cast<int64_t>(1 + random() % 60);
-        std::vector<int32_t> prompt = random_prompt(random, 150);
+        const auto length = static_cast<int64_t>(1 + random() % 120);
+        std::vector<int32_t> prompt = random_prompt(random, random() % 2 ? 20 : 150);
         auto got = std::make_shared<std::vector<std::vector<int32_t>>>(static_cast<size_t>(samples));
         const Submission s =
             m.engine.submit({.prompt = prompt,
@@ -400,6 +432,9 @@ TEST_P(EngineClients, Random) {
   EXPECT_EQ(ended, accepted);
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(finished, 0);
+  EXPECT_GT(m.engine.stats().swaps, 0);
+  EXPECT_GT(m.engine.stats().preemptions, m.engine.stats().swaps);
+  EXPECT_EQ(m.runner.cache().host_pool().held(), 0);
   EXPECT_EQ(m.engine.stats().pages_held, 0);
   EXPECT_EQ(m.runner.cache().pool().held(), 0);
 }

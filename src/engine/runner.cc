@@ -4,6 +4,8 @@
 
 #include "core/error.h"
 #include "core/host_memory.h"
+#include "core/log.h"
+#include "engine/cache_budget.h"
 
 namespace tessera {
 
@@ -36,8 +38,10 @@ Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, Dev
   options_.max_batch_tokens = std::max(options_.max_batch_tokens, options_.max_sequences);
   options_.max_logit_rows = std::clamp(options_.max_logit_rows, options_.max_sequences, options_.max_batch_tokens);
   layout_ = layout_cache(spec_, options_.ignore_window);
-  allocate_cache();
+  Arena shapes = Arena::measuring(context_.device());
+  describe_pages(shapes, 1);
   measure();
+  allocate_cache();
 }
 
 Runner::~Runner() {
@@ -45,46 +49,57 @@ Runner::~Runner() {
   context_.release_host(host_logits_);
 }
 
-// Pages of the stated budget, or as many as the sequences can use at once within half of what is free. One sequence of
-// max_context must fit, so that a scheduler which preempts all others can always finish it.
-int64_t Runner::count_pages() const {
-  const int64_t page_size = options_.page_size, bytes = page_bytes();
-  const int64_t chunk = std::min(options_.max_batch_tokens, options_.max_context);
-  const int64_t one = layout_.pages_for(options_.max_context, chunk, page_size);
-  if (options_.cache_bytes > 0) {
-    const int64_t pages = options_.cache_bytes / bytes;
-    if (pages < one) {
-      fail(ErrorCode::kOutOfMemory,
-           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, "
-           "or raise "
-           "--cache-memory to {:.1f} MiB",
-           static_cast<double>(options_.cache_bytes) / (1 << 20), layout_.tokens_for(pages, chunk, page_size),
-           options_.max_context, static_cast<double>(one * bytes) / (1 << 20));
-    }
-    return pages;
+// What the device has left after weights and scratch. A machine's main memory is shared with other programs, which get
+// half of it; a GPU keeps a little for the driver's and libraries' own needs.
+int64_t Runner::memory_left() const {
+  if (context_.device().type == DeviceType::kCpu)
+    return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2;
+  const DeviceInfo info = context_.info();
+  return info.free_bytes - info.total_bytes / 16;
+}
+
+int64_t Runner::count_pages() {
+  const CacheBudget budget = plan_cache(layout_, {.page_size = options_.page_size,
+                                                  .page_bytes = page_bytes(),
+                                                  .chunk = options_.max_batch_tokens,
+                                                  .sequences = options_.max_sequences,
+                                                  .max_context = options_.max_context,
+                                                  .fit_context = options_.fit_context,
+                                                  .stated_bytes = options_.cache_bytes,
+                                                  .free_bytes = memory_left()});
+  if (budget.max_context < options_.max_context)
+    log::warn("the context is cut from {} to {} tokens: no more fit into memory", options_.max_context,
+              budget.max_context);
+  options_.max_context = budget.max_context;
+  return std::min(budget.pages, INT32_MAX / options_.page_size);
+}
+
+void Runner::describe_pages(Arena& arena, int64_t pages) {
+  stores_.clear();
+  for (const LayerCache& c : layout_.stores) {
+    Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
+    Tensor k = arena.tensor(options_.dtype, shape);
+    stores_.push_back({k, arena.tensor(options_.dtype, shape)});
   }
-  const bool on_gpu = context_.device().type == DeviceType::kCuda;
-  const int64_t free = (on_gpu ? context_.info().free_bytes : available_memory()) / 2 / bytes;
-  return std::max(one, std::min(one * options_.max_sequences, free));
+  views_.resize(spec_.layers.size());
+  for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores_[static_cast<size_t>(layout_.store_of_layer[i])];
 }
 
 void Runner::allocate_cache() {
-  const int64_t pages = std::min(count_pages(), INT32_MAX / options_.page_size);
+  const int64_t pages = count_pages();
+  const auto host_pages =
+      static_cast<int32_t>(std::min<int64_t>(options_.swap_bytes / page_bytes(), INT32_MAX / options_.page_size));
   cache_ = std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
                                                      .page_size = options_.page_size,
                                                      .pages = static_cast<int32_t>(pages),
+                                                     .host_pages = host_pages,
                                                      .prefix_cache = options_.prefix_cache,
                                                      .checkpoint_tokens = options_.checkpoint_tokens});
   memory_.cache_bytes = pages * page_bytes();
   cache_arena_ = Arena(context_, memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 512);
-  std::vector<KvPages> stores;
-  for (const LayerCache& c : layout_.stores) {
-    Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
-    Tensor k = cache_arena_.tensor(options_.dtype, shape);
-    stores.push_back({k, cache_arena_.tensor(options_.dtype, shape)});
-  }
-  views_.resize(spec_.layers.size());
-  for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores[static_cast<size_t>(layout_.store_of_layer[i])];
+  describe_pages(cache_arena_, pages);
+  mover_ = std::make_unique<PageMover>(context_, layout_, stores_, host_pages);
+  memory_.swap_bytes = mover_->host_bytes();
 }
 
 // Runs the forward pass without launching anything, for the largest prefill and for every decode step that is recorded.
@@ -203,18 +218,6 @@ void Runner::fill_tables(const CacheGroup& group, size_t number, std::span<const
   std::fill(slot, end, -1);
 }
 
-void Runner::copy_pages() {
-  for (const PageCopy& copy : cache_->take_copies()) {
-    for (int layer : layout_.groups[static_cast<size_t>(copy.group)].layers) {
-      const KvPages& pages = views_[static_cast<size_t>(layer)].pages;
-      for (const Tensor& t : {pages.k, pages.v}) {
-        const Tensor to = t.rows(copy.to, 1);
-        context_.copy_on_device(to.data, t.rows(copy.from, 1).data, to.bytes());
-      }
-    }
-  }
-}
-
 void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   context_.make_current();
   StepShape shape{.sequences = static_cast<int64_t>(items.size()), .table_width = 1};
@@ -232,7 +235,7 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   const int64_t rows = shape.rows;
   const bool recordable = asynchronous() && !probe && shape.is_decode();
   if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
-  copy_pages();
+  mover_->make(cache_->take_copies());
   Step step = begin_step(shape, items);
   Probe shown;
   if (probe && staging_) shown = host_probe(*probe);

@@ -11,6 +11,7 @@
 #include "cache/cache_spec.h"
 #include "cache/paged_cache.h"
 #include "engine/device_sampling.h"
+#include "engine/page_swap.h"
 #include "engine/step_shape.h"
 #include "models/model.h"
 
@@ -24,7 +25,10 @@ struct RunnerOptions {
   int64_t max_logit_rows = 128;    // rows of logits in one step
   int64_t page_size = 32;
   bool ignore_window = false;
-  int64_t cache_bytes = 0;  // of all pages; 0: enough for max_sequences, as far as half of the free memory goes
+  int64_t cache_bytes = 0;   // of all pages; 0: enough for max_sequences, as far as what is left goes
+  bool fit_context = false;  // cut max_context to what is left, rather than fail
+  int64_t swap_bytes = 0;    // main memory for sequences that are swapped out
+  int64_t mapped_bytes = 0;  // weights that lie in file pages, which a system counts as free memory
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;  // see CacheOptions
 };
@@ -42,6 +46,7 @@ struct RunItem {
 struct RunnerMemory {
   int64_t cache_bytes = 0;    // of all pages; on a CPU they are touched when first used
   int64_t scratch_bytes = 0;  // activations and kernel workspace
+  int64_t swap_bytes = 0;
 };
 
 class Runner {
@@ -84,10 +89,11 @@ class Runner {
   int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.dtype)); }
 
  private:
-  int64_t count_pages() const;
+  int64_t count_pages();
+  int64_t memory_left() const;
+  void describe_pages(Arena& arena, int64_t pages);
   void allocate_cache();
   void measure();
-  void copy_pages();
   Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
   void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
@@ -105,6 +111,8 @@ class Runner {
   CacheLayout layout_;
   std::unique_ptr<PagedCache> cache_;
   Arena cache_arena_;
+  std::vector<KvPages> stores_;
+  std::unique_ptr<PageMover> mover_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
   void* workspace_ = nullptr;  // the first part of scratch

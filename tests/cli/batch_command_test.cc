@@ -1,11 +1,13 @@
 // tessera batch and bench from outside: a file of requests, a run that was killed, and the figures as JSON.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "cli/program.h"
 
@@ -81,6 +83,66 @@ TEST_F(BatchCommand, AnswersAllAndGoesOnAfterAKill) {
   json report = json::parse(second.out);
   EXPECT_EQ(report["earlier"], 2);
   EXPECT_EQ(report["written"], 3);
+}
+
+// Killed again and again at random moments, each time after a little more was written, and started again: in the end
+// every request has its one result, and it is that of a run which nobody disturbed.
+TEST_F(BatchCommand, KilledAtRandomNothingIsLostOrRepeated) {
+  constexpr int kRequests = 40, kKills = 8;
+  {
+    std::ofstream file(path("many.jsonl"));
+    for (int i = 0; i < kRequests; ++i) {
+      file << json{{"custom_id", std::to_string(i)},
+                   {"method", "POST"},
+                   {"url", "/v1/completions"},
+                   {"body",
+                    {{"prompt", {i + 1, 2 * i + 1, 3 * i + 1}},
+                     {"temperature", 1.0},
+                     {"seed", i},
+                     {"n", 1 + i % 3 / 2},
+                     {"max_tokens", 10 + i % 7 * 10}}}}
+           << "\n";
+    }
+  }
+  // custom_id -> what does not depend on the clock.
+  auto read = [&](const char* name) {
+    std::ifstream file(path(name));
+    std::map<std::string, json> out;
+    for (std::string line; std::getline(file, line) && !file.eof();) {  // eof: the last line has no end
+      json result = json::parse(line);
+      EXPECT_TRUE(out.emplace(result["custom_id"], result["response"]["body"]["choices"]).second) << "twice: " << line;
+    }
+    return out;
+  };
+  auto args = [&](const char* results) -> std::vector<std::string> {
+    return {"batch", kModel, path("many.jsonl"), "-o", path(results), "--max-requests", "6", "--json"};
+  };
+  Outcome undisturbed = run_tessera(args("whole.jsonl"));
+  ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.err;
+  const std::map<std::string, json> whole = read("whole.jsonl");
+  ASSERT_EQ(whole.size(), static_cast<size_t>(kRequests));
+
+  std::mt19937 random(std::random_device{}());
+  auto size = [&] { return fs::exists(path("results.jsonl")) ? fs::file_size(path("results.jsonl")) : uintmax_t{0}; };
+  const uintmax_t share = fs::file_size(path("whole.jsonl")) / (kKills + 1);
+  int killed = 0;
+  for (int i = 0; i < kKills; ++i) {
+    const uintmax_t before = size(), enough = before + random() % share;
+    uint32_t wait = random() % 30;  // milliseconds longer
+    const int code = run_and_kill(args("results.jsonl"), [&] { return size() > enough && wait-- == 0; });
+    EXPECT_TRUE(code == 0 || code == 128 + SIGKILL) << code;
+    killed += code != 0;
+    EXPECT_GE(size() + 4096, before);  // a torn line may go
+    for (const auto& [id, choices] : read("results.jsonl")) EXPECT_EQ(choices, whole.at(id)) << id;
+  }
+  EXPECT_GT(killed, 0);
+  const size_t earlier = read("results.jsonl").size();
+  Outcome last = run_tessera(args("results.jsonl"));
+  ASSERT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_EQ(read("results.jsonl"), whole);
+  const json report = json::parse(last.out);
+  EXPECT_EQ(report["earlier"], earlier);
+  EXPECT_EQ(report["written"], kRequests - earlier);
 }
 
 TEST_F(BatchCommand, WrongFiles) {
