@@ -55,8 +55,8 @@ struct BatchOptions {
   int64_t max_queue_size = 4096;
   int64_t prompt_lookup = 0;     // longest draft of prompt lookup; 0: off
   bool static_batching = false;  // for comparison: whole batches, one after another
-  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; this adds a fixed
-  // seed for requests without one, and refuses a device that cannot promise it.
+  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; a GPU uses slower
+  // kernels for it. Requests without a seed get a fixed one.
   bool deterministic = false;
   bool record_timestamps = false;
 };

@@ -35,9 +35,6 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   positive("max_batch_tokens", o.max_batch_tokens);
   positive("block_size", o.block_size);
   positive("max_queue_size", o.max_queue_size);
-  if (o.deterministic && llm.context->device().type != DeviceType::kCpu)
-    fail(ErrorCode::kUnsupported,
-         "deterministic: the GPU's kernels are chosen by batch size; run on the CPU, or without it");
   if (o.num_blocks < 0 || o.cache_memory < 0 || o.swap_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 ||
       o.prompt_lookup > 64)
     fail(ErrorCode::kInvalidArgument,
@@ -186,7 +183,8 @@ class Batch {
 }  // namespace
 
 BatchEngine::BatchEngine(Llm::Impl& llm, const BatchOptions& options)
-    : runner(*llm.model, llm.kernels, llm.pool, *llm.context, runner_options(llm, options)),
+    : kernels(options.deterministic ? llm.kernels.batch_invariant() : llm.kernels),
+      runner(*llm.model, kernels, llm.pool, *llm.context, runner_options(llm, options)),
       engine(runner, engine_options(options)) {}
 
 BatchReport generate_batch(Llm& llm, const std::function<std::optional<BatchRequest>()>& next,
