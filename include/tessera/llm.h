@@ -81,6 +81,9 @@ class Llm {
   // JSON objects: configuration, quantisation, tensors and memory; and the kernels with the reasons of their choice.
   std::string describe() const;
   std::string describe_kernels() const;
+  // JSON array: for each operation of a step of `tokens` new tokens in `sequences` sequences, the kernel that computes
+  // it and why others do not. Throws kInvalidArgument.
+  std::string explain_kernels(int64_t tokens, int64_t sequences) const;
 
   Llm(Llm&&) noexcept;
   Llm& operator=(Llm&&) noexcept;

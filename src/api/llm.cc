@@ -164,6 +164,20 @@ std::string Llm::describe() const {
   return out.dump();
 }
 
+std::string Llm::explain_kernels(int64_t tokens, int64_t sequences) const {
+  if (sequences < 1 || tokens < sequences || tokens > (1 << 20)) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} tokens in {} sequences: expected 1 to 1048576 tokens, at least one a sequence", tokens, sequences);
+  }
+  Json out = Json::array();
+  for (const KernelChoice& choice : impl_->runner->explain(tokens, sequences)) {
+    Json refused = Json::array();
+    for (const auto& [row, why] : choice.refused) refused.push_back({{"row", row}, {"why", why}});
+    out.push_back({{"op", choice.op}, {"problem", choice.problem}, {"row", choice.row}, {"refused", refused}});
+  }
+  return out.dump();
+}
+
 std::string Llm::describe_kernels() const {
   return describe_kernel_table(impl_->kernels).dump();
 }

@@ -136,6 +136,22 @@ void Runner::measure() {
   }
 }
 
+std::vector<KernelChoice> Runner::explain(int64_t tokens, int64_t sequences) {
+  std::vector<KernelChoice> choices;
+  Arena arena = Arena::measuring(context_.device());
+  const int64_t queries = (tokens + sequences - 1) / sequences;
+  Step step = make_step(arena, {.tokens = tokens,
+                                .sequences = sequences,
+                                .rows = sequences,
+                                .max_queries = queries,
+                                .max_context = options_.max_context,
+                                .table_width = ceil_div(options_.max_context, options_.page_size)});
+  step.measure = true;
+  step.choices = &choices;
+  model_.forward(step);
+  return choices;
+}
+
 // Where the host writes one of the step's inputs.
 int32_t* Runner::host(const Tensor& input) const {
   if (!staging_) return input.i32();

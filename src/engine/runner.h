@@ -79,6 +79,9 @@ class Runner {
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
 
+  // Which kernels a step of this size would use, and why; nothing runs.
+  std::vector<KernelChoice> explain(int64_t tokens, int64_t sequences);
+
   const RunnerOptions& options() const { return options_; }
   const RunnerMemory& memory() const { return memory_; }
   const CacheLayout& layout() const { return layout_; }
