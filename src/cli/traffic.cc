@@ -84,6 +84,7 @@ class TrafficRun {
     result_.accepted = after.accepted_tokens - before.accepted_tokens;
     result_.cache_bytes = machine_.runner.memory().cache_bytes;
     result_.peak_cache_bytes = after.pages_peak * machine_.runner.page_bytes();
+    result_.peak_window_cache_bytes = peak_window_bytes();
     return std::move(result_);
   }
 
@@ -114,6 +115,23 @@ class TrafficRun {
       if (s.status == Submitted::kQueueFull) return;
       ++at_;
     }
+  }
+
+  // From the allocator's counter of each group: a page of it holds a page of each of its layers.
+  int64_t peak_window_bytes() const {
+    const Runner& runner = machine_.runner;
+    const CacheSpec spec = llm_.model->cache();
+    const std::vector<CacheGroup>& groups = runner.layout().groups;
+    int64_t bytes = 0;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      for (int layer : groups[g].layers) {
+        const LayerCache& shape = spec.layers[static_cast<size_t>(layer)];
+        if (shape.window == 0) continue;
+        bytes += runner.cache().peak_held(g) * runner.options().page_size *
+                 token_bytes(shape, dtype_size(runner.options().dtype));
+      }
+    }
+    return bytes;
   }
 
   void wait_for(double arrival) const {
@@ -187,6 +205,7 @@ OrderedJson traffic_json(const TrafficResult& r) {
           {"accepted_tokens", r.accepted},
           {"cache_bytes", r.cache_bytes},
           {"peak_cache_bytes", r.peak_cache_bytes},
+          {"peak_window_cache_bytes", r.peak_window_cache_bytes},
           {"ttft_seconds", spread(r.ttft)},
           {"itl_seconds", spread(r.itl)},
           {"tpot_seconds", spread(r.tpot)}};

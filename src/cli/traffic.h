@@ -45,6 +45,7 @@ struct TrafficResult {
   double occupancy = 0;  // requests in a step, averaged over time
   int64_t steps = 0, preemptions = 0, swaps = 0, drafted = 0, accepted = 0;
   int64_t cache_bytes = 0, peak_cache_bytes = 0;
+  int64_t peak_window_cache_bytes = 0;  // of the layers with a window, whether or not it is ignored
   std::vector<double> ttft, itl, tpot;  // seconds: first token, gaps between tokens, mean gap of each request
   std::vector<StepRecord> records;
 };
