@@ -161,7 +161,7 @@ TEST_F(BatchCommand, BenchReportsAsJson) {
   std::ifstream trace(path("trace.csv"));
   std::string header;
   std::getline(trace, header);
-  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached");
+  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached,output_tokens");
   EXPECT_EQ(run_tessera({"bench", "latency", kModel, "--requests", "2", "--output-tokens", "2", "3"}).exit_code, 0);
 }
 
