@@ -5,6 +5,7 @@
 #include <random>
 
 #include "engine/engine.h"
+#include "engine/recording_context.h"
 #include "loading/checkpoint.h"
 #include "models/registry.h"
 #include "support/fixtures.h"
@@ -17,13 +18,14 @@ struct Case {
   int64_t page_size;
   int64_t chunk;
   EngineOptions engine;
+  bool recording = false;  // as on a GPU
 };
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
   return std::string(c.folder) + "_page" + std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk) +
          (c.engine.prompt_lookup > 0 ? "_lookup" : "") +
-         (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "");
+         (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "") + (c.recording ? "_recorded" : "");
 }
 
 struct Outcome {
@@ -91,7 +93,7 @@ class EngineGolden : public testing::TestWithParam<Case> {
 
   std::string folder_;
   ThreadPool pool_{2};
-  std::unique_ptr<DeviceContext> context_ = make_cpu_context();
+  std::unique_ptr<DeviceContext> context_ = test_context(GetParam().recording);
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Model> model_;
   Kernels kernels_ = Kernels::builtin(cpu_isa_from_env());
@@ -155,6 +157,7 @@ std::vector<Case> cases() {
   }
   all.push_back({"gpt_oss", 32, 100, {.prompt_lookup = 4}});
   all.push_back({"gpt_oss", 16, 100, {.policy = SchedulePolicy::kPrefillFirst}});
+  for (const char* folder : {"gpt_oss_mxfp4", "mistral"}) all.push_back({folder, 16, 61, {}, true});
   return all;
 }
 

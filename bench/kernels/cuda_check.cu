@@ -1,5 +1,5 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
-//   cuda_check [seed [small | linear | moe | attention | repeats]]
+//   cuda_check [seed [small | linear | moe | attention | fused | sample | repeats]]
 #include <cstring>
 #include <map>
 
@@ -109,6 +109,26 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
     atoms.gate_up = m.gate_up_atoms;
     atoms.down = m.down_atoms;
     each_row(kernels.moe, atoms, atoms.out, judge);
+    // The same rows adding to a residual: exactly what they computed.
+    Tensor start = pool.normal(DType::kBF16, {c.t, c.h}, 2.0f);
+    for (size_t i = 0; i < kernels.moe_add.rows.size(); ++i) {
+      const KernelRow<MoeAddArgs>& row = kernels.moe_add.rows[i];
+      MoeAddArgs added{atoms, pool.raw(DType::kBF16, {c.t, c.h})};
+      if (!row.supports(added)) continue;
+      auto reset = [&] { check(cudaMemcpy(added.residual.data, start.data, start.bytes(), cudaMemcpyDeviceToDevice), "copy"); };
+      Buffer workspace(row.workspace(added));
+      Stream stream;
+      stream.workspace = workspace.data();
+      kernels.moe.rows[i].launch(atoms, stream);
+      reset();
+      AddArgs add{added.residual, atoms.out};
+      kernels.add.rows[0].launch(add, stream);
+      std::vector<double> expected = download(added.residual);
+      reset();
+      row.launch(added, stream);
+      report.line(row.name, fmt::format("T={} E={} A={} H={} I={} residual", c.t, c.e, c.a, c.h, c.i),
+                  relative_error(download(added.residual), expected), 0);
+    }
     // The arrangement is exact: back on the host it gives the checkpoint's bytes.
     if (c.h <= 320) {
       const Weight& w = m.args.gate_up;
@@ -291,6 +311,233 @@ void check_router(const Kernels& kernels, Seeds& seeds, Report& report) {
     }
 }
 
+template <class Args>
+void run_first(const OpTable<Args>& table, const Args& args) {
+  const KernelRow<Args>* row = table.choose(args);
+  TS_CHECK(row != nullptr);
+  Buffer workspace(row->workspace ? row->workspace(args) : 0);
+  Stream stream;
+  stream.workspace = workspace.data();
+  row->launch(args, stream);
+  check(cudaDeviceSynchronize(), row->name);
+}
+
+// Fused rows against the ops one by one, whose own rows other groups judge.
+void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct QkvCase {
+    int64_t t, h, q, k, d, page;
+    DType act;
+    bool round_before;
+  };
+  for (const QkvCase& c : std::vector<QkvCase>{{1, 2880, 64, 8, 64, 64, DType::kBF16, false},
+                                               {2, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {8, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {9, 2880, 64, 8, 64, 16, DType::kBF16, false},
+                                               {16, 2880, 64, 8, 64, 16, DType::kBF16, true},
+                                               {5, 4096, 32, 8, 128, 24, DType::kF16, true},
+                                               {13, 4096, 32, 8, 128, 16, DType::kBF16, true},
+                                               {3, 256, 4, 2, 16, 4, DType::kF16, false}}) {
+    Pool pool(seeds);
+    QkvArgs a;
+    a.x = pool.normal(c.act, {c.t, c.h}, 2.0f);
+    a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
+    a.round_before_weight = c.round_before;
+    a.q = pool.plain(c.act, c.q * c.d, c.h, 0.02f);
+    a.k = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
+    a.v = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
+    a.q_bias = pool.normal(c.act, {c.q * c.d}, 1.0f);
+    if (c.t % 2) a.k_bias = pool.normal(c.act, {c.k * c.d}, 1.0f);
+    a.v_bias = pool.normal(c.act, {c.k * c.d}, 1.0f);
+    a.cos = pool.normal(c.act, {c.t, c.d / 2}, 0.7f);
+    a.sin = pool.normal(c.act, {c.t, c.d / 2}, 0.7f);
+    std::vector<int32_t> slots;
+    for (int64_t i = 0; i < c.t; ++i) slots.push_back(i == 3 ? -1 : static_cast<int32_t>((i * 7 + 5) % (c.page * 8)));
+    a.slots = pool.ints(slots, {c.t});
+    auto page = [&] { return pool.poisoned(c.act, {8, c.k, c.page, c.d}); };
+    a.out = pool.poisoned(c.act, {c.t, c.q, c.d});
+    Tensor x = pool.poisoned(c.act, a.x.shape), q = pool.poisoned(c.act, a.out.shape), k = pool.poisoned(c.act, {c.t, c.k, c.d}),
+           v = pool.poisoned(c.act, {c.t, c.k, c.d});
+    KvPages cache{page(), page()};
+    run_first(kernels.rms_norm, RmsNormArgs{a.x, {}, a.norm_weight, a.eps, a.round_before_weight, x});
+    run_first(kernels.linear, LinearArgs{x, a.q, a.q_bias, q.reshape({c.t, c.q * c.d})});
+    run_first(kernels.linear, LinearArgs{x, a.k, a.k_bias, k.reshape({c.t, c.k * c.d})});
+    run_first(kernels.linear, LinearArgs{x, a.v, a.v_bias, v.reshape({c.t, c.k * c.d})});
+    run_first(kernels.rope, RopeArgs{q, a.cos, a.sin});
+    run_first(kernels.rope, RopeArgs{k, a.cos, a.sin});
+    run_first(kernels.kv_write, KvWriteArgs{k, v, a.slots, cache});
+    // Slots that nobody wrote hold NaN in both: they must be the same slots.
+    auto written = [](const Tensor& t) {
+      std::vector<double> values = download(t);
+      for (double& value : values)
+        if (std::isnan(value)) value = 777;
+      return values;
+    };
+    a.cache = {page(), page()};
+    each_row(kernels.qkv, a, a.out, [&](const char* row) {
+      double error = std::max({relative_error(download(a.out), download(q)), relative_error(written(a.cache.k), written(cache.k)),
+                               relative_error(written(a.cache.v), written(cache.v))});
+      report.line(row, fmt::format("T={} H={} Q={} K={} D={} {}", c.t, c.h, c.q, c.k, c.d, name(c.act)), error, bound_of(c.act));
+    });
+  }
+  struct RouterCase {
+    int64_t t, h, e, a;
+    DType act;
+    bool delta;
+    RouterMode mode;
+  };
+  for (const RouterCase& c : std::vector<RouterCase>{{1, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {1, 2880, 128, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {16, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {64, 2880, 128, 4, DType::kBF16, false, RouterMode::kSoftmaxOfTopK},
+                                                     {7, 4096, 256, 8, DType::kF16, true, RouterMode::kTopKOfSoftmaxNormalised},
+                                                     {3, 64, 5, 3, DType::kF16, true, RouterMode::kTopKOfSoftmax}}) {
+    Pool pool(seeds);
+    NormRouterArgs a;
+    Tensor start = pool.normal(c.act, {c.t, c.h}, 2.0f), residual = pool.raw(c.act, {c.t, c.h});
+    a.residual = pool.raw(c.act, {c.t, c.h});
+    auto restore = [&](const Tensor& t) { check(cudaMemcpy(t.data, start.data, start.bytes(), cudaMemcpyDeviceToDevice), "copy"); };
+    restore(residual);
+    if (c.delta) a.delta = pool.normal(c.act, {c.t, c.h}, 1.0f);
+    a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
+    a.round_before_weight = c.e == 256;
+    a.router = pool.plain(c.act, c.e, c.h, 0.05f);
+    a.router_bias = pool.normal(c.act, {c.e}, 1.0f);
+    a.mode = c.mode;
+    Tensor normed = pool.poisoned(c.act, {c.t, c.h}), logits = pool.poisoned(c.act, {c.t, c.e}),
+           indices = pool.poisoned(DType::kI32, {c.t, c.a}), weights = pool.poisoned(DType::kF32, {c.t, c.a});
+    a.normed = pool.poisoned(c.act, {c.t, c.h});
+    a.logits = pool.poisoned(c.act, {c.t, c.e});
+    a.indices = pool.poisoned(DType::kI32, {c.t, c.a});
+    a.weights = pool.poisoned(DType::kF32, {c.t, c.a});
+    run_first(kernels.rms_norm, RmsNormArgs{residual, a.delta, a.norm_weight, a.eps, a.round_before_weight, normed});
+    run_first(kernels.linear, LinearArgs{normed, a.router, a.router_bias, logits});
+    for (const KernelRow<NormRouterArgs>& row : kernels.norm_router.rows) {
+      if (!row.supports(a)) continue;
+      restore(a.residual);
+      Stream stream;
+      row.launch(a, stream);
+      check(cudaDeviceSynchronize(), row.name);
+      // The choice is judged on the row's own logits: a rounding may order two of them otherwise.
+      run_first(kernels.router, RouterArgs{a.logits, a.mode, indices, weights});
+      double error = std::max(relative_error(download(a.normed), download(normed)), relative_error(download(a.logits), download(logits)));
+      bool exact = download(a.residual) == download(residual) && download(a.indices) == download(indices) &&
+                   download(a.weights) == download(weights);
+      report.line(row.name, fmt::format("T={} H={} E={} A={} {}{}", c.t, c.h, c.e, c.a, name(c.act), c.delta ? " + delta" : ""),
+                  exact ? error : 1.0, bound_of(c.act));
+    }
+  }
+}
+
+struct SampleCase {
+  int64_t rows, vocab;
+  float spread;  // of the logits
+  bool masks, edits;
+};
+
+Tensor upload(Pool& pool, const void* data, size_t bytes) {
+  Tensor t = pool.raw(DType::kU8, {std::max<int64_t>(static_cast<int64_t>(bytes), 1)});
+  if (bytes > 0) check(cudaMemcpy(t.data, data, bytes, cudaMemcpyHostToDevice), "upload");
+  return t;
+}
+
+// Rows with every mixture of settings, against the reference row on the host: the same ids, the same log-probabilities.
+void check_sample_case(const Kernels& kernels, const SampleCase& c, Seeds& seeds, Report& report) {
+  Pool pool(seeds);
+  auto pick = [&](std::initializer_list<double> values) { return *(values.begin() + seeds.below(static_cast<int64_t>(values.size()))); };
+  SampleArgs a;
+  a.logits = pool.normal(DType::kF32, {c.rows, c.vocab}, c.spread);
+  std::vector<float> logits(static_cast<size_t>(c.rows * c.vocab));
+  check(cudaMemcpy(logits.data(), a.logits.data, logits.size() * 4, cudaMemcpyDeviceToHost), "download");
+  for (float& l : logits) {
+    if (c.rows % 2 == 0) l = std::round(l * 16) / 16;  // ties
+    if (seeds.below(1000) == 0) l = -INFINITY;
+    if (seeds.below(3000) == 0) l = NAN;
+  }
+  check(cudaMemcpy(a.logits.data, logits.data(), logits.size() * 4, cudaMemcpyHostToDevice), "upload");
+  std::vector<SampleSettings> settings(static_cast<size_t>(c.rows));
+  std::vector<int32_t> edit_start{0};
+  std::vector<LogitEdit> edits;
+  int64_t words = (c.vocab + 31) / 32;
+  std::vector<uint32_t> masks(static_cast<size_t>(2 * words));
+  for (uint32_t& m : masks) m = static_cast<uint32_t>(seeds.next() >> 32);
+  for (int64_t i = words + 1; i < 2 * words; ++i) masks[i] = 0;  // the second mask allows few
+  masks[0] |= 1, masks[words] |= 1;
+  for (SampleSettings& s : settings) {
+    s = {.temperature = pick({0, 0.1, 0.7, 1, 1, 2, 50}), .top_p = pick({1, 1, 0.99, 0.9, 0.3, 0.001}),
+         .min_p = pick({0, 0, 0.02, 0.5}), .frequency_penalty = pick({0, 0.3}), .presence_penalty = pick({0, -0.2}),
+         .uniform = static_cast<double>(seeds.below(1000000)) / 1e6, .repetition_penalty = static_cast<float>(pick({1, 1.3, 0.5})),
+         .top_k = static_cast<int32_t>(pick({0, 0, 1, 50, 3000, 1e6})), .logprobs = static_cast<int32_t>(pick({-1, 0, 3, 20})),
+         .mask = c.masks ? static_cast<int32_t>(seeds.below(3)) - 1 : -1};
+    if (c.edits)
+      for (int64_t i = seeds.below(500), id = 0; i > 0 && id < c.vocab; --i, id += 1 + seeds.below(7))
+        edits.push_back({static_cast<int32_t>(id), static_cast<float>(pick({0, 0, 2, -3})), static_cast<int32_t>(seeds.below(5)) - 1});
+    edit_start.push_back(static_cast<int32_t>(edits.size()));
+  }
+  SampleArgs host = a;
+  auto host_tensor = [](void* data, DType type, Shape shape) { return Tensor{data, shape, type, Device{}}; };
+  std::vector<int32_t> ids(settings.size()), top_ids(settings.size() * kMaxSampleLogprobs, -1);
+  std::vector<float> logprobs(settings.size()), top_logprobs(top_ids.size());
+  host.logits = host_tensor(logits.data(), DType::kF32, {c.rows, c.vocab});
+  host.settings = host_tensor(settings.data(), DType::kU8, {c.rows, sizeof(SampleSettings)});
+  host.ids = host_tensor(ids.data(), DType::kI32, {c.rows});
+  host.logprobs = host_tensor(logprobs.data(), DType::kF32, {c.rows});
+  host.top_ids = host_tensor(top_ids.data(), DType::kI32, {c.rows, kMaxSampleLogprobs});
+  host.top_logprobs = host_tensor(top_logprobs.data(), DType::kF32, {c.rows, kMaxSampleLogprobs});
+  a.settings = upload(pool, settings.data(), settings.size() * sizeof(SampleSettings));
+  if (c.edits) {
+    host.edit_start = host_tensor(edit_start.data(), DType::kI32, {c.rows + 1});
+    host.edits = host_tensor(edits.data(), DType::kU8, {static_cast<int64_t>(edits.size() * sizeof(LogitEdit))});
+    a.edit_start = pool.ints(edit_start, {c.rows + 1});
+    a.edits = upload(pool, edits.data(), edits.size() * sizeof(LogitEdit));
+  }
+  if (c.masks) {
+    host.masks = host_tensor(masks.data(), DType::kI32, {2, words});
+    a.masks = upload(pool, masks.data(), masks.size() * 4);
+    a.masks.shape = {2, words};
+    a.masks.dtype = DType::kI32;
+  }
+  a.any_logprobs = host.any_logprobs = true;
+  a.ids = pool.poisoned(DType::kI32, {c.rows});
+  a.logprobs = pool.poisoned(DType::kF32, {c.rows});
+  a.top_ids = pool.poisoned(DType::kI32, {c.rows, kMaxSampleLogprobs});
+  a.top_logprobs = pool.poisoned(DType::kF32, {c.rows, kMaxSampleLogprobs});
+  each_row(kernels.sample, a, a.ids, [&](const char* row) {
+    if (row == kernels.sample.rows[0].name) {  // the host's logits are edited in place, so its turn comes once
+      Stream stream;
+      Kernels::reference().sample.rows[0].launch(host, stream);
+    }
+    std::vector<double> got = download(a.ids), got_logprob = download(a.logprobs), got_top = download(a.top_ids),
+                        got_top_logprob = download(a.top_logprobs);
+    int wrong = 0;
+    auto close = [](double x, double y) { return x == y || std::abs(x - y) <= 2e-5 * (1 + std::abs(y)); };
+    for (size_t r = 0; r < settings.size(); ++r) {
+      bool good = got[r] == ids[r];
+      if (settings[r].logprobs >= 0) good = good && close(got_logprob[r], logprobs[r]);
+      for (int64_t i = 0; i < kMaxSampleLogprobs; ++i) {
+        size_t at = r * kMaxSampleLogprobs + static_cast<size_t>(i);
+        good = good && got_top[at] == top_ids[at] && (top_ids[at] < 0 || close(got_top_logprob[at], top_logprobs[at]));
+      }
+      if (!good && ++wrong <= 3)
+        std::printf("  row %zu: id %g, expected %d; T %g k %d p %g min-p %g u %.6f\n", r, got[r], ids[r], settings[r].temperature,
+                    settings[r].top_k, settings[r].top_p, settings[r].min_p, settings[r].uniform);
+    }
+    report.line(row, fmt::format("R={} V={} spread {}{}{}: wrong rows", c.rows, c.vocab, c.spread, c.masks ? " masks" : "",
+                                 c.edits ? " edits" : ""),
+                wrong, 0);
+  });
+}
+
+void check_sample(const Kernels& kernels, Seeds& seeds, Report& report) {
+  for (auto [rows, vocab] : {std::pair<int64_t, int64_t>{40, 5}, {20, 1}, {41, 300}, {40, 4096}, {41, 4097}, {40, 50257}, {8, 201088}})
+    for (float spread : {0.01f, 1.0f, 4.0f})
+      for (int kind = 0; kind < 4; ++kind) check_sample_case(kernels, {rows, vocab, spread, kind % 2 == 1, kind / 2 == 1}, seeds, report);
+  Pool pool(seeds);
+  TokenFeedArgs feed{pool.ints({1, 2, 3}, {3}), pool.ints({1, -1, 0}, {3}), pool.ints({70, 80}, {2})};
+  Stream stream;
+  kernels.token_feed.rows[0].launch(feed, stream);
+  report.line(kernels.token_feed.rows[0].name, "3 tokens", relative_error(download(feed.ids), {80, 2, 70}), 0);
+}
+
 // The same call twice gives the same bits.
 void check_repeats(const Kernels& kernels, Seeds& seeds, Report& report) {
   Pool pool(seeds);
@@ -329,6 +576,8 @@ int main_of(int argc, char** argv) {
   if (chosen("linear")) check_linear(kernels, seeds, report);
   if (chosen("moe")) check_moe(kernels, seeds, report);
   if (chosen("attention")) check_attention(kernels, seeds, report);
+  if (chosen("fused")) check_fused(kernels, seeds, report);
+  if (chosen("sample")) check_sample(kernels, seeds, report);
   if (chosen("repeats")) check_repeats(kernels, seeds, report);
   std::printf("%d cases, %d failed\n", report.cases, report.failed);
   return report.failed == 0 ? 0 : 1;

@@ -1,6 +1,6 @@
 // Times the CUDA rows at gpt-oss shapes inside CUDA graphs, operands rotated through more memory than the L2 holds, as
 // time, bytes or operations, and per cent of the read bandwidth that the program measures first.
-//   cuda_time ops | step [layers experts]
+//   cuda_time ops | small | linear | fused | moe | prefill | attention | sample | step [layers experts [unfused]]
 // `ops`: one row a shape. `step`: all kernels of a decode step chained in one graph, random weights.
 #include <cstring>
 
@@ -101,6 +101,50 @@ void time_linear(Bench& b) {
     one("qkv", t, 5120, kHidden, DType::kBF16, 8);
     one("o", t, kHidden, 4096, DType::kBF16, 8);
   }
+}
+
+// The fused ops of a decode step at gpt-oss shapes.
+void time_fused(Bench& b) {
+  const DType act = DType::kBF16;
+  for (int64_t t : {1, 4, 8, 16}) {
+    Pool pool(b.seeds);
+    const int copies = 12;
+    std::vector<QkvArgs> cases;
+    for (int i = 0; i < copies; ++i) {
+      QkvArgs a;
+      a.x = pool.normal(act, {t, kHidden}, 1.0f);
+      a.norm_weight = pool.normal(act, {kHidden}, 1.0f);
+      a.q = pool.plain(act, 4096, kHidden, 0.02f);
+      a.k = pool.plain(act, 512, kHidden, 0.02f);
+      a.v = pool.plain(act, 512, kHidden, 0.02f);
+      a.q_bias = pool.normal(act, {4096}, 1.0f), a.k_bias = pool.normal(act, {512}, 1.0f), a.v_bias = pool.normal(act, {512}, 1.0f);
+      a.cos = pool.normal(act, {t, 32}, 0.7f), a.sin = pool.normal(act, {t, 32}, 0.7f);
+      std::vector<int32_t> slots(static_cast<size_t>(t));
+      std::iota(slots.begin(), slots.end(), 0);
+      a.slots = pool.ints(slots, {t});
+      a.cache = {pool.raw(act, {1, 8, 64, 64}), pool.raw(act, {1, 8, 64, 64})};
+      a.out = pool.raw(act, {t, 64, 64});
+      cases.push_back(a);
+    }
+    double us = time_in_graph(b.stream, 4 * copies, 7, [&](int i) { b.run(b.kernels.qkv, cases[i % copies]); });
+    b.memory_line(fmt::format("norm + qkv + rope + cache T={}", t), 2.0 * 5120 * kHidden + t * 2.0 * (kHidden + 5120), us);
+  }
+  for (int64_t experts : {32, 128})
+    for (int64_t t : {1, 8, 16, 64}) {
+      Pool pool(b.seeds);
+      NormRouterArgs a;
+      a.residual = pool.normal(act, {t, kHidden}, 1.0f);
+      a.delta = pool.normal(act, {t, kHidden}, 0.001f);
+      a.norm_weight = pool.normal(act, {kHidden}, 1.0f);
+      a.router = pool.plain(act, experts, kHidden, 0.02f);
+      a.router_bias = pool.normal(act, {experts}, 1.0f);
+      a.normed = pool.raw(act, {t, kHidden});
+      a.logits = pool.raw(act, {t, experts});
+      a.indices = pool.raw(DType::kI32, {t, 4});
+      a.weights = pool.raw(DType::kF32, {t, 4});
+      double us = time_in_graph(b.stream, 100, 7, [&](int) { b.run(b.kernels.norm_router, a); });
+      b.memory_line(fmt::format("norm + router + top-4 T={} E={}", t, experts), 2.0 * experts * kHidden + t * kHidden * 8.0, us);
+    }
 }
 
 void time_moe(Bench& b, int64_t experts, int64_t layers, std::vector<int64_t> batches) {
@@ -219,13 +263,51 @@ void time_small(Bench& b) {
   }
 }
 
+// The chain from logits to ids. Bytes are those of reading the logits once.
+void time_sample(Bench& b) {
+  struct Kind {
+    const char* name;
+    SampleSettings settings;
+  };
+  const Kind kinds[] = {{"greedy", {.temperature = 0}},
+                        {"temperature 1", {.uniform = 0.7}},
+                        {"temperature 1, min-p 0.05", {.min_p = 0.05, .uniform = 0.7}},
+                        {"top-k 50", {.uniform = 0.7, .top_k = 50}},
+                        {"top-p 0.95", {.top_p = 0.95, .uniform = 0.7}},
+                        {"greedy, 5 log-probabilities", {.temperature = 0, .logprobs = 5}}};
+  for (int64_t rows : {1, 8, 64, 256})
+    for (const Kind& kind : kinds)
+      for (float spread : {1.0f, 4.0f}) {  // flat: thousands of likely tokens; peaked: a few hundred
+        if (spread == 1.0f && kind.settings.top_p == 1.0) continue;
+        Pool pool(b.seeds);
+        int64_t copies = std::max<int64_t>(1, 160 / rows);
+        Tensor logits = pool.normal(DType::kF32, {copies * rows, kVocab}, spread);
+        std::vector<SampleSettings> settings(static_cast<size_t>(rows), kind.settings);
+        SampleArgs a;
+        a.settings = pool.raw(DType::kU8, {rows, sizeof(SampleSettings)});
+        check(cudaMemcpy(a.settings.data, settings.data(), settings.size() * sizeof(SampleSettings), cudaMemcpyHostToDevice), "upload");
+        a.any_random = kind.settings.temperature > 0;
+        a.any_cut = kind.settings.top_k > 0 || kind.settings.top_p < 1;
+        a.any_logprobs = kind.settings.logprobs >= 0;
+        a.ids = pool.raw(DType::kI32, {rows});
+        a.logprobs = pool.raw(DType::kF32, {rows});
+        a.top_ids = pool.raw(DType::kI32, {rows, kMaxSampleLogprobs});
+        a.top_logprobs = pool.raw(DType::kF32, {rows, kMaxSampleLogprobs});
+        double us = time_in_graph(b.stream, static_cast<int>(std::min<int64_t>(copies, 20)), 7, [&](int i) {
+          a.logits = logits.rows(i % copies * rows, rows);
+          b.run(b.kernels.sample, a);
+        });
+        b.memory_line(fmt::format("sample R={} {}{}", rows, kind.name, spread == 1.0f ? ", flat" : ""), rows * kVocab * 4.0, us);
+      }
+}
+
 struct Layer {
   Weight q, k, v, o, router, up, down;
   Tensor q_bias, k_bias, v_bias, o_bias, router_bias, up_bias, down_bias, norm1, norm2, sinks;
 };
 
 // The kernels of a whole decode step as the layers call them, one graph, `layers` layers of a gpt-oss.
-void time_step(Bench& b, int64_t layers, int64_t experts) {
+void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
   Pool pool(b.seeds);
   const DType act = DType::kBF16;
   std::vector<Layer> model;
@@ -291,21 +373,39 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
       b.run(b.kernels.rope_table, RopeTableArgs{position, freq, 1.3466f, cos, sin});
       for (int64_t i = 0; i < layers; ++i) {
         const Layer& l = model[i];
-        b.run(b.kernels.rms_norm, RmsNormArgs{residual, i == 0 ? Tensor{} : delta, l.norm1, 1e-5f, false, x});
-        linear(x, l.q, l.q_bias, q);
-        linear(x, l.k, l.k_bias, k);
-        linear(x, l.v, l.v_bias, v);
-        b.run(b.kernels.rope, RopeArgs{q, cos, sin});
-        b.run(b.kernels.rope, RopeArgs{k, cos, sin});
-        b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
+        const QkvArgs qkv{residual, l.norm1, 1e-5f, false, l.q, l.k, l.v, l.q_bias, l.k_bias, l.v_bias, cos, sin, slot, cache[i], q};
+        if (fused && b.kernels.qkv.choose(qkv)) {
+          b.run(b.kernels.qkv, qkv);
+        } else {
+          b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, l.norm1, 1e-5f, false, x});
+          linear(x, l.q, l.q_bias, q);
+          linear(x, l.k, l.k_bias, k);
+          linear(x, l.v, l.v_bias, v);
+          b.run(b.kernels.rope, RopeArgs{q, cos, sin});
+          b.run(b.kernels.rope, RopeArgs{k, cos, sin});
+          b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
+        }
         b.run(b.kernels.attention, AttentionArgs{q, cache[i], pages, start, length, l.sinks, i % 2 == 0 ? 128 : 0, 0.125f, 1, context, mixed});
         linear(mixed, l.o, l.o_bias, delta);
-        b.run(b.kernels.rms_norm, RmsNormArgs{residual, delta, l.norm2, 1e-5f, false, x});
-        linear(x, l.router, l.router_bias, logits);
-        b.run(b.kernels.router, RouterArgs{logits, RouterMode::kSoftmaxOfTopK, index, weight});
-        b.run(b.kernels.moe, MoeArgs{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta});
+        const NormRouterArgs routed{residual, delta, l.norm2, 1e-5f, false, l.router, l.router_bias, RouterMode::kSoftmaxOfTopK, x,
+                                    logits, index, weight};
+        if (fused && b.kernels.norm_router.choose(routed)) {
+          b.run(b.kernels.norm_router, routed);
+        } else {
+          b.run(b.kernels.rms_norm, RmsNormArgs{residual, delta, l.norm2, 1e-5f, false, x});
+          linear(x, l.router, l.router_bias, logits);
+          b.run(b.kernels.router, RouterArgs{logits, RouterMode::kSoftmaxOfTopK, index, weight});
+        }
+        const MoeArgs experts_args{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, delta};
+        const MoeAddArgs added{experts_args, residual};
+        if (fused && b.kernels.moe_add.choose(added)) {
+          b.run(b.kernels.moe_add, added);
+        } else {
+          b.run(b.kernels.moe, experts_args);
+          b.run(b.kernels.add, AddArgs{residual, delta});
+        }
       }
-      b.run(b.kernels.rms_norm, RmsNormArgs{residual, delta, final_norm, 1e-5f, false, x});
+      b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, final_norm, 1e-5f, false, x});
       linear(x, head, {}, vocabulary);
       ++launches;
     });
@@ -316,7 +416,7 @@ void time_step(Bench& b, int64_t layers, int64_t experts) {
                              t * 2048.0 * (context + std::min<int64_t>(context, 128)) / 2) +
                    distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
                    2.0 * kVocab * kHidden;
-    b.memory_line(fmt::format("step E={} L={} T={} ctx={}: {:.0f} tok/s{}", experts, layers, t, context, t * 1e6 / us,
+    b.memory_line(fmt::format("{}step E={} L={} T={} ctx={}: {:.0f} tok/s{}", fused ? "" : "unfused ", experts, layers, t, context, t * 1e6 / us,
                               finite ? "" : " NOT FINITE"),
                   bytes, us);
   }
@@ -334,6 +434,7 @@ int main_of(int argc, char** argv) {
   auto chosen = [&](const char* name) { return what == name || what == "ops"; };
   if (chosen("small")) time_small(b);
   if (chosen("linear")) time_linear(b);
+  if (chosen("fused")) time_fused(b);
   if (chosen("moe")) {
     time_moe(b, 32, 3, {1, 2, 4, 8, 16, 32, 64, 128, 256});
     time_moe(b, 128, 1, {1, 4, 16, 64, 256});
@@ -343,7 +444,8 @@ int main_of(int argc, char** argv) {
     time_moe(b, 128, 1, {2048, 8192});
   }
   if (chosen("attention")) time_attention(b);
-  if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32);
+  if (chosen("sample")) time_sample(b);
+  if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32, argc <= 4);
   return 0;
 }
 

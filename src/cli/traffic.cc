@@ -94,6 +94,7 @@ class TrafficRun {
  private:
   void warm_up() {
     bool ended = false;
+    machine_.runner.warm_up();
     machine_.engine.submit({.prompt = {traffic_[0].prompt[0]},
                             .params = {.temperature = 0, .ignore_eos = true, .max_tokens = 4},
                             .on_end = [&](int, const RequestResult&) { ended = true; }});

@@ -2,6 +2,7 @@
 // into logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,7 +10,9 @@
 
 #include "cache/cache_spec.h"
 #include "cache/paged_cache.h"
+#include "engine/device_sampling.h"
 #include "engine/page_swap.h"
+#include "engine/step_shape.h"
 #include "models/model.h"
 
 namespace tessera {
@@ -54,12 +57,25 @@ class Runner {
          const RunnerOptions& options);
   ~Runner();
 
+  // Runs a prompt and records the decode steps of all sizes, so that no request waits for that; about a second on a
+  // GPU. REQUIRES: no sequence is open.
+  void warm_up();
+
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
-  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items'
-  // rows in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold,
-  // token ids are in [0, V), and at least one token.
-  Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
+  // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
+  // step before was finished.
+  void launch(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
+  // and at most DeviceSampling::kMaxEdits edits.
+  void sample(std::span<const RowSampling> rows);
+  // Waits for the step. Logits F32 [R, V], items' rows in order, or what was sampled from them, in host memory; valid
+  // until the next launch. The caller commits.
+  Tensor finish();
+  SampledRows finish_sampled();
+  // True when launch() returns before the work is done.
+  bool asynchronous() const { return staging_ != nullptr; }
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
 
@@ -78,11 +94,12 @@ class Runner {
   void describe_pages(Arena& arena, int64_t pages);
   void allocate_cache();
   void measure();
-  Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
-                 std::span<const int64_t> table_widths);
+  Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
+  void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
+  Step begin_step(const StepShape& shape, std::span<const RunItem> items);
+  Tensor replay(Step& step, const StepShape& shape);
   int32_t* host(const Tensor& input) const;
-  Tensor logits_on_host(const Tensor& logits);
   Probe host_probe(const Probe& probe);
 
   const Model& model_;
@@ -98,14 +115,24 @@ class Runner {
   std::unique_ptr<PageMover> mover_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
+  void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
   int64_t input_bytes_ = 0;
-  char* staging_ = nullptr;            // pinned; null on a CPU
-  float* host_logits_ = nullptr;       // pinned; null on a CPU
-  std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
-  std::vector<int64_t> widths_;
+  char* staging_ = nullptr;                   // pinned; null on a CPU
+  float* host_logits_ = nullptr;              // pinned; null on a CPU
+  std::unique_ptr<DeviceSampling> sampling_;  // null on a CPU
+  std::vector<LayerCacheView> views_;         // one a layer; tables are set each step
   RunnerMemory memory_;
+  Tensor logits_;  // of the step that was launched last, on the device
+
+  // Decode steps of the shapes that came more than once, recorded.
+  struct Recorded {
+    int64_t uses = 0;
+    std::unique_ptr<DeviceGraph> graph;
+    Tensor logits;
+  };
+  std::map<std::pair<int64_t, int64_t>, Recorded> recorded_;  // by sequences and context
 };
 
 }  // namespace tessera

@@ -105,19 +105,20 @@ int32_t Sampler::draw(std::span<const float> logits) {
   };
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
-  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size()) {
+  const bool top_k = params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size();
+  if (top_k) {
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k - 1, candidates_.end(), before);
     candidates_.resize(static_cast<size_t>(params_.top_k));
   }
-  const float best = std::min_element(candidates_.begin(), candidates_.end(), before)->first;
-  if (!std::isfinite(best)) return candidates_.front().second;  // a bias of the caller's: nothing left to weigh
+  if (top_k || params_.top_p < 1.0) std::sort(candidates_.begin(), candidates_.end(), before);
+  const auto [best, best_id] = *std::min_element(candidates_.begin(), candidates_.end(), before);
+  if (!std::isfinite(best)) return best_id;  // nothing to weigh
   double total = 0;
   for (auto& [value, id] : candidates_) {
     value = static_cast<float>(std::exp(static_cast<double>(value - best) / params_.temperature));
     total += value;
   }
   if (params_.top_p < 1.0) {
-    std::sort(candidates_.begin(), candidates_.end(), before);
     double kept = 0;
     size_t n = 0;
     while (n < candidates_.size() && kept < params_.top_p * total) kept += candidates_[n++].first;
@@ -150,9 +151,31 @@ int32_t Sampler::sample(std::span<float> logits, TokenLogprob* report) {
     report->id = id;
     report_logprobs(raw, *report);
   }
+  observe(id);
+  return id;
+}
+
+void Sampler::observe(int32_t id) {
   if (params_.repetition_penalty != 1.0 || params_.frequency_penalty != 0 || params_.presence_penalty != 0)
     ++seen_[id].output_count;
-  return id;
+}
+
+SampleSettings Sampler::next_settings(std::vector<LogitEdit>& edits) {
+  for (const auto& [id, seen] : seen_) {
+    auto bias = params_.logit_bias.find(id);
+    edits.push_back({id, bias == params_.logit_bias.end() ? 0.0f : bias->second, seen.output_count});
+  }
+  for (const auto& [id, bias] : params_.logit_bias)
+    if (!seen_.contains(id)) edits.push_back({id, bias, -1});
+  return {.temperature = params_.temperature,
+          .top_p = params_.top_p,
+          .min_p = params_.min_p,
+          .frequency_penalty = params_.frequency_penalty,
+          .presence_penalty = params_.presence_penalty,
+          .uniform = params_.temperature > 0 ? uniform() : 0,
+          .repetition_penalty = static_cast<float>(params_.repetition_penalty),
+          .top_k = params_.top_k,
+          .logprobs = params_.logprobs};
 }
 
 }  // namespace tessera

@@ -141,4 +141,105 @@ struct SiluMulArgs {
   Tensor out;   // act [T, I]; may be gate
 };
 
+// Fused ops: what several ops above compute, in one launch. They have rows where that pays; a layer that finds none
+// runs the ops one by one (Step::try_run). Every value is rounded where the ops one by one would round it.
+
+// The front half of an attention layer: x through RmsNormArgs (no delta), LinearArgs for q, k and v, RopeArgs on q and
+// k, KvWriteArgs on k and v.
+struct QkvArgs {
+  Tensor x;            // act [T, H]
+  Tensor norm_weight;  // [H]
+  float eps = 1e-5f;
+  bool round_before_weight = false;
+  Weight q;                       // [Q*D, H]
+  Weight k, v;                    // [K*D, H]
+  Tensor q_bias, k_bias, v_bias;  // or undefined
+  Tensor cos, sin;                // act [T, D/2]
+  Tensor slots;                   // I32 [T]
+  KvPages cache;
+  Tensor out;  // act [T, Q, D]: the rotated queries
+};
+
+// RmsNormArgs, LinearArgs with the router's weight, RouterArgs.
+struct NormRouterArgs {
+  Tensor residual;     // act [T, H]; updated in place when delta is defined
+  Tensor delta;        // act [T, H] or undefined
+  Tensor norm_weight;  // [H]
+  float eps = 1e-5f;
+  bool round_before_weight = false;
+  Weight router;       // [E, H]
+  Tensor router_bias;  // [E] or undefined
+  RouterMode mode = RouterMode::kSoftmaxOfTopK;
+  Tensor normed;   // act [T, H]
+  Tensor logits;   // act [T, E]
+  Tensor indices;  // I32 [T, A]
+  Tensor weights;  // F32 [T, A]
+};
+
+// MoeArgs, then residual += out as in AddArgs. out itself may be left unwritten.
+struct MoeAddArgs {
+  MoeArgs moe;
+  Tensor residual;  // act [T, H], updated in place
+};
+
+// One row of SampleArgs, as it lies in device memory. Names and meanings as in tessera/sampling.h.
+struct SampleSettings {
+  double temperature = 1.0;  // 0: greedy
+  double top_p = 1.0;
+  double min_p = 0.0;
+  double frequency_penalty = 0.0;
+  double presence_penalty = 0.0;
+  double uniform = 0.0;  // [0, 1): decides the draw
+  float repetition_penalty = 1.0f;
+  int32_t top_k = 0;      // 0: off
+  int32_t logprobs = -1;  // -1: none; n: of the choice, and of the n best tokens
+  int32_t mask = -1;      // row of the masks; -1: every token is allowed
+};
+
+// What changes one logit of a row; a row names a token at most once.
+struct LogitEdit {
+  int32_t token = 0;
+  float bias = 0.0f;
+  int32_t count = -1;  // times in the output; 0: in the prompt only; -1: in neither
+};
+
+constexpr int64_t kMaxSampleLogprobs = 20;
+
+// Chooses a token from each row of logits. In order:
+//   1. NaN becomes -inf, and so does every token whose bit in the row's mask is 0;
+//   2. edits: l += bias; if count >= 0: l = l < 0 ? l * repetition : l / repetition;
+//      if count > 0: l -= frequency * count + presence;
+//   3. temperature 0, or no finite best logit: the best token, ties to the lower id;
+//   4. else weights w = exp((l - best) / temperature), rounded to F32, as whole numbers of 2^-f, f = 63 - bits of V;
+//      top-k and top-p keep a prefix of the order (logit descending, id ascending): k tokens, then the fewest whose
+//      weights reach top_p of the sum of what is left; min-p keeps w >= min_p;
+//   5. the choice is the first token whose weight takes the running sum over uniform * sum, in that order when top-k
+//      or top-p is on (0 < top_k < V, top_p < 1), in the order of ids when neither is.
+// Sums of whole numbers have no order, so every kernel draws the same token from the same logits; two kernels can
+// differ only where an exponential of theirs rounds differently. engine/sampler sums in F64 instead: it differs where
+// uniform * sum falls within V * 2^-f of a border, one draw in about 10^8.
+// Log-probabilities are of the logits before steps 1 (masks) and 2, without temperature.
+struct SampleArgs {
+  Tensor logits;      // F32 [R, V]; masked and edited in place
+  Tensor settings;    // U8 [R, sizeof(SampleSettings)]
+  Tensor edit_start;  // I32 [R+1] or undefined; row r owns edits [edit_start[r], edit_start[r+1])
+  Tensor edits;       // U8 [N, sizeof(LogitEdit)], N at least edit_start[R]; with edit_start
+  Tensor masks;       // I32 [M, (V+31)/32] or undefined; bit i%32 of word i/32: token i is allowed
+  // What the host knows of the settings; a false one promises that no row asks for it.
+  bool any_random = true;     // temperature > 0
+  bool any_cut = true;        // top_k or top_p on
+  bool any_logprobs = false;  // logprobs >= 0; then the three outputs below are defined
+  Tensor ids;                 // I32 [R]
+  Tensor logprobs;            // F32 [R]; rows with logprobs >= 0 only
+  Tensor top_ids;             // I32 [R, 20], best first; entries past the row's n are left alone
+  Tensor top_logprobs;        // F32 [R, 20], likewise
+};
+
+// ids[t] = sampled[source[t]] where source[t] >= 0: tokens that the step before chose and the host has not read.
+struct TokenFeedArgs {
+  Tensor ids;      // I32 [T], updated in place
+  Tensor source;   // I32 [T]
+  Tensor sampled;  // I32 [R]
+};
+
 }  // namespace tessera

@@ -17,6 +17,7 @@ CpuIsa cpu_isa_from_env() {
 Kernels Kernels::reference() {
   Kernels kernels;
   add_reference_kernels(kernels);
+  add_fused_reference_kernels(kernels);
   return kernels;
 }
 

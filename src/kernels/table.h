@@ -75,22 +75,28 @@ class Kernels {
   OpTable<RouterArgs> router{"router", {}};
   OpTable<MoeArgs> moe{"moe", {}};
   OpTable<SiluMulArgs> silu_mul{"silu_mul", {}};
+  OpTable<QkvArgs> qkv{"qkv", {}};
+  OpTable<NormRouterArgs> norm_router{"norm_router", {}};
+  OpTable<MoeAddArgs> moe_add{"moe_add", {}};
+  OpTable<SampleArgs> sample{"sample", {}};
+  OpTable<TokenFeedArgs> token_feed{"token_feed", {}};
 
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul);
+        f(silu_mul), f(qkv), f(norm_router), f(moe_add), f(sample), f(token_feed);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul);
+        f(silu_mul), f(qkv), f(norm_router), f(moe_add), f(sample), f(token_feed);
   }
 };
 
 // Each kind of kernel appends its rows to the tables (defined in reference/, cpu/, cuda/).
 void add_reference_kernels(Kernels& kernels);
+void add_fused_reference_kernels(Kernels& kernels);  // the oracle's only: a layer does better with the ops one by one
 void add_cpu_kernels(Kernels& kernels, CpuIsa isa);
 void add_cuda_kernels(Kernels& kernels);  // nothing in a build without CUDA
 

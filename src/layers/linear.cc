@@ -14,14 +14,18 @@ Tensor linear(Step& step, const Linear& layer, const Tensor& x) {
   return out;
 }
 
-Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta) {
-  Tensor out = step.alloc(residual.shape);
+void norm_into(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta, const Tensor& out) {
   step.run(step.kernels->rms_norm, RmsNormArgs{.residual = residual,
                                                .delta = delta,
                                                .weight = layer.weight,
                                                .eps = layer.eps,
                                                .round_before_weight = layer.round_before_weight,
                                                .out = out});
+}
+
+Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta) {
+  Tensor out = step.alloc(residual.shape);
+  norm_into(step, layer, residual, delta, out);
   return out;
 }
 

@@ -31,6 +31,7 @@ struct Norm {
 
 // residual += delta (when defined), then the norm of it: [T, N] -> [T, N].
 Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta = {});
+void norm_into(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta, const Tensor& out);
 // In place over the last dimension of x [.., N].
 void norm_in_place(Step& step, const Norm& layer, const Tensor& x, int64_t n);
 

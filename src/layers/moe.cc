@@ -2,27 +2,47 @@
 
 namespace tessera {
 
-Tensor moe(Step& step, int layer, const Moe& m, const Tensor& x) {
-  const int64_t tokens = x.dim(0);
-  Tensor logits = linear(step, m.router, x);
+void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta) {
+  const int64_t tokens = residual.dim(0);
+  Tensor x = step.alloc(residual.shape);
+  Tensor logits = step.alloc({tokens, m.router.w.n});
   Tensor indices = step.alloc(DType::kI32, {tokens, m.experts_per_token});
   Tensor weights = step.alloc(DType::kF32, {tokens, m.experts_per_token});
-  step.run(step.kernels->router, RouterArgs{.logits = logits, .mode = m.mode, .indices = indices, .weights = weights});
+  const NormRouterArgs fused{.residual = residual,
+                             .delta = delta,
+                             .norm_weight = input_norm.weight,
+                             .eps = input_norm.eps,
+                             .round_before_weight = input_norm.round_before_weight,
+                             .router = m.router.w,
+                             .router_bias = m.router.bias,
+                             .mode = m.mode,
+                             .normed = x,
+                             .logits = logits,
+                             .indices = indices,
+                             .weights = weights};
+  if (!step.try_run(step.kernels->norm_router, fused)) {
+    norm_into(step, input_norm, residual, delta, x);
+    step.run(step.kernels->linear, LinearArgs{.x = x, .w = m.router.w, .bias = m.router.bias, .out = logits});
+    step.run(step.kernels->router,
+             RouterArgs{.logits = logits, .mode = m.mode, .indices = indices, .weights = weights});
+  }
   step.show("router_logits", layer, logits);
   step.show("router_indices", layer, indices);
   step.show("router_weights", layer, weights);
-  Tensor out = step.alloc(x.shape);
-  step.run(step.kernels->moe, MoeArgs{.x = x,
-                                      .indices = indices,
-                                      .weights = weights,
-                                      .gate_up = m.gate_up,
-                                      .gate_up_bias = m.gate_up_bias,
-                                      .down = m.down,
-                                      .down_bias = m.down_bias,
-                                      .activation = m.activation,
-                                      .limit = m.limit,
-                                      .out = out});
-  return out;
+  Tensor out = step.alloc(residual.shape);
+  const MoeArgs experts{.x = x,
+                        .indices = indices,
+                        .weights = weights,
+                        .gate_up = m.gate_up,
+                        .gate_up_bias = m.gate_up_bias,
+                        .down = m.down,
+                        .down_bias = m.down_bias,
+                        .activation = m.activation,
+                        .limit = m.limit,
+                        .out = out};
+  if (step.try_run(step.kernels->moe_add, MoeAddArgs{.moe = experts, .residual = residual})) return;
+  step.run(step.kernels->moe, experts);
+  step.run(step.kernels->add, AddArgs{.x = residual, .delta = out});
 }
 
 }  // namespace tessera

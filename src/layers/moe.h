@@ -17,6 +17,7 @@ struct Moe {
   float limit = 7.0f;
 };
 
-Tensor moe(Step& step, int layer, const Moe& m, const Tensor& x);  // [T, H] -> [T, H]
+// residual += delta, then residual += the experts' answer to its norm.
+void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta);
 
 }  // namespace tessera

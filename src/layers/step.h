@@ -64,14 +64,25 @@ struct Step {
       row->launch(args, stream);
     }
   }
+
+  // The same for a fused op; false, and nothing done, when no row accepts: the caller then runs the ops one by one.
+  template <class Args>
+  bool try_run(const OpTable<Args>& table, const Args& args) {
+    if (table.choose(args) == nullptr) return false;
+    run(table, args);
+    return true;
+  }
 };
 
-// Scratch taken inside the scope is given back at its end.
+// Scratch taken inside the scope is given back at its end, unless kept.
 class ScratchScope {
  public:
   explicit ScratchScope(Step& step) : arena_(step.scratch), mark_(step.scratch->used()) {}
-  ~ScratchScope() { arena_->rewind(mark_); }
+  ~ScratchScope() {
+    if (arena_) arena_->rewind(mark_);
+  }
   ScratchScope(const ScratchScope&) = delete;
+  void keep() { arena_ = nullptr; }
 
  private:
   Arena* arena_;

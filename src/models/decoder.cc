@@ -110,11 +110,14 @@ class Decoder final : public Model {
       ScratchScope scope(step);
       const DecoderLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x));
+      Tensor attended = attention(step, index, layer.attention, rope, layer.input_norm, x);
       step.show("attention", index, attended);
-      Tensor inner = norm(step, layer.post_norm, x, attended);
-      Tensor mixed = layer.sparse ? moe(step, index, layer.moe, inner) : mlp(step, layer.mlp, inner);
-      step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+      if (layer.sparse) {
+        moe(step, index, layer.moe, layer.post_norm, x, attended);
+      } else {
+        Tensor mixed = mlp(step, layer.mlp, norm(step, layer.post_norm, x, attended));
+        step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+      }
       step.show("hidden", index, x);
     }
     Tensor last = norm(step, norm_, x);

@@ -186,6 +186,7 @@ struct SingleDownArgs {
   const bf16* x;  // [A, I]
   AnyVector bias;
   bf16* out;  // [H]
+  bf16* residual;  // [H] or null: then it gets the sum added, and out nothing
 };
 
 // One token: a block owns 16 output rows for all A experts (kShares warps an expert, each a share of K) and adds in slot order.
@@ -232,7 +233,13 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
   if (threadIdx.x < 16) {
     float sum = 0.0f;
     for (int s = 0; s < static_cast<int>(blockDim.x / (32 * kShares)); ++s) sum += term[s][threadIdx.x];
-    a.out[blockIdx.x * 16 + threadIdx.x] = __float2bfloat16_rn(sum);
+    int row = blockIdx.x * 16 + threadIdx.x;
+    bf16 rounded = __float2bfloat16_rn(sum);
+    if (a.residual == nullptr) {
+      a.out[row] = rounded;
+    } else {
+      a.residual[row] = __float2bfloat16_rn(to_float(a.residual[row]) + to_float(rounded));
+    }
   }
 }
 
@@ -272,7 +279,7 @@ void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, bool w
          dim3(strips, groups), dim3(128), 0, stream, g);
 }
 
-void run(const MoeArgs& a, Stream& stream) {
+void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   Sizes s = sizes(a);
   if (s.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
@@ -288,7 +295,8 @@ void run(const MoeArgs& a, Stream& stream) {
     launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
     SingleDownArgs down{a.indices.i32(), a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
-                        reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>()};
+                        reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>(),
+                        residual.as<bf16>()};
     launch("moe down", moe_down_single<kDownShares, 4>, dim3(s.hidden / 16), dim3(32 * kDownShares * s.active), 0, stream, down);
     return;
   }
@@ -303,14 +311,22 @@ void run(const MoeArgs& a, Stream& stream) {
   bool wide = s.tokens > 8;
   launch_grouped<true>(up, up_strips, groups, wide, stream);
   launch_grouped<false>(down, down_strips, groups, wide, stream);
-  moe_combine(a, y, stream);
+  moe_combine(a, residual, y, stream);
 }
+
+void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
 
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
   return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 16 tokens an expert", supports,
           workspace, run};
+}
+
+KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row() {
+  return {"moe_add_bf16_mxfp4_small", DeviceType::kCuda, "the same, added to the residual", [](const MoeAddArgs& a) { return supports(a.moe); },
+          [](const MoeAddArgs& a) { return workspace(a.moe); },
+          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }};
 }
 
 }  // namespace tessera::cuda

@@ -419,7 +419,7 @@ void launch_grouped(const GroupedArgs& g, int64_t load, Stream& stream) {
   }
 }
 
-void run(const MoeArgs& a, Stream& stream) {
+void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   Layout l = layout_of(a);
   if (l.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
@@ -448,14 +448,22 @@ void run(const MoeArgs& a, Stream& stream) {
   g.tiles = inner;
   g.out = reinterpret_cast<float*>(wide);
   launch_grouped<false>(g, load, stream);
-  moe_combine(a, reinterpret_cast<float*>(wide), stream);
+  moe_combine(a, residual, reinterpret_cast<float*>(wide), stream);
 }
+
+void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
 
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_sm90_row() {
   return {"moe_bf16_mxfp4_sm90", DeviceType::kCuda, "MXFP4 atoms, wgmma grouped GEMM, any number of tokens", supports, workspace,
           run};
+}
+
+KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row() {
+  return {"moe_add_bf16_mxfp4_sm90", DeviceType::kCuda, "the same, added to the residual", [](const MoeAddArgs& a) { return supports(a.moe); },
+          [](const MoeAddArgs& a) { return workspace(a.moe); },
+          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }};
 }
 
 }  // namespace tessera::cuda

@@ -10,7 +10,7 @@ namespace {
 using bf16 = __nv_bfloat16;
 
 __global__ void combine_kernel(const int32_t* indices, const float* weights, const float* y, AnyVector bias, int active, int h,
-                            bf16* out) {
+                               bf16* out, bf16* residual) {
   wait_for_previous_grid();
   allow_next_grid();
   int64_t t = blockIdx.y;
@@ -25,15 +25,22 @@ __global__ void combine_kernel(const int32_t* indices, const float* weights, con
     sum.x += weight * (v.x + bias.at(bias_row));
     sum.y += weight * (v.y + bias.at(bias_row + 1));
   }
-  *reinterpret_cast<uint32_t*>(out + t * h + column) = pack2<bf16>(sum.x, sum.y);
+  uint32_t two = pack2<bf16>(sum.x, sum.y);
+  uint32_t* to = reinterpret_cast<uint32_t*>((residual != nullptr ? residual : out) + t * h + column);
+  if (residual != nullptr) {
+    float2 rounded = unpack2<bf16>(two), before = unpack2<bf16>(*to);
+    two = pack2<bf16>(before.x + rounded.x, before.y + rounded.y);
+  }
+  *to = two;
 }
 
 }  // namespace
 
-void moe_combine(const MoeArgs& a, const float* y, Stream& stream) {
+void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Stream& stream) {
   int64_t tokens = a.x.dim(0), h = a.x.dim(1);
   launch("moe combine", combine_kernel, dim3(ceil_div(h, 512), tokens), dim3(256), 0, stream, a.indices.i32(), a.weights.f32(), y,
-         AnyVector{a.down_bias.data, a.down_bias.dtype}, static_cast<int>(a.indices.dim(1)), static_cast<int>(h), a.out.as<bf16>());
+         AnyVector{a.down_bias.data, a.down_bias.dtype}, static_cast<int>(a.indices.dim(1)), static_cast<int>(h), a.out.as<bf16>(),
+         residual.as<bf16>());
 }
 
 }  // namespace tessera::cuda

@@ -1,16 +1,13 @@
 // Top A of E logits with weights, one warp a token. Ties go to the lower index; NaN counts as the smallest value, so the
 // indices are always valid.
 #include "kernels/cuda/device/ptx.cuh"
-#include "kernels/cuda/device/reduce.cuh"
+#include "kernels/cuda/device/route.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
 
 namespace tessera::cuda {
 namespace {
-
-constexpr int kPerLane = 8;
-constexpr int kMaxActive = 16;
 
 template <class T>
 __global__ void router_kernel(const T* logits, RouterMode mode, int experts, int active, int32_t* indices, float* weights,
@@ -19,63 +16,21 @@ __global__ void router_kernel(const T* logits, RouterMode mode, int experts, int
   allow_next_grid();
   int token = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (token >= tokens) return;
-  float v[kPerLane];
-  bool free[kPerLane];
+  float v[kRouterPerLane];
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
+  for (int i = 0; i < kRouterPerLane; ++i) {
     int e = i * 32 + lane;
-    free[i] = e < experts;
-    float x = free[i] ? to_float(logits[static_cast<int64_t>(token) * experts + e]) : -INFINITY;
-    v[i] = isnan(x) ? -INFINITY : x;
+    v[i] = e < experts ? to_float(logits[static_cast<int64_t>(token) * experts + e]) : -INFINITY;
   }
-  float chosen = 0.0f;  // lane a keeps the a-th
-  int chosen_index = 0;
-  for (int a = 0; a < active; ++a) {
-    float best = -INFINITY;
-    int index = 0x7fffffff;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      int e = i * 32 + lane;
-      if (free[i] && (index == 0x7fffffff || v[i] > best)) best = v[i], index = e;
-    }
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      float other = __shfl_xor_sync(0xffffffffu, best, offset);
-      int other_index = __shfl_xor_sync(0xffffffffu, index, offset);
-      if (other_index != 0x7fffffff && (index == 0x7fffffff || other > best || (other == best && other_index < index)))
-        best = other, index = other_index;
-    }
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      if (i * 32 + lane == index) free[i] = false;
-    if (lane == a) chosen = best, chosen_index = index;
-  }
-  // The first pick is the largest logit.
-  float top = __shfl_sync(0xffffffffu, chosen, 0);
-  float power = lane < active ? __expf(chosen - top) : 0.0f;
-  float sum;
-  if (mode == RouterMode::kSoftmaxOfTopK) {
-    sum = warp_sum(power);
-  } else {
-    float own = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      if (i * 32 + lane < experts) own += __expf(v[i] - top);
-    sum = warp_sum(own);
-  }
-  float weight = power / sum;
-  if (mode == RouterMode::kTopKOfSoftmaxNormalised) weight /= warp_sum(weight);
-  if (lane < active) {
-    indices[static_cast<int64_t>(token) * active + lane] = chosen_index;
-    weights[static_cast<int64_t>(token) * active + lane] = round_to<T>(weight);
-  }
+  route_token<T>(v, mode, experts, active, indices + static_cast<int64_t>(token) * active,
+                 weights + static_cast<int64_t>(token) * active);
 }
 
 Verdict supports(const RouterArgs& a) {
   if (!on_gpu(a.logits)) return {"the tensors are not on a CUDA device"};
   if (!is_float(a.logits.dtype)) return {"logits are not F32, BF16 or F16"};
-  if (a.logits.dim(1) > 32 * kPerLane) return {"more than 256 experts"};
-  if (a.indices.dim(1) > kMaxActive) return {"more than 16 active experts"};
+  if (a.logits.dim(1) > 32 * kRouterPerLane) return {"more than 256 experts"};
+  if (a.indices.dim(1) > kRouterMaxActive) return {"more than 16 active experts"};
   return kAccepted;
 }
 

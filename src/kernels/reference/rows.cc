@@ -15,6 +15,14 @@ void add_reference_kernels(Kernels& kernels) {
   kernels.router.rows.push_back(reference::router_row());
   kernels.moe.rows.push_back(reference::moe_row());
   kernels.silu_mul.rows.push_back(reference::silu_mul_row());
+  kernels.sample.rows.push_back(reference::sample_row());
+  kernels.token_feed.rows.push_back(reference::token_feed_row());
+}
+
+void add_fused_reference_kernels(Kernels& kernels) {
+  kernels.qkv.rows.push_back(reference::qkv_row());
+  kernels.norm_router.rows.push_back(reference::norm_router_row());
+  kernels.moe_add.rows.push_back(reference::moe_add_row());
 }
 
 }  // namespace tessera

@@ -16,5 +16,10 @@ KernelRow<AttentionArgs> attention_row();
 KernelRow<RouterArgs> router_row();
 KernelRow<MoeArgs> moe_row();
 KernelRow<SiluMulArgs> silu_mul_row();
+KernelRow<QkvArgs> qkv_row();
+KernelRow<NormRouterArgs> norm_router_row();
+KernelRow<MoeAddArgs> moe_add_row();
+KernelRow<SampleArgs> sample_row();
+KernelRow<TokenFeedArgs> token_feed_row();
 
 }  // namespace tessera::reference

@@ -1,0 +1,78 @@
+// The fused ops' reference rows against the ops one by one, by this machine's best rows.
+#include "kernels/testing.h"
+
+namespace tessera {
+namespace {
+
+using namespace tessera::testing;
+
+template <class Args>
+void run_best(const OpTable<Args>& table, const Args& args, ThreadPool& pool) {
+  launch(*table.choose(args), args, pool);
+}
+
+TEST(Fused, QkvIsNormProductsRotationAndCacheWrite) {
+  const Kernels best = Kernels::builtin(), reference = Kernels::reference();
+  ThreadPool pool(2);
+  for (DType act : kFloats) {
+    Operands o(fresh_seed());
+    const int64_t tokens = 3, hidden = 96, heads = 4, kv_heads = 2, d = 16;
+    QkvArgs a{.x = o.normal(act, {tokens, hidden}, 2.0f), .norm_weight = o.normal(act, {hidden})};
+    a.q = o.plain(act, 1, heads * d, hidden), a.k = o.plain(act, 1, kv_heads * d, hidden);
+    a.v = o.plain(act, 1, kv_heads * d, hidden);
+    a.q_bias = o.normal(act, {heads * d});
+    a.cos = o.normal(act, {tokens, d / 2}), a.sin = o.normal(act, {tokens, d / 2});
+    a.slots = o.ints({tokens}, {5, -1, 0});
+    a.cache = {o.guarded(act, {2, kv_heads, 4, d}), o.guarded(act, {2, kv_heads, 4, d})};
+    a.out = o.guarded(act, {tokens, heads, d});
+    launch(reference.qkv.rows[0], a, pool);
+
+    Tensor x = o.guarded(act, a.x.shape), q = o.guarded(act, a.out.shape), k = o.guarded(act, {tokens, kv_heads, d});
+    Tensor v = o.guarded(act, k.shape);
+    KvPages cache{o.guarded(act, a.cache.k.shape), o.guarded(act, a.cache.v.shape)};
+    run_best(best.rms_norm, {.residual = a.x, .weight = a.norm_weight, .eps = a.eps, .out = x}, pool);
+    run_best(best.linear, {x, a.q, a.q_bias, q.reshape({tokens, heads * d})}, pool);
+    run_best(best.linear, {x, a.k, {}, k.reshape({tokens, kv_heads * d})}, pool);
+    run_best(best.linear, {x, a.v, {}, v.reshape({tokens, kv_heads * d})}, pool);
+    run_best(best.rope, {q, a.cos, a.sin}, pool);
+    run_best(best.rope, {k, a.cos, a.sin}, pool);
+    run_best(best.kv_write, {k, v, a.slots, cache}, pool);
+    expect_close(a.out, q, 1e-5 + rounding_of(act), "queries", 2);
+    expect_close(a.cache.k, cache.k, 1e-5 + rounding_of(act), "keys", 2);
+    expect_close(a.cache.v, cache.v, 1e-5 + rounding_of(act), "values", 2);
+    o.check_guards();
+  }
+}
+
+TEST(Fused, NormRouterIsNormProductAndChoice) {
+  const Kernels best = Kernels::builtin(), reference = Kernels::reference();
+  ThreadPool pool(2);
+  Operands o(fresh_seed());
+  const int64_t tokens = 5, hidden = 64, experts = 8, active = 3;
+  const DType act = DType::kF32;
+  NormRouterArgs a{.residual = o.guarded_copy(o.normal(act, {tokens, hidden})),
+                   .delta = o.normal(act, {tokens, hidden}),
+                   .norm_weight = o.normal(act, {hidden}),
+                   .router = o.plain(act, 1, experts, hidden),
+                   .router_bias = o.normal(act, {experts})};
+  a.normed = o.guarded(act, a.residual.shape), a.logits = o.guarded(act, {tokens, experts});
+  a.indices = o.guarded(DType::kI32, {tokens, active}), a.weights = o.guarded(DType::kF32, {tokens, active});
+  NormRouterArgs b = a;
+  b.residual = o.guarded_copy(a.residual);
+  b.normed = o.guarded(act, a.residual.shape), b.logits = o.guarded(act, {tokens, experts});
+  b.indices = o.guarded(DType::kI32, {tokens, active}), b.weights = o.guarded(DType::kF32, {tokens, active});
+  launch(reference.norm_router.rows[0], a, pool);
+  run_best(best.rms_norm,
+           {.residual = b.residual, .delta = b.delta, .weight = b.norm_weight, .eps = b.eps, .out = b.normed}, pool);
+  run_best(best.linear, {b.normed, b.router, b.router_bias, b.logits}, pool);
+  run_best(best.router, {.logits = b.logits, .mode = b.mode, .indices = b.indices, .weights = b.weights}, pool);
+  expect_same_bits(a.residual, b.residual, "residual");
+  expect_close(a.normed, b.normed, 1e-5, "normed");
+  expect_close(a.logits, b.logits, 1e-5, "logits");
+  expect_same_bits(a.indices, b.indices, "indices");
+  expect_close(a.weights, b.weights, 1e-5, "weights");
+  o.check_guards();
+}
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,92 @@
+// The fused ops' definition: the ops they fuse, one after another.
+#include <vector>
+
+#include "kernels/reference/rows.h"
+#include "kernels/reference/values.h"
+
+namespace tessera::reference {
+
+namespace {
+
+// A tensor that lives as long as this object.
+struct Owned {
+  Owned(DType type, Shape shape) : bytes(static_cast<size_t>(shape.numel() * dtype_size(type))) {
+    tensor = {bytes.data(), shape, type, Device{}};
+  }
+  std::vector<char> bytes;
+  Tensor tensor;
+};
+
+Verdict supports_qkv(const QkvArgs& a) {
+  return require_cpu_floats({&a.x, &a.norm_weight, &a.q.values, &a.out, &a.cache.k});
+}
+
+void run_qkv(const QkvArgs& a, Stream& stream) {
+  const int64_t tokens = a.x.dim(0), heads = a.out.dim(1), kv_heads = a.cache.k.dim(1), d = a.out.dim(2);
+  Owned x(a.x.dtype, a.x.shape), k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
+  rms_norm_row().launch({.residual = a.x,
+                         .weight = a.norm_weight,
+                         .eps = a.eps,
+                         .round_before_weight = a.round_before_weight,
+                         .out = x.tensor},
+                        stream);
+  auto project = [&](const Weight& w, const Tensor& bias, const Tensor& out, int64_t count) {
+    linear_row().launch({.x = x.tensor, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
+  };
+  project(a.q, a.q_bias, a.out, heads);
+  project(a.k, a.k_bias, k.tensor, kv_heads);
+  project(a.v, a.v_bias, v.tensor, kv_heads);
+  rope_row().launch({.x = a.out, .cos = a.cos, .sin = a.sin}, stream);
+  rope_row().launch({.x = k.tensor, .cos = a.cos, .sin = a.sin}, stream);
+  kv_write_row().launch({.k = k.tensor, .v = v.tensor, .slots = a.slots, .cache = a.cache}, stream);
+}
+
+Verdict supports_norm_router(const NormRouterArgs& a) {
+  return require_cpu_floats({&a.residual, &a.norm_weight, &a.router.values});
+}
+
+void run_norm_router(const NormRouterArgs& a, Stream& stream) {
+  rms_norm_row().launch({.residual = a.residual,
+                         .delta = a.delta,
+                         .weight = a.norm_weight,
+                         .eps = a.eps,
+                         .round_before_weight = a.round_before_weight,
+                         .out = a.normed},
+                        stream);
+  linear_row().launch({.x = a.normed, .w = a.router, .bias = a.router_bias, .out = a.logits}, stream);
+  router_row().launch({.logits = a.logits, .mode = a.mode, .indices = a.indices, .weights = a.weights}, stream);
+}
+
+Verdict supports_moe_add(const MoeAddArgs& a) {
+  return moe_row().supports(a.moe);
+}
+
+void run_moe_add(const MoeAddArgs& a, Stream& stream) {
+  moe_row().launch(a.moe, stream);
+  add_row().launch({.x = a.residual, .delta = a.moe.out}, stream);
+}
+
+}  // namespace
+
+KernelRow<QkvArgs> qkv_row() {
+  return {"qkv_any_ref", DeviceType::kCpu, "the ops one by one", supports_qkv, nullptr, run_qkv};
+}
+
+KernelRow<NormRouterArgs> norm_router_row() {
+  return {"norm_router_any_ref", DeviceType::kCpu, "the ops one by one",
+          supports_norm_router,  nullptr,          run_norm_router};
+}
+
+KernelRow<MoeAddArgs> moe_add_row() {
+  return {"moe_add_any_ref",
+          DeviceType::kCpu,
+          "the ops one by one",
+          supports_moe_add,
+          [](const MoeAddArgs& a) {
+            const auto workspace = moe_row().workspace;
+            return workspace ? workspace(a.moe) : 0;
+          },
+          run_moe_add};
+}
+
+}  // namespace tessera::reference
