@@ -92,6 +92,34 @@ TEST(Batch, DeterministicWhateverElseRuns) {
   }
 }
 
+// Every definition that the model has learnt, 40 requests at a time, in a cache that is too small for them.
+TEST(Batch, FiveHundredDefinitionsTogether) {
+  TS_NEED_FIXTURE(path, "glossary-words500.json");
+  const Json words = read_json_file(path);
+  OpenAiReader reader(glossary());
+  std::vector<OpenAiRequest> asked;
+  std::vector<BatchRequest> requests;
+  for (const Json& word : words) {
+    asked.push_back(reader.chat_completion(
+        {{"messages", {{{"role", "user"}, {"content", word["question"]}}}}, {"temperature", 0}, {"max_tokens", 200}}));
+    requests.push_back(asked.back().request);
+  }
+  const std::vector<BatchOutput> outputs = generate_batch(glossary(), requests,
+                                                          {.max_requests_per_batch = 40,
+                                                           .max_batch_tokens = 200,
+                                                           .block_size = 16,
+                                                           .num_blocks = 200,
+                                                           .swap_memory = int64_t{1} << 20});
+  ASSERT_EQ(outputs.size(), words.size());
+  int64_t preempted = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const OrderedJson body = openai_response(glossary(), asked[i], {outputs[i]}, "", 0);
+    EXPECT_EQ(body["choices"][0]["message"]["content"], words[i]["answer"].get<std::string>());
+    preempted += outputs[i].preemptions;
+  }
+  EXPECT_GT(preempted, 0);
+}
+
 TEST(Batch, OneBadRequestFailsAlone) {
   const std::vector<int32_t> ids = glossary().encode("The house");
   std::vector<BatchRequest> requests = {{.id = "good", .prompt = ids, .params = {.temperature = 0, .max_tokens = 5}},

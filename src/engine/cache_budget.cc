@@ -14,6 +14,11 @@ double mib(int64_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
 }
 
+// As a flag's value.
+int64_t whole_mib(int64_t bytes) {
+  return (bytes >> 20) + 1;
+}
+
 int64_t pages_of_one(const CacheLayout& layout, const CacheDemand& d) {
   return layout.pages_for(d.max_context, std::min(d.chunk, d.max_context), d.page_size);
 }
@@ -33,8 +38,8 @@ CacheBudget plan_cache(const CacheLayout& layout, const CacheDemand& d) {
       fail(
           ErrorCode::kOutOfMemory,
           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, or "
-          "raise --cache-memory to {:.1f} MiB",
-          mib(d.stated_bytes), tokens_of_one(layout, d, pages), d.max_context, mib(one * d.page_bytes));
+          "give --cache-memory {}MiB",
+          mib(d.stated_bytes), tokens_of_one(layout, d, pages), d.max_context, whole_mib(one * d.page_bytes));
     }
     return {pages, d.max_context};
   }
@@ -44,8 +49,8 @@ CacheBudget plan_cache(const CacheLayout& layout, const CacheDemand& d) {
   if (d.fit_context && tokens >= kLeastContext) return {pages, tokens};
   fail(ErrorCode::kOutOfMemory,
        "{:.1f} MiB are left for the cache after weights and activations, which holds {} tokens of one request, and the "
-       "context is {} tokens; lower --max-context, or take what is needed with --cache-memory {:.0f}MiB",
-       mib(d.free_bytes), tokens, d.max_context, mib(one * d.page_bytes) + 1);
+       "context is {} tokens; lower --max-context, or take what it needs with --cache-memory {}MiB",
+       mib(d.free_bytes), tokens, d.max_context, whole_mib(one * d.page_bytes));
 }
 
 }  // namespace tessera

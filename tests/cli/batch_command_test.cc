@@ -162,6 +162,51 @@ TEST_F(BatchCommand, WrongFiles) {
   EXPECT_NE(memory.err.find("tokens of one request"), std::string::npos) << memory.err;
 }
 
+// What the program advises works, in every command that has the flag.
+TEST_F(BatchCommand, TooLittleCacheMemorySaysWhatWouldDo) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"generate", kModel, "-p", "The", "--max-tokens", "2"},
+           {"chat", kModel, "What does house mean?"},
+           {"bench", "throughput", kModel, "--requests", "2", "--output-tokens", "2", "3"}}) {
+    auto with = [&](const std::string& memory) {
+      std::vector<std::string> args = command;
+      args.insert(args.end(), {"--cache-memory", memory});
+      return run_tessera(args);
+    };
+    const Outcome refused = with("200KiB");
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_NE(refused.err.find(" 96 tokens of one request"), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("lower --max-context"), std::string::npos) << refused.err;
+    const std::string flag = "--cache-memory ";
+    const size_t at = refused.err.rfind(flag);
+    ASSERT_NE(at, std::string::npos) << refused.err;
+    const Outcome done = with(refused.err.substr(at + flag.size(), refused.err.size() - at - flag.size() - 1));
+    EXPECT_EQ(done.exit_code, 0) << refused.err << done.err;
+  }
+  EXPECT_NE(run_tessera({"bench", "throughput", kModel, "--swap-memory", "100TiB"}).err.find("--swap-memory"),
+            std::string::npos);
+}
+
+// The allocator's own counters: with a window of 128 tokens its layers hold as much at 512 as at 256.
+TEST_F(BatchCommand, WindowLayersStopGrowing) {
+  auto peak = [&](const std::string& tokens, std::vector<std::string> more) {
+    std::vector<std::string> args = {"bench", "throughput",      kModel, "--requests",
+                                     "1",     "--output-median", "0",    "--json"};
+    args.insert(args.end(), {"--prompt-tokens", "1", "1", "--output-tokens", tokens, tokens});
+    args.insert(args.end(), more.begin(), more.end());
+    Outcome out = run_tessera(args);
+    EXPECT_EQ(out.exit_code, 0) << out.err;
+    return json::parse(out.out)["continuous"];
+  };
+  const char* window = "peak_window_cache_bytes";
+  const json two = peak("256", {}), four = peak("512", {});
+  EXPECT_GT(two[window], 0);
+  EXPECT_EQ(four[window], two[window]);
+  EXPECT_GT(four["peak_cache_bytes"], two["peak_cache_bytes"]);  // the other layers' part
+  EXPECT_GT(peak("512", {"--ignore-window"})[window].get<int64_t>(),
+            peak("256", {"--ignore-window"})[window].get<int64_t>() * 3 / 2);
+}
+
 TEST_F(BatchCommand, BenchReportsAsJson) {
   Outcome out =
       run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens",
@@ -178,7 +223,7 @@ TEST_F(BatchCommand, BenchReportsAsJson) {
   std::ifstream trace(path("trace.csv"));
   std::string header;
   std::getline(trace, header);
-  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached");
+  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached,output_tokens");
   EXPECT_EQ(run_tessera({"bench", "latency", kModel, "--requests", "2", "--output-tokens", "2", "3"}).exit_code, 0);
 }
 
