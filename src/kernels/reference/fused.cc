@@ -18,20 +18,14 @@ struct Owned {
 };
 
 Verdict supports_qkv(const QkvArgs& a) {
-  return require_cpu_floats({&a.x, &a.norm_weight, &a.q.values, &a.out, &a.cache.k});
+  return require_cpu_floats({&a.x, &a.q.values, &a.out, &a.cache.k});
 }
 
 void run_qkv(const QkvArgs& a, Stream& stream) {
   const int64_t tokens = a.x.dim(0), heads = a.out.dim(1), kv_heads = a.cache.k.dim(1), d = a.out.dim(2);
-  Owned x(a.x.dtype, a.x.shape), k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
-  rms_norm_row().launch({.residual = a.x,
-                         .weight = a.norm_weight,
-                         .eps = a.eps,
-                         .round_before_weight = a.round_before_weight,
-                         .out = x.tensor},
-                        stream);
+  Owned k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
   auto project = [&](const Weight& w, const Tensor& bias, const Tensor& out, int64_t count) {
-    linear_row().launch({.x = x.tensor, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
+    linear_row().launch({.x = a.x, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
   };
   project(a.q, a.q_bias, a.out, heads);
   project(a.k, a.k_bias, k.tensor, kv_heads);
