@@ -156,6 +156,15 @@ struct QkvArgs {
   Tensor out;  // act [T, Q, D]: the rotated queries
 };
 
+// RopeArgs on q and k, KvWriteArgs on k and v. k itself may be left as it was.
+struct RopeKvArgs {
+  Tensor q;         // act [T, Q, D], rotated in place
+  Tensor k, v;      // act [T, K, D]
+  Tensor cos, sin;  // act [T, D/2]
+  Tensor slots;     // I32 [T]
+  KvPages cache;
+};
+
 // RmsNormArgs, LinearArgs with the router's weight, RouterArgs.
 struct NormRouterArgs {
   Tensor residual;     // act [T, H]; updated in place when delta is defined

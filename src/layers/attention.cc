@@ -125,6 +125,8 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
     norm_in_place(step, a.q_norm, q, a.head_dim);
     norm_in_place(step, a.k_norm, k, a.head_dim);
   }
+  const RopeKvArgs rotated{q, k, v, rope.cos, rope.sin, cache.slots, cache.pages};
+  if (step.try_run(step.kernels->rope_kv, rotated)) return q;
   step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});

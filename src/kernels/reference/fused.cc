@@ -17,6 +17,16 @@ struct Owned {
   Tensor tensor;
 };
 
+Verdict supports_rope_kv(const RopeKvArgs& a) {
+  return require_cpu_floats({&a.q, &a.k, &a.v, &a.cos, &a.sin, &a.cache.k, &a.cache.v});
+}
+
+void rotate_and_write(const RopeKvArgs& a, Stream& stream) {
+  rope_row().launch({.x = a.q, .cos = a.cos, .sin = a.sin}, stream);
+  rope_row().launch({.x = a.k, .cos = a.cos, .sin = a.sin}, stream);
+  kv_write_row().launch({.k = a.k, .v = a.v, .slots = a.slots, .cache = a.cache}, stream);
+}
+
 Verdict supports_qkv(const QkvArgs& a) {
   return require_cpu_floats({&a.x, &a.q.values, &a.out, &a.cache.k});
 }
@@ -30,9 +40,7 @@ void run_qkv(const QkvArgs& a, Stream& stream) {
   project(a.q, a.q_bias, a.out, heads);
   project(a.k, a.k_bias, k.tensor, kv_heads);
   project(a.v, a.v_bias, v.tensor, kv_heads);
-  rope_row().launch({.x = a.out, .cos = a.cos, .sin = a.sin}, stream);
-  rope_row().launch({.x = k.tensor, .cos = a.cos, .sin = a.sin}, stream);
-  kv_write_row().launch({.k = k.tensor, .v = v.tensor, .slots = a.slots, .cache = a.cache}, stream);
+  rotate_and_write({a.out, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache}, stream);
 }
 
 Verdict supports_norm_router(const NormRouterArgs& a) {
@@ -64,6 +72,10 @@ void run_moe_add(const MoeAddArgs& a, Stream& stream) {
 
 KernelRow<QkvArgs> qkv_row() {
   return {"qkv_any_ref", DeviceType::kCpu, "the ops one by one", supports_qkv, nullptr, run_qkv};
+}
+
+KernelRow<RopeKvArgs> rope_kv_row() {
+  return {"rope_kv_any_ref", DeviceType::kCpu, "the ops one by one", supports_rope_kv, nullptr, rotate_and_write};
 }
 
 KernelRow<NormRouterArgs> norm_router_row() {
