@@ -327,21 +327,17 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
   struct QkvCase {
     int64_t t, h, q, k, d, page;
     DType act;
-    bool round_before;
   };
-  for (const QkvCase& c : std::vector<QkvCase>{{1, 2880, 64, 8, 64, 64, DType::kBF16, false},
-                                               {2, 2880, 64, 8, 64, 16, DType::kBF16, false},
-                                               {8, 2880, 64, 8, 64, 16, DType::kBF16, false},
-                                               {9, 2880, 64, 8, 64, 16, DType::kBF16, false},
-                                               {16, 2880, 64, 8, 64, 16, DType::kBF16, true},
-                                               {5, 4096, 32, 8, 128, 24, DType::kF16, true},
-                                               {13, 4096, 32, 8, 128, 16, DType::kBF16, true},
-                                               {3, 256, 4, 2, 16, 4, DType::kF16, false}}) {
+  for (const QkvCase& c : std::vector<QkvCase>{{1, 2880, 64, 8, 64, 64, DType::kBF16},
+                                               {2, 2880, 64, 8, 64, 16, DType::kBF16},
+                                               {7, 2880, 64, 8, 64, 16, DType::kBF16},
+                                               {8, 2880, 64, 8, 64, 16, DType::kBF16},
+                                               {5, 4096, 32, 8, 128, 24, DType::kF16},
+                                               {8, 5120, 40, 8, 128, 16, DType::kBF16},
+                                               {3, 512, 4, 2, 16, 4, DType::kF16}}) {
     Pool pool(seeds);
     QkvArgs a;
-    a.x = pool.normal(c.act, {c.t, c.h}, 2.0f);
-    a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
-    a.round_before_weight = c.round_before;
+    a.x = pool.normal(c.act, {c.t, c.h}, 1.0f);
     a.q = pool.plain(c.act, c.q * c.d, c.h, 0.02f);
     a.k = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
     a.v = pool.plain(c.act, c.k * c.d, c.h, 0.02f);
@@ -355,13 +351,12 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
     a.slots = pool.ints(slots, {c.t});
     auto page = [&] { return pool.poisoned(c.act, {8, c.k, c.page, c.d}); };
     a.out = pool.poisoned(c.act, {c.t, c.q, c.d});
-    Tensor x = pool.poisoned(c.act, a.x.shape), q = pool.poisoned(c.act, a.out.shape), k = pool.poisoned(c.act, {c.t, c.k, c.d}),
+    Tensor q = pool.poisoned(c.act, a.out.shape), k = pool.poisoned(c.act, {c.t, c.k, c.d}),
            v = pool.poisoned(c.act, {c.t, c.k, c.d});
     KvPages cache{page(), page()};
-    run_first(kernels.rms_norm, RmsNormArgs{a.x, {}, a.norm_weight, a.eps, a.round_before_weight, x});
-    run_first(kernels.linear, LinearArgs{x, a.q, a.q_bias, q.reshape({c.t, c.q * c.d})});
-    run_first(kernels.linear, LinearArgs{x, a.k, a.k_bias, k.reshape({c.t, c.k * c.d})});
-    run_first(kernels.linear, LinearArgs{x, a.v, a.v_bias, v.reshape({c.t, c.k * c.d})});
+    run_first(kernels.linear, LinearArgs{a.x, a.q, a.q_bias, q.reshape({c.t, c.q * c.d})});
+    run_first(kernels.linear, LinearArgs{a.x, a.k, a.k_bias, k.reshape({c.t, c.k * c.d})});
+    run_first(kernels.linear, LinearArgs{a.x, a.v, a.v_bias, v.reshape({c.t, c.k * c.d})});
     run_first(kernels.rope, RopeArgs{q, a.cos, a.sin});
     run_first(kernels.rope, RopeArgs{k, a.cos, a.sin});
     run_first(kernels.kv_write, KvWriteArgs{k, v, a.slots, cache});
@@ -379,6 +374,50 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
       report.line(row, fmt::format("T={} H={} Q={} K={} D={} {}", c.t, c.h, c.q, c.k, c.d, name(c.act)), error, bound_of(c.act));
     });
   }
+  for (auto [t, q_heads, kv_heads, d, page, act] :
+       std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, DType>>{{1, 64, 8, 64, 16, DType::kBF16},
+                                                                                   {33, 64, 8, 64, 64, DType::kBF16},
+                                                                                   {700, 32, 8, 128, 24, DType::kBF16},
+                                                                                   {5, 3, 1, 16, 4, DType::kF16}}) {
+    Pool pool(seeds);
+    Tensor start = pool.normal(act, {t, q_heads, d}, 1.0f), k = pool.normal(act, {t, kv_heads, d}, 1.0f);
+    RopeKvArgs a{pool.raw(act, {t, q_heads, d}), pool.raw(act, {t, kv_heads, d}), pool.normal(act, {t, kv_heads, d}, 1.0f),
+                 pool.normal(act, {t, d / 2}, 0.7f), pool.normal(act, {t, d / 2}, 0.7f)};
+    std::vector<int32_t> slots;
+    for (int64_t i = 0; i < t; ++i) slots.push_back(i == 3 ? -1 : static_cast<int32_t>(t - 1 - i));
+    a.slots = pool.ints(slots, {t});
+    auto cache = [&] {
+      Shape shape{t / page + 1, kv_heads, page, d};
+      return KvPages{pool.poisoned(act, shape), pool.poisoned(act, shape)};
+    };
+    auto reset = [&] {
+      check(cudaMemcpy(a.q.data, start.data, start.bytes(), cudaMemcpyDeviceToDevice), "copy");
+      check(cudaMemcpy(a.k.data, k.data, k.bytes(), cudaMemcpyDeviceToDevice), "copy");
+      a.cache = cache();
+    };
+    auto values = [](const Tensor& tensor) {
+      std::vector<double> out = download(tensor);
+      for (double& value : out)
+        if (std::isnan(value)) value = 777;
+      return out;
+    };
+    reset();
+    run_first(kernels.rope, RopeArgs{a.q, a.cos, a.sin});
+    run_first(kernels.rope, RopeArgs{a.k, a.cos, a.sin});
+    run_first(kernels.kv_write, KvWriteArgs{a.k, a.v, a.slots, a.cache});
+    std::vector<double> q_want = values(a.q), k_want = values(a.cache.k), v_want = values(a.cache.v);
+    for (const KernelRow<RopeKvArgs>& row : kernels.rope_kv.rows) {
+      reset();
+      TS_CHECK(row.supports(a));
+      Stream stream;
+      row.launch(a, stream);
+      check(cudaDeviceSynchronize(), row.name);
+      report.line(row.name, fmt::format("T={} Q={} K={} D={} {}", t, q_heads, kv_heads, d, name(act)),
+                  std::max({relative_error(values(a.q), q_want), relative_error(values(a.cache.k), k_want),
+                            relative_error(values(a.cache.v), v_want)}),
+                  bound_of(act));
+    }
+  }
   struct RouterCase {
     int64_t t, h, e, a;
     DType act;
@@ -389,8 +428,10 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
                                                      {1, 2880, 128, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
                                                      {16, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
                                                      {64, 2880, 128, 4, DType::kBF16, false, RouterMode::kSoftmaxOfTopK},
-                                                     {7, 4096, 256, 8, DType::kF16, true, RouterMode::kTopKOfSoftmaxNormalised},
-                                                     {3, 64, 5, 3, DType::kF16, true, RouterMode::kTopKOfSoftmax}}) {
+                                                     {7, 4096, 128, 8, DType::kF16, true, RouterMode::kTopKOfSoftmaxNormalised},
+                                                     {200, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {9, 5120, 16, 2, DType::kBF16, true, RouterMode::kTopKOfSoftmaxNormalised},
+                                                     {3, 512, 5, 3, DType::kF16, true, RouterMode::kTopKOfSoftmax}}) {
     Pool pool(seeds);
     NormRouterArgs a;
     Tensor start = pool.normal(c.act, {c.t, c.h}, 2.0f), residual = pool.raw(c.act, {c.t, c.h});
@@ -399,7 +440,7 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
     restore(residual);
     if (c.delta) a.delta = pool.normal(c.act, {c.t, c.h}, 1.0f);
     a.norm_weight = pool.normal(c.act, {c.h}, 1.0f);
-    a.round_before_weight = c.e == 256;
+    a.round_before_weight = c.a == 8;
     a.router = pool.plain(c.act, c.e, c.h, 0.05f);
     a.router_bias = pool.normal(c.act, {c.e}, 1.0f);
     a.mode = c.mode;

@@ -80,7 +80,7 @@ void time_linear(Bench& b) {
       a.w.values = tensor(weights.as<uint16_t>() + i % copies * n * k, DType::kBF16, {n, k});
       a.w.n = n;
       a.w.k = k;
-      a.bias = tensor(bias.data, DType::kBF16, {n});
+      if (out_type == DType::kBF16) a.bias = tensor(bias.data, DType::kBF16, {n});  // lm_head has none
       a.out = tensor(out.data, out_type, {t, n});
       b.run(b.kernels.linear, a);
     });
@@ -106,14 +106,13 @@ void time_linear(Bench& b) {
 // The fused ops of a decode step at gpt-oss shapes.
 void time_fused(Bench& b) {
   const DType act = DType::kBF16;
-  for (int64_t t : {1, 4, 8, 16}) {
+  for (int64_t t : {1, 4, 8}) {
     Pool pool(b.seeds);
     const int copies = 12;
     std::vector<QkvArgs> cases;
     for (int i = 0; i < copies; ++i) {
       QkvArgs a;
       a.x = pool.normal(act, {t, kHidden}, 1.0f);
-      a.norm_weight = pool.normal(act, {kHidden}, 1.0f);
       a.q = pool.plain(act, 4096, kHidden, 0.02f);
       a.k = pool.plain(act, 512, kHidden, 0.02f);
       a.v = pool.plain(act, 512, kHidden, 0.02f);
@@ -127,10 +126,10 @@ void time_fused(Bench& b) {
       cases.push_back(a);
     }
     double us = time_in_graph(b.stream, 4 * copies, 7, [&](int i) { b.run(b.kernels.qkv, cases[i % copies]); });
-    b.memory_line(fmt::format("norm + qkv + rope + cache T={}", t), 2.0 * 5120 * kHidden + t * 2.0 * (kHidden + 5120), us);
+    b.memory_line(fmt::format("qkv + rope + cache T={}", t), 2.0 * 5120 * kHidden + t * 2.0 * (kHidden + 5120), us);
   }
   for (int64_t experts : {32, 128})
-    for (int64_t t : {1, 8, 16, 64}) {
+    for (int64_t t : {1, 8, 16, 64, 256}) {
       Pool pool(b.seeds);
       NormRouterArgs a;
       a.residual = pool.normal(act, {t, kHidden}, 1.0f);
@@ -238,7 +237,7 @@ void time_small(Bench& b) {
   Stream s = b.at();
   time("empty kernel, programmatic launch", 0, [&](int) { cuda::launch("empty", empty_kernel, dim3(1), dim3(32), 0, s); });
   time("empty kernel, plain launch", 0, [&](int) { empty_kernel<<<1, 32, 0, b.stream>>>(); });
-  for (int64_t t : {1, 64, 2048}) {
+  for (int64_t t : {1, 32, 64, 256, 2048}) {
     RmsNormArgs norm;
     norm.residual = pool.normal(DType::kBF16, {t, kHidden}, 1.0f);
     norm.delta = pool.normal(DType::kBF16, {t, kHidden}, 0.001f);
@@ -258,6 +257,8 @@ void time_small(Bench& b) {
     KvWriteArgs kv{pool.normal(DType::kBF16, {t, 8, 64}, 1.0f), pool.normal(DType::kBF16, {t, 8, 64}, 1.0f), pool.ints(slots, {t}),
                    {pool.raw(DType::kBF16, {t / 64 + 1, 8, 64, 64}), pool.raw(DType::kBF16, {t / 64 + 1, 8, 64, 64})}};
     time(fmt::format("kv_write T={}", t), t * 8 * 64 * 8.0, [&](int) { b.run(b.kernels.kv_write, kv); });
+    RopeKvArgs rotated{rope.x, kv.k, kv.v, rope.cos, rope.sin, kv.slots, kv.cache};
+    time(fmt::format("rope + cache T={}", t), t * (64 * 2 + 8 * 4) * 64 * 2.0, [&](int) { b.run(b.kernels.rope_kv, rotated); });
     AddArgs add{norm.residual, norm.delta};
     time(fmt::format("add T={}", t), t * kHidden * 6.0, [&](int) { b.run(b.kernels.add, add); });
   }
@@ -373,17 +374,21 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
       b.run(b.kernels.rope_table, RopeTableArgs{position, freq, 1.3466f, cos, sin});
       for (int64_t i = 0; i < layers; ++i) {
         const Layer& l = model[i];
-        const QkvArgs qkv{residual, l.norm1, 1e-5f, false, l.q, l.k, l.v, l.q_bias, l.k_bias, l.v_bias, cos, sin, slot, cache[i], q};
+        b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, l.norm1, 1e-5f, false, x});
+        const QkvArgs qkv{x, l.q, l.k, l.v, l.q_bias, l.k_bias, l.v_bias, cos, sin, slot, cache[i], q};
         if (fused && b.kernels.qkv.choose(qkv)) {
           b.run(b.kernels.qkv, qkv);
         } else {
-          b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, l.norm1, 1e-5f, false, x});
           linear(x, l.q, l.q_bias, q);
           linear(x, l.k, l.k_bias, k);
           linear(x, l.v, l.v_bias, v);
-          b.run(b.kernels.rope, RopeArgs{q, cos, sin});
-          b.run(b.kernels.rope, RopeArgs{k, cos, sin});
-          b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
+          if (fused) {
+            b.run(b.kernels.rope_kv, RopeKvArgs{q, k, v, cos, sin, slot, cache[i]});
+          } else {
+            b.run(b.kernels.rope, RopeArgs{q, cos, sin});
+            b.run(b.kernels.rope, RopeArgs{k, cos, sin});
+            b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
+          }
         }
         b.run(b.kernels.attention, AttentionArgs{q, cache[i], pages, start, length, l.sinks, i % 2 == 0 ? 128 : 0, 0.125f, 1, context, mixed});
         linear(mixed, l.o, l.o_bias, delta);

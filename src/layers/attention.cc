@@ -100,58 +100,45 @@ void Attention::declare(WeightPlan& plan, int64_t hidden, const Options& options
 
 namespace {
 
-// Norm, projections, rotation and cache write, one by one: the rotated queries [T, Q, D].
-Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope,
-               const Norm& input_norm, const Tensor& residual) {
-  const int64_t tokens = residual.dim(0);
-  Tensor x = norm(step, input_norm, residual);
-  Tensor q = linear(step, a.q, x).reshape({tokens, a.heads, a.head_dim});
-  Tensor k = linear(step, a.k, x).reshape({tokens, a.kv_heads, a.head_dim});
-  Tensor v = linear(step, a.v, x).reshape({tokens, a.kv_heads, a.head_dim});
+// Projections, rotation and cache write of x [T, H]: the rotated queries [T, Q, D].
+Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
+  const int64_t tokens = x.dim(0);
+  Tensor q = step.alloc({tokens, a.heads, a.head_dim});
+  const QkvArgs fused{.x = x,
+                      .q = a.q.w,
+                      .k = a.k.w,
+                      .v = a.v.w,
+                      .q_bias = a.q.bias,
+                      .k_bias = a.k.bias,
+                      .v_bias = a.v.bias,
+                      .cos = rope.cos,
+                      .sin = rope.sin,
+                      .slots = cache.slots,
+                      .cache = cache.pages,
+                      .out = q};
+  if (!a.q_norm.weight.defined() && step.try_run(step.kernels->qkv, fused)) return q;
+  Tensor k = step.alloc({tokens, a.kv_heads, a.head_dim}), v = step.alloc({tokens, a.kv_heads, a.head_dim});
+  linear_into(step, a.q, x, q.reshape({tokens, a.heads * a.head_dim}));
+  linear_into(step, a.k, x, k.reshape({tokens, a.kv_heads * a.head_dim}));
+  linear_into(step, a.v, x, v.reshape({tokens, a.kv_heads * a.head_dim}));
   if (a.q_norm.weight.defined()) {
     norm_in_place(step, a.q_norm, q, a.head_dim);
     norm_in_place(step, a.k_norm, k, a.head_dim);
   }
+  const RopeKvArgs rotated{q, k, v, rope.cos, rope.sin, cache.slots, cache.pages};
+  if (step.try_run(step.kernels->rope_kv, rotated)) return q;
   step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
   return q;
 }
 
-// The same in one launch, where a row accepts it; else undefined.
-Tensor fused_queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope,
-                     const Norm& input_norm, const Tensor& residual) {
-  if (a.q_norm.weight.defined()) return {};
-  ScratchScope scope(step);
-  Tensor q = step.alloc({residual.dim(0), a.heads, a.head_dim});
-  const QkvArgs args{.x = residual,
-                     .norm_weight = input_norm.weight,
-                     .eps = input_norm.eps,
-                     .round_before_weight = input_norm.round_before_weight,
-                     .q = a.q.w,
-                     .k = a.k.w,
-                     .v = a.v.w,
-                     .q_bias = a.q.bias,
-                     .k_bias = a.k.bias,
-                     .v_bias = a.v.bias,
-                     .cos = rope.cos,
-                     .sin = rope.sin,
-                     .slots = cache.slots,
-                     .cache = cache.pages,
-                     .out = q};
-  if (!step.try_run(step.kernels->qkv, args)) return {};
-  scope.keep();
-  return q;
-}
-
 }  // namespace
 
-Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Norm& input_norm,
-                 const Tensor& residual) {
-  const int64_t tokens = residual.dim(0);
+Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
+  const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
-  Tensor q = fused_queries(step, cache, a, rope, input_norm, residual);
-  if (!q.defined()) q = queries(step, cache, a, rope, input_norm, residual);
+  Tensor q = queries(step, cache, a, rope, x);
   Tensor out = step.alloc({tokens, a.heads, a.head_dim});
   step.run(step.kernels->attention, AttentionArgs{.q = q,
                                                   .cache = cache.pages,

@@ -48,9 +48,7 @@ struct Attention {
   void declare(WeightPlan& plan, int64_t hidden, const Options& options);
 };
 
-// Norms the residual stream [T, H], projects, rotates, stores keys and values in the layer's cache, attends, projects
-// back: [T, H], not yet added to the residual.
-Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Norm& input_norm,
-                 const Tensor& residual);
+// Projects x [T, H], rotates, stores keys and values in the layer's cache, attends, projects back: [T, H].
+Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x);
 
 }  // namespace tessera

@@ -8,9 +8,13 @@ void Linear::declare(WeightPlan& plan, std::string_view name, int64_t n, int64_t
   if (with_bias) plan.vector(bias, std::string(name) + ".bias", n, split == Split::kCols ? Split::kReplicated : split);
 }
 
+void linear_into(Step& step, const Linear& layer, const Tensor& x, const Tensor& out) {
+  step.run(step.kernels->linear, LinearArgs{.x = x, .w = layer.w, .bias = layer.bias, .out = out});
+}
+
 Tensor linear(Step& step, const Linear& layer, const Tensor& x) {
   Tensor out = step.alloc({x.dim(0), layer.w.n});
-  step.run(step.kernels->linear, LinearArgs{.x = x, .w = layer.w, .bias = layer.bias, .out = out});
+  linear_into(step, layer, x, out);
   return out;
 }
 

@@ -18,6 +18,7 @@ struct Linear {
 };
 
 Tensor linear(Step& step, const Linear& layer, const Tensor& x);  // [T, K] -> [T, N]
+void linear_into(Step& step, const Linear& layer, const Tensor& x, const Tensor& out);
 
 struct Norm {
   Tensor weight;  // [N]

@@ -86,15 +86,12 @@ struct Step {
   }
 };
 
-// Scratch taken inside the scope is given back at its end, unless kept.
+// Scratch taken inside the scope is given back at its end.
 class ScratchScope {
  public:
   explicit ScratchScope(Step& step) : arena_(step.scratch), mark_(step.scratch->used()) {}
-  ~ScratchScope() {
-    if (arena_) arena_->rewind(mark_);
-  }
+  ~ScratchScope() { arena_->rewind(mark_); }
   ScratchScope(const ScratchScope&) = delete;
-  void keep() { arena_ = nullptr; }
 
  private:
   Arena* arena_;

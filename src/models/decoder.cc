@@ -110,7 +110,7 @@ class Decoder final : public Model {
       ScratchScope scope(step);
       const DecoderLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, layer.input_norm, x);
+      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x));
       step.show("attention", index, attended);
       if (layer.sparse) {
         moe(step, index, layer.moe, layer.post_norm, x, attended);

@@ -123,7 +123,7 @@ class GptOss final : public Model {
       ScratchScope scope(step);
       const GptOssLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, layer.input_norm, x);
+      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x));
       step.show("attention", index, attended);
       moe(step, index, layer.moe, layer.post_norm, x, attended);
       step.show("hidden", index, x);

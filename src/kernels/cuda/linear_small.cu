@@ -1,8 +1,6 @@
 // x * w^T + bias for few tokens, 16-bit weights as they lie in the checkpoint: bound by weight reads. A warp takes 16
-// rows of w and all or a share of K, weights as the A operand of mma.sync, up to 16 tokens as its columns. Lane 4g+c
-// reads 16 bytes (columns 8c..8c+7 of each 32) of rows 2g and 2g+1 and of token g: the same permutation of K on both
-// sides, so nothing is re-arranged.
-#include "kernels/cuda/device/ptx.cuh"
+// rows of w (a lane's are 2g and 2g+1) and all or a share of K.
+#include "kernels/cuda/device/row_product.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
@@ -40,50 +38,28 @@ __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(Sma
   for (int t = 0; t < kTiles; ++t)
     x[t] = static_cast<const T*>(a.x) + static_cast<int64_t>(min(t * 8 + g, a.tokens - 1)) * a.k + 32 * begin + 8 * c;
 
-  uint4 v0[kDepth], v1[kDepth];
-#pragma unroll
-  for (int i = 0; i < kDepth; ++i) {
-    v0[i] = load_weights_if(w0 + 32 * i, i < count);
-    v1[i] = load_weights_if(w1 + 32 * i, i < count);
-  }
-  if constexpr (kPrefetch) {
-    // The rest of the warp's weights, a 128-byte line of 16 rows at a time: memory stays busy while the grid before drains.
-    int rest = (count - kDepth + 1) / 2, row0 = row - 2 * g;
-    for (int i = lane; i < 16 * rest; i += 32) {
-      int64_t line_row = min(row0 + i % 16, a.n - 1);
-      prefetch_l2(static_cast<const T*>(a.w) + line_row * a.k + 32 * (begin + kDepth) + i / 16 * 64);
-    }
-  }
   bool owner = column_warp == 0;
-  float bias0 = owner && row < a.n ? a.bias.at(row) : 0.0f;
-  float bias1 = owner && row + 1 < a.n ? a.bias.at(row + 1) : 0.0f;
-  wait_for_previous_grid();
-  allow_next_grid();
-  // The warp's share of x, 128 bytes a touch.
-  int lines = count / 2 + 1;
-  for (int i = lane; i < a.tokens * lines; i += 32)
-    touch(static_cast<const T*>(a.x) + static_cast<int64_t>(i / lines) * a.k + 32 * begin +
-          min(i % lines * 64, count * 32 - 8));
-  float acc[kTiles][4] = {};
-  for (int base = 0; base < count; base += kDepth) {
-    w0 += 32 * kDepth;
-    w1 += 32 * kDepth;
-#pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      int column = min(base + i, count - 1) * 32;
-      uint4 xb[kTiles];
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) xb[t] = load_act(x[t] + column);
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        mma_16x8x16<T>(acc[t], v0[i].x, v1[i].x, v0[i].y, v1[i].y, xb[t].x, xb[t].y);
-        mma_16x8x16<T>(acc[t], v0[i].z, v1[i].z, v0[i].w, v1[i].w, xb[t].z, xb[t].w);
+  float bias0 = 0.0f, bias1 = 0.0f;
+  float acc[kTiles][4];
+  row_product<T, kTiles, kDepth>(acc, w0, w1, count, x, [&] {
+    if constexpr (kPrefetch) {
+      // The rest of the warp's weights, a 128-byte line of 16 rows at a time: memory stays busy while the grid before drains.
+      int rest = (count - kDepth + 1) / 2, row0 = row - 2 * g;
+      for (int i = lane; i < 16 * rest; i += 32) {
+        int64_t line_row = min(row0 + i % 16, a.n - 1);
+        prefetch_l2(static_cast<const T*>(a.w) + line_row * a.k + 32 * (begin + kDepth) + i / 16 * 64);
       }
-      bool more = base + i + kDepth < count;
-      v0[i] = load_weights_if(w0 + 32 * i, more);
-      v1[i] = load_weights_if(w1 + 32 * i, more);
     }
-  }
+    if (owner && row < a.n) bias0 = a.bias.at(row);
+    if (owner && row + 1 < a.n) bias1 = a.bias.at(row + 1);
+    wait_for_previous_grid();
+    allow_next_grid();
+    // The warp's share of x, 128 bytes a touch.
+    int lines = count / 2 + 1;
+    for (int i = lane; i < a.tokens * lines; i += 32)
+      touch(static_cast<const T*>(a.x) + static_cast<int64_t>(i / lines) * a.k + 32 * begin +
+            min(i % lines * 64, count * 32 - 8));
+  });
 
   if constexpr (kColumnWarps > 1) {
     __shared__ float partial[kColumnWarps][kRowWarps][kTiles][32][4];

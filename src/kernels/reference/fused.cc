@@ -17,28 +17,30 @@ struct Owned {
   Tensor tensor;
 };
 
+Verdict supports_rope_kv(const RopeKvArgs& a) {
+  return require_cpu_floats({&a.q, &a.k, &a.v, &a.cos, &a.sin, &a.cache.k, &a.cache.v});
+}
+
+void rotate_and_write(const RopeKvArgs& a, Stream& stream) {
+  rope_row().launch({.x = a.q, .cos = a.cos, .sin = a.sin}, stream);
+  rope_row().launch({.x = a.k, .cos = a.cos, .sin = a.sin}, stream);
+  kv_write_row().launch({.k = a.k, .v = a.v, .slots = a.slots, .cache = a.cache}, stream);
+}
+
 Verdict supports_qkv(const QkvArgs& a) {
-  return require_cpu_floats({&a.x, &a.norm_weight, &a.q.values, &a.out, &a.cache.k});
+  return require_cpu_floats({&a.x, &a.q.values, &a.out, &a.cache.k});
 }
 
 void run_qkv(const QkvArgs& a, Stream& stream) {
   const int64_t tokens = a.x.dim(0), heads = a.out.dim(1), kv_heads = a.cache.k.dim(1), d = a.out.dim(2);
-  Owned x(a.x.dtype, a.x.shape), k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
-  rms_norm_row().launch({.residual = a.x,
-                         .weight = a.norm_weight,
-                         .eps = a.eps,
-                         .round_before_weight = a.round_before_weight,
-                         .out = x.tensor},
-                        stream);
+  Owned k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
   auto project = [&](const Weight& w, const Tensor& bias, const Tensor& out, int64_t count) {
-    linear_row().launch({.x = x.tensor, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
+    linear_row().launch({.x = a.x, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
   };
   project(a.q, a.q_bias, a.out, heads);
   project(a.k, a.k_bias, k.tensor, kv_heads);
   project(a.v, a.v_bias, v.tensor, kv_heads);
-  rope_row().launch({.x = a.out, .cos = a.cos, .sin = a.sin}, stream);
-  rope_row().launch({.x = k.tensor, .cos = a.cos, .sin = a.sin}, stream);
-  kv_write_row().launch({.k = k.tensor, .v = v.tensor, .slots = a.slots, .cache = a.cache}, stream);
+  rotate_and_write({a.out, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache}, stream);
 }
 
 Verdict supports_norm_router(const NormRouterArgs& a) {
@@ -70,6 +72,10 @@ void run_moe_add(const MoeAddArgs& a, Stream& stream) {
 
 KernelRow<QkvArgs> qkv_row() {
   return {"qkv_any_ref", DeviceType::kCpu, "the ops one by one", supports_qkv, nullptr, run_qkv};
+}
+
+KernelRow<RopeKvArgs> rope_kv_row() {
+  return {"rope_kv_any_ref", DeviceType::kCpu, "the ops one by one", supports_rope_kv, nullptr, rotate_and_write};
 }
 
 KernelRow<NormRouterArgs> norm_router_row() {

@@ -11,38 +11,50 @@ namespace tessera::cuda {
 constexpr int kRouterPerLane = 8;     // logits a lane holds: i * 32 + lane
 constexpr int kRouterMaxActive = 16;  // experts a token
 
+// The largest of 32 numbers, the smallest of 32 numbers.
+__device__ __forceinline__ uint32_t warp_max(uint32_t v) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(0xffffffffu, v);
+#else
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) v = max(v, __shfl_xor_sync(0xffffffffu, v, offset));
+  return v;
+#endif
+}
+__device__ __forceinline__ uint32_t warp_min(uint32_t v) { return ~warp_max(~v); }
+
 // v[i] is logit i * 32 + lane, anything past the last; weights are rounded to T. All 32 lanes call.
 template <class T>
 __device__ __forceinline__ void route_token(float (&v)[kRouterPerLane], RouterMode mode, int experts, int active,
                                             int32_t* indices, float* weights) {
   int lane = threadIdx.x % 32;
-  bool free[kRouterPerLane];
+  uint32_t key[kRouterPerLane];  // orders as the logits do; 0: none, or taken
 #pragma unroll
   for (int i = 0; i < kRouterPerLane; ++i) {
-    free[i] = i * 32 + lane < experts;
-    if (!free[i] || isnan(v[i])) v[i] = -INFINITY;
+    bool real = i * 32 + lane < experts;
+    if (!real || isnan(v[i])) v[i] = -INFINITY;
+    uint32_t u = __float_as_uint(v[i] + 0.0f);  // -0 is 0
+    key[i] = real ? u ^ (u >> 31 ? 0xffffffffu : 0x80000000u) : 0;
   }
   float chosen = 0.0f;  // lane a keeps the a-th
   int chosen_index = 0;
   for (int a = 0; a < active; ++a) {
-    float best = -INFINITY;
-    int index = 0x7fffffff;
+    uint32_t best = key[0];
 #pragma unroll
-    for (int i = 0; i < kRouterPerLane; ++i) {
-      int e = i * 32 + lane;
-      if (free[i] && (index == 0x7fffffff || v[i] > best)) best = v[i], index = e;
-    }
+    for (int i = 1; i < kRouterPerLane; ++i) best = max(best, key[i]);
+    best = warp_max(best);
+    uint32_t index = 0xffffffffu;
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      float other = __shfl_xor_sync(0xffffffffu, best, offset);
-      int other_index = __shfl_xor_sync(0xffffffffu, index, offset);
-      if (other_index != 0x7fffffff && (index == 0x7fffffff || other > best || (other == best && other_index < index)))
-        best = other, index = other_index;
-    }
+    for (int i = kRouterPerLane - 1; i >= 0; --i)
+      if (key[i] == best) index = i * 32 + lane;
+    index = warp_min(index);
 #pragma unroll
     for (int i = 0; i < kRouterPerLane; ++i)
-      if (i * 32 + lane == index) free[i] = false;
-    if (lane == a) chosen = best, chosen_index = index;
+      if (i * 32 + lane == index) key[i] = 0;
+    if (lane == a) {
+      chosen = __uint_as_float(best >> 31 ? best ^ 0x80000000u : ~best);
+      chosen_index = static_cast<int>(index);
+    }
   }
   // The first pick is the largest logit.
   float top = __shfl_sync(0xffffffffu, chosen, 0);

@@ -1,10 +1,9 @@
-// Mixture of experts on MXFP4 atoms for one token: bound by weight reads, 53 MB at gpt-oss's shape, so every gap in the
-// stream shows. Two kernels that are on the chip together:
+// One token's experts as two kernels that are on the chip together; slower than moe_bf16_mxfp4.cu (35.6 us against 26.4 on
+// an H100, see docs/gpu-notes.md), kept to be taken apart. Compiles in place of a row: moe_bf16_mxfp4_single_row().
 //   gate_up  one block a multiprocessor; its warps share its rows evenly, each with a ring of weights in shared memory
 //   down     a cluster for 16 rows, a block for two experts, which copies all of its weights to shared memory as soon as
 //            gate_up has started (the ids are there), then waits for gate_up's end, multiplies, and adds in slot order
-// so that memory stays busy from the first weight of gate_up to the last of down. Lanes copy exactly what they multiply:
-// no barrier guards the rings.
+// Lanes copy exactly what they multiply: no barrier guards the rings.
 #include "kernels/cuda/device/atom_mma.cuh"
 #include "kernels/cuda/device/cluster.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
