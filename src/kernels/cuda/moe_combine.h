@@ -5,8 +5,8 @@
 
 namespace tessera::cuda {
 
-// y: F32 [T * A, H], rows in pair order. Sums in slot order. With a residual (bf16 [T, H]), the sum, rounded, is added to
-// it and out is left alone.
+// y: F32 [T * A, H], rows in pair order. Sums in slot order. With a residual (bf16 [T, H]), the sum, rounded, is added
+// to it and out is left alone.
 void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Stream& stream);
 
 }  // namespace tessera::cuda
