@@ -34,7 +34,7 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
   }
   const std::vector<BatchOutput> outputs = generate_batch(glossary(), requests, GetParam().second);
   ASSERT_EQ(outputs.size(), requests.size());
-  int64_t cached = 0;
+  int64_t cached = 0, preempted = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {
     const BatchOutput& out = outputs[i];
     EXPECT_EQ(out.id, requests[i].id);
@@ -45,7 +45,9 @@ TEST_P(GlossaryBatch, GoldenChatsTokenForToken) {
     EXPECT_LE(out.first_token_time, out.finished_time);
     EXPECT_EQ(out.timestamps.size(), GetParam().second.record_timestamps ? out.generation.ids.size() : 0u);
     cached += out.cached_tokens;
+    preempted += out.preemptions;
   }
+  EXPECT_TRUE(preempted > 0 || GetParam().second.num_blocks == 0);
   EXPECT_EQ(cached > 0, GetParam().second.allow_block_sharing);
 }
 
@@ -56,6 +58,11 @@ INSTANTIATE_TEST_SUITE_P(
                         "small_cache_small_pages",
                         BatchOptions{
                             .max_requests_per_batch = 33, .max_batch_tokens = 77, .block_size = 16, .num_blocks = 120}},
+                    std::pair{"swapping", BatchOptions{.max_requests_per_batch = 33,
+                                                       .max_batch_tokens = 77,
+                                                       .block_size = 16,
+                                                       .num_blocks = 100,
+                                                       .swap_memory = int64_t{64} << 20}},
                     std::pair{"prefill_first_big_pages", BatchOptions{.max_requests_per_batch = 8,
                                                                       .block_size = 128,
                                                                       .allow_block_sharing = false,
@@ -63,6 +70,55 @@ INSTANTIATE_TEST_SUITE_P(
                     std::pair{"prompt_lookup",
                               BatchOptions{.max_requests_per_batch = 16, .prompt_lookup = 5, .deterministic = true}}),
     [](const auto& info) { return std::string(info.param.first); });
+
+// On a GPU in bf16 too, where the fast kernels' last bits depend on the batch: the same tokens and log-probabilities.
+TEST(Batch, DeterministicWhateverElseRuns) {
+  Llm llm = Llm::load(kModel, {.max_context = 600});
+  std::vector<BatchRequest> requests;
+  for (int i = 0; i < 40; ++i) {
+    std::string text = "What does ";
+    for (int k = 0; k <= i % 7 * 9; ++k) text += "house ";
+    requests.push_back({.id = std::to_string(i),
+                        .prompt = llm.encode(text),
+                        .params = {.temperature = i % 2 * 0.8, .logprobs = 2, .max_tokens = 5 + i}});
+  }
+  const std::vector<BatchOutput> together =
+      generate_batch(llm, requests, {.max_requests_per_batch = 24, .max_batch_tokens = 100, .deterministic = true});
+  for (size_t i = 0; i < requests.size(); i += 5) {
+    const std::vector<BatchOutput> alone = generate_batch(llm, {requests[i]}, {.deterministic = true});
+    EXPECT_EQ(alone[0].generation.ids, together[i].generation.ids) << i;
+    for (size_t t = 0; t < alone[0].generation.logprobs.size(); ++t)
+      EXPECT_EQ(alone[0].generation.logprobs[t].logprob, together[i].generation.logprobs[t].logprob) << i << " " << t;
+  }
+}
+
+// Every definition that the model has learnt, 40 requests at a time, in a cache that is too small for them.
+TEST(Batch, FiveHundredDefinitionsTogether) {
+  TS_NEED_FIXTURE(path, "glossary-words500.json");
+  const Json words = read_json_file(path);
+  OpenAiReader reader(glossary());
+  std::vector<OpenAiRequest> asked;
+  std::vector<BatchRequest> requests;
+  for (const Json& word : words) {
+    asked.push_back(reader.chat_completion(
+        {{"messages", {{{"role", "user"}, {"content", word["question"]}}}}, {"temperature", 0}, {"max_tokens", 200}}));
+    requests.push_back(asked.back().request);
+  }
+  const std::vector<BatchOutput> outputs = generate_batch(glossary(), requests,
+                                                          {.max_requests_per_batch = 40,
+                                                           .max_batch_tokens = 200,
+                                                           .block_size = 16,
+                                                           .num_blocks = 200,
+                                                           .swap_memory = int64_t{1} << 20});
+  ASSERT_EQ(outputs.size(), words.size());
+  int64_t preempted = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const OrderedJson body = openai_response(glossary(), asked[i], {outputs[i]}, "", 0);
+    EXPECT_EQ(body["choices"][0]["message"]["content"], words[i]["answer"].get<std::string>());
+    preempted += outputs[i].preemptions;
+  }
+  EXPECT_GT(preempted, 0);
+}
 
 TEST(Batch, OneBadRequestFailsAlone) {
   const std::vector<int32_t> ids = glossary().encode("The house");

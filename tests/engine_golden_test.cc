@@ -1,10 +1,12 @@
 // What transformers generated, through the engine: alone and among many, with any pages and chunks, after preemption
-// and after prefix hits. The answers must be the same tokens, and a request's log-probabilities the same bits.
+// (computed again or swapped out) and after prefix hits. The answers must be the same tokens, and a request's
+// log-probabilities the same bits.
 #include <gtest/gtest.h>
 
 #include <random>
 
 #include "engine/engine.h"
+#include "engine/recording_context.h"
 #include "loading/checkpoint.h"
 #include "models/registry.h"
 #include "support/fixtures.h"
@@ -17,13 +19,16 @@ struct Case {
   int64_t page_size;
   int64_t chunk;
   EngineOptions engine;
+  bool swap = false;
+  bool recording = false;  // as on a GPU
 };
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const Case& c = info.param;
   return std::string(c.folder) + "_page" + std::to_string(c.page_size) + "_chunk" + std::to_string(c.chunk) +
          (c.engine.prompt_lookup > 0 ? "_lookup" : "") +
-         (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "");
+         (c.engine.policy == SchedulePolicy::kPrefillFirst ? "_prefill_first" : "") + (c.swap ? "_swap" : "") +
+         (c.recording ? "_recorded" : "");
 }
 
 struct Outcome {
@@ -68,6 +73,7 @@ class EngineGolden : public testing::TestWithParam<Case> {
       CacheLayout layout = layout_cache(model_->cache(), false);
       options.cache_bytes = sequences * layout.pages_for(400, options.max_batch_tokens, options.page_size) *
                             layout.page_bytes(options.page_size, 4);
+      if (GetParam().swap) options.swap_bytes = 8 * options.cache_bytes;
     }
     return std::make_unique<Runner>(*model_, kernels_, pool_, *context_, options);
   }
@@ -91,7 +97,7 @@ class EngineGolden : public testing::TestWithParam<Case> {
 
   std::string folder_;
   ThreadPool pool_{2};
-  std::unique_ptr<DeviceContext> context_ = make_cpu_context();
+  std::unique_ptr<DeviceContext> context_ = test_context(GetParam().recording);
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Model> model_;
   Kernels kernels_ = Kernels::builtin(cpu_isa_from_env());
@@ -141,8 +147,11 @@ TEST_P(EngineGolden, SameTokensAloneAmongManyPreemptedAndAfterHits) {
     EXPECT_EQ(golden[k].logprobs, logprobs[k % 2]) << "batch invariance";
     preempted += golden[k].result.preemptions;
   }
-  EXPECT_TRUE(engine.stats().cache.hit_tokens > 0 || GetParam().page_size == 128);
+  EXPECT_TRUE(engine.stats().cache.hit_tokens > 0 || GetParam().page_size == 128 || GetParam().swap);
   EXPECT_EQ(engine.stats().pages_held, 0);
+  EXPECT_EQ(engine.stats().swaps, GetParam().swap ? engine.stats().preemptions : 0);
+  EXPECT_EQ(engine.stats().cache.swapped_in_pages > 0, GetParam().swap);
+  EXPECT_EQ(r->cache().host_pool().held(), 0);
   EXPECT_TRUE(preempted > 0 || GetParam().page_size == 128 || GetParam().chunk == 512);
 }
 
@@ -153,8 +162,12 @@ std::vector<Case> cases() {
     all.push_back({folder, 32, 512, {}});
     all.push_back({folder, 128, 37, {}});
   }
+  for (const char* folder : {"gpt_oss", "gpt_oss_mxfp4", "mistral", "qwen3_moe"})
+    all.push_back({folder, 16, 61, {}, /*swap=*/true});
   all.push_back({"gpt_oss", 32, 100, {.prompt_lookup = 4}});
   all.push_back({"gpt_oss", 16, 100, {.policy = SchedulePolicy::kPrefillFirst}});
+  all.push_back({"gpt_oss_mxfp4", 16, 61, {}, false, /*recording=*/true});
+  all.push_back({"mistral", 16, 61, {}, /*swap=*/true, /*recording=*/true});
   return all;
 }
 

@@ -44,7 +44,10 @@ class Golden : public testing::TestWithParam<Case> {
     model_->declare(plan);
     checkpoint_->load(plan, {.dtype = DType::kF32, .dequantize = c.dequantize}, pool_);
     context_ = make_context(c.device);
-    if (context_->device().type == DeviceType::kCuda) weights_ = place_weights(plan, DType::kF32, *context_);
+    if (context_->device().type == DeviceType::kCuda)
+      weights_ =
+          place_weights(plan, DType::kF32, *context_, pool_,
+                        [this](const void* source, int64_t bytes, char* to) { checkpoint_->read(source, bytes, to); });
     kernels_ = c.reference ? Kernels::reference() : Kernels::builtin(cpu_isa_from_env());
     runner_ = std::make_unique<Runner>(*model_, kernels_, pool_, *context_,
                                        RunnerOptions{.dtype = DType::kF32,

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Draws how many requests each step held, from `tessera bench throughput --static-batching --trace FILE`.
+"""Draws how many answers each step advanced, and the cache pages it held, from
+`tessera bench throughput --static-batching --trace FILE`.
 
-usage: occupancy.py TRACE.csv FIGURE.svg
+usage: occupancy.py TRACE.csv FIGURE.svg (or .png)
 """
 import csv
 import sys
@@ -18,18 +19,20 @@ def main(trace: str, figure: str) -> None:
         for row in csv.DictReader(file):
             seconds, requests, pages = runs.setdefault(row["mode"], ([], [], []))
             seconds.append(float(row["seconds"]))
-            requests.append(int(row["requests"]))
+            requests.append(int(row["output_tokens"]))
             pages.append(int(row["pages_held"]))
     _, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(8, 5))
     for mode, (seconds, requests, pages) in runs.items():
         above.step(seconds, requests, where="pre", label=mode, linewidth=0.8)
         below.step(seconds, pages, where="pre", label=mode, linewidth=0.8)
-    above.set_ylabel("requests in the step")
+    above.set_ylabel("answers that got a token")
     below.set_ylabel("cache pages held")
     below.set_xlabel("seconds")
-    above.legend()
+    above.set_ylim(bottom=0)
+    below.set_ylim(bottom=0)
+    above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, frameon=False)
     plt.tight_layout()
-    plt.savefig(figure)
+    plt.savefig(figure, metadata={"Software": None} if figure.endswith(".png") else {"Date": None})
 
 
 if __name__ == "__main__":

@@ -48,14 +48,15 @@ struct BatchOptions {
   int64_t max_context = 0;              // tokens of one request; 0: the model's, as loaded
   int64_t block_size = 32;              // tokens in a cache page
   int64_t num_blocks = 0;               // cache pages; 0: from cache_memory
-  int64_t cache_memory = 0;             // bytes; 0: enough for all, as far as half of the free memory goes
+  int64_t cache_memory = 0;             // bytes; 0: enough for all, as far as the memory that is left goes
+  int64_t swap_memory = 0;              // bytes of main memory for requests that must wait for cache pages
   bool allow_block_sharing = true;      // the prefix cache
   std::string scheduler_type = "fifo";  // or "prefill_first"
   int64_t max_queue_size = 4096;
   int64_t prompt_lookup = 0;     // longest draft of prompt lookup; 0: off
   bool static_batching = false;  // for comparison: whole batches, one after another
-  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; this adds a fixed
-  // seed for requests without one, and refuses a device that cannot promise it.
+  // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; a GPU uses slower
+  // kernels for it. Requests without a seed get a fixed one.
   bool deterministic = false;
   bool record_timestamps = false;
 };
@@ -64,7 +65,7 @@ struct BatchReport {
   double seconds = 0;
   int64_t requests = 0, failed = 0, cancelled = 0;  // samples
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
-  int64_t steps = 0, preemptions = 0;
+  int64_t steps = 0, preemptions = 0, swaps = 0;  // swaps: preemptions that kept their work in main memory
   int64_t drafted_tokens = 0, accepted_tokens = 0;
   int64_t cache_bytes = 0, peak_cache_bytes = 0;  // of all pages, and of those held at once
 };

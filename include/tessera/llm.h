@@ -26,7 +26,9 @@ struct LoadOptions {
   bool dequantize = false;  // expand MXFP4 experts to bf16
   int threads = 0;          // 0: all cores this process may use
   int64_t max_context = 0;  // tokens a sequence may have; 0: the model's own limit, cut to 131072
-  int64_t page_size = 32;   // tokens in a cache page
+  int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;
+                             // a max_context of 0 is then cut to what fits
+  int64_t page_size = 32;    // tokens in a cache page
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
   bool ignore_window = false;      // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
@@ -79,6 +81,9 @@ class Llm {
   // JSON objects: configuration, quantisation, tensors and memory; and the kernels with the reasons of their choice.
   std::string describe() const;
   std::string describe_kernels() const;
+  // JSON array: for each operation of a step of `tokens` new tokens in `sequences` sequences, the kernel that computes
+  // it and why others do not. Throws kInvalidArgument.
+  std::string explain_kernels(int64_t tokens, int64_t sequences) const;
 
   Llm(Llm&&) noexcept;
   Llm& operator=(Llm&&) noexcept;

@@ -35,12 +35,10 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   positive("max_batch_tokens", o.max_batch_tokens);
   positive("block_size", o.block_size);
   positive("max_queue_size", o.max_queue_size);
-  if (o.deterministic && llm.context->device().type != DeviceType::kCpu)
-    fail(ErrorCode::kUnsupported,
-         "deterministic: the GPU's kernels are chosen by batch size; run on the CPU, or without it");
-  if (o.num_blocks < 0 || o.cache_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 || o.prompt_lookup > 64)
+  if (o.num_blocks < 0 || o.cache_memory < 0 || o.swap_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 ||
+      o.prompt_lookup > 64)
     fail(ErrorCode::kInvalidArgument,
-         "num_blocks, cache_memory, max_context and prompt_lookup (at most 64) must not be negative");
+         "num_blocks, cache_memory, swap_memory, max_context and prompt_lookup (at most 64) must not be negative");
   RunnerOptions r = llm.runner->options();
   if (o.max_context > r.max_context) {
     fail(ErrorCode::kInvalidArgument, "max_context is {}, and the model was loaded with {}", o.max_context,
@@ -53,9 +51,11 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   r.page_size = o.block_size;
   r.prefix_cache = o.allow_block_sharing;
   r.cache_bytes = o.cache_memory;
+  r.swap_bytes = o.swap_memory;
   if (o.num_blocks > 0)
     r.cache_bytes =
         o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(o.block_size, dtype_size(r.dtype));
+  r.fit_context = r.fit_context && o.max_context == 0 && r.cache_bytes == 0;
   return r;
 }
 
@@ -164,6 +164,7 @@ class Batch {
     report_.seconds = machine_.engine.now();
     report_.steps = s.steps;
     report_.preemptions = s.preemptions;
+    report_.swaps = s.swaps;
     report_.drafted_tokens = s.drafted_tokens;
     report_.accepted_tokens = s.accepted_tokens;
     report_.cache_bytes = machine_.runner.memory().cache_bytes;
@@ -182,7 +183,8 @@ class Batch {
 }  // namespace
 
 BatchEngine::BatchEngine(Llm::Impl& llm, const BatchOptions& options)
-    : runner(*llm.model, llm.kernels, llm.pool, *llm.context, runner_options(llm, options)),
+    : kernels(options.deterministic ? llm.kernels.batch_invariant() : llm.kernels),
+      runner(*llm.model, kernels, llm.pool, *llm.context, runner_options(llm, options)),
       engine(runner, engine_options(options)) {}
 
 BatchReport generate_batch(Llm& llm, const std::function<std::optional<BatchRequest>()>& next,

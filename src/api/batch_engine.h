@@ -11,6 +11,7 @@ struct BatchEngine {
   // Throws kInvalidArgument and kOutOfMemory. The Llm must outlive this object.
   BatchEngine(Llm::Impl& llm, const BatchOptions& options);
 
+  Kernels kernels;  // the model's, or those whose results do not depend on the batch
   Runner runner;
   Engine engine;
 };

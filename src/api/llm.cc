@@ -17,11 +17,10 @@
 namespace tessera {
 
 Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
-    : options((init_logging(), load_options)),
-      pool(options.threads),
-      context(make_context(options.device)),
-      checkpoint(Checkpoint::open(folder)) {
-  // A big tokenizer.json takes as long as everything else together, so it is read beside it.
+    : options((init_logging(), load_options)), pool(options.threads), checkpoint(Checkpoint::open(folder)) {
+  // Starting a GPU and reading a big tokenizer.json each take as long as much of the rest, so they go beside it.
+  std::future<std::unique_ptr<DeviceContext>> starting =
+      std::async(std::launch::async, [&] { return make_context(options.device); });
   std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
     const std::string path = folder + "/tokenizer.json";
     if (!std::filesystem::exists(path)) return std::nullopt;
@@ -32,7 +31,8 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   WeightPlan plan;
   model->declare(plan);
   rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
-  if (context->device().type == DeviceType::kCuda) device_weights = place_weights(plan, dtype, *context);
+  context = starting.get();
+  if (context->device().type == DeviceType::kCuda) move_weights(plan);
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
@@ -43,16 +43,33 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
          options.max_context, model->info().max_position_embeddings);
   }
   if (options.max_context > 0) length = options.max_context;
+  if (options.cache_memory < 0)
+    fail(ErrorCode::kInvalidArgument, "cache_memory is {}; expected 0 or more", options.cache_memory);
+  int64_t mapped_bytes = 0;
+  for (const LoadedRow& row : rows) mapped_bytes += row.mapped ? row.memory_bytes : 0;
   runner = std::make_unique<Runner>(*model, kernels, pool, *context,
                                     RunnerOptions{.dtype = dtype,
                                                   .max_context = length,
                                                   .max_batch_tokens = std::min(options.max_batch_tokens, length),
                                                   .page_size = options.page_size,
-                                                  .ignore_window = options.ignore_window});
+                                                  .ignore_window = options.ignore_window,
+                                                  .cache_bytes = options.cache_memory,
+                                                  .fit_context = options.max_context == 0 && options.cache_memory == 0,
+                                                  .mapped_bytes = mapped_bytes});
   engine = std::make_unique<Engine>(*runner, EngineOptions{});
   tokenizer = reading.get();
   log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,
             pool.size(), dtype_name(dtype));
+}
+
+void Llm::Impl::move_weights(const WeightPlan& plan) {
+  PlacementReport report;
+  auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
+  device_weights = place_weights(plan, dtype, *context, pool, read, &report);
+  log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
+            static_cast<double>(report.bytes) * 1e-9, report.seconds,
+            static_cast<double>(report.bytes) * 1e-9 / report.seconds,
+            static_cast<double>(report.device_bytes) / (int64_t{1} << 30));
 }
 
 const Tokenizer& Llm::Impl::text() const {
@@ -144,6 +161,20 @@ std::string Llm::describe() const {
   out["max_context"] = max_context();
   out["memory"]["cache_bytes"] = impl_->runner->memory().cache_bytes;
   out["memory"]["scratch_bytes"] = impl_->runner->memory().scratch_bytes;
+  return out.dump();
+}
+
+std::string Llm::explain_kernels(int64_t tokens, int64_t sequences) const {
+  if (sequences < 1 || tokens < sequences || tokens > (1 << 20)) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} tokens in {} sequences: expected 1 to 1048576 tokens, at least one a sequence", tokens, sequences);
+  }
+  Json out = Json::array();
+  for (const KernelChoice& choice : impl_->runner->explain(tokens, sequences)) {
+    Json refused = Json::array();
+    for (const auto& [row, why] : choice.refused) refused.push_back({{"row", row}, {"why", why}});
+    out.push_back({{"op", choice.op}, {"problem", choice.problem}, {"row", choice.row}, {"refused", refused}});
+  }
   return out.dump();
 }
 

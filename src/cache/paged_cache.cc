@@ -28,6 +28,7 @@ int32_t CacheSequence::slot(size_t group, int64_t position) const {
 PagedCache::PagedCache(const CacheOptions& options)
     : options_(options),
       pool_(options.pages),
+      host_pool_(options.host_pages),
       tree_(static_cast<int>(options.windows.size()), options.page_size, options.pages, options.hash_mask),
       pages_(static_cast<size_t>(options.pages)),
       held_(options.windows.size(), 0),
@@ -213,6 +214,7 @@ void PagedCache::publish(CacheSequence& s) {
 // --------------------------------------------------------------------------------------------------------------
 
 bool PagedCache::reserve(CacheSequence& s, int64_t count) {
+  TS_CHECK(!s.swapped_out_, "a sequence that is swapped out has no pages");
   const auto target = static_cast<size_t>(ceil_div(s.length_ + count, options_.page_size));
   const auto last = static_cast<size_t>(s.length_ / options_.page_size);
   const bool partial = s.length_ % options_.page_size != 0 && count > 0;
@@ -267,6 +269,7 @@ void PagedCache::release_passed(CacheSequence& s) {
 }
 
 std::unique_ptr<CacheSequence> PagedCache::fork(const CacheSequence& s) {
+  TS_CHECK(!s.swapped_out_, "a sequence that is swapped out has no pages to share");
   std::unique_ptr<CacheSequence> copy = open();
   copy->length_ = s.length_;
   copy->groups_ = s.groups_;
@@ -282,7 +285,7 @@ std::unique_ptr<CacheSequence> PagedCache::fork(const CacheSequence& s) {
 }
 
 // Deepest pages first, so that they are evicted first; window pages last, since one of them is worth a whole prefix.
-void PagedCache::close(CacheSequence& s) {
+void PagedCache::give_back(CacheSequence& s) {
   for (bool window : {false, true}) {
     for (size_t g = 0; g < groups(); ++g) {
       if ((options_.windows[g] > 0) != window) continue;
@@ -296,6 +299,14 @@ void PagedCache::close(CacheSequence& s) {
     }
   }
   if (options_.prefix_cache) refresh_checkpoint(s);
+}
+
+void PagedCache::close(CacheSequence& s) {
+  if (s.swapped_out_) {
+    free_host_pages(s);
+  } else {
+    give_back(s);
+  }
   tree_.unpin(s.node_);
   tree_.prune(s.node_);
 }

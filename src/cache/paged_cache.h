@@ -1,6 +1,7 @@
 // The paged cache of one device, as accounting: which page holds which tokens of which sequence, in each cache group.
 // Full pages are shared by content through a prefix tree; a window group keeps only what a later query can see, plus
-// checkpoints that let a later prompt start in the middle. Pure: touches no cache memory. Used by one thread.
+// checkpoints that let a later prompt start in the middle. A sequence that must wait may keep its tokens in host
+// memory, in a pool of host pages. Pure: touches no cache memory. Used by one thread.
 //
 // A step: reserve() for each sequence, the copies of take_copies() in order, the kernels, then commit() for each once
 // the step is enqueued. Pages freed meanwhile are written by later steps only.
@@ -21,6 +22,7 @@ struct CacheOptions {
   std::vector<int64_t> windows;  // one a group; 0: all tokens
   int64_t page_size = 32;
   int32_t pages = 0;
+  int32_t host_pages = 0;  // for sequences that are swapped out
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;   // a prompt's window pages are kept at least this often
   uint64_t hash_mask = ~uint64_t{0};  // tests force collisions with it
@@ -30,18 +32,21 @@ struct CacheCounters {
   int64_t lookups = 0, hits = 0;              // prompts
   int64_t lookup_tokens = 0, hit_tokens = 0;  // prompt tokens, and those not computed again
   int64_t evicted_pages = 0, copied_pages = 0;
+  int64_t swapped_out_pages = 0, swapped_in_pages = 0;  // copied to host memory and back
 };
 
 // Copy a whole page, in every layer of the group, before the step writes.
 struct PageCopy {
+  enum class Way : uint8_t { kOnDevice, kToHost, kToDevice };
   int group = 0;
   int32_t from = 0, to = 0;
+  Way way = Way::kOnDevice;
 };
 
 class PagedCache;
 
 // The pages of one sequence: token i of group g lies in page table(g)[i / P] at offset i % P. Gives them back when
-// destroyed. The cache must outlive it.
+// destroyed. The cache must outlive it. While it is swapped out it has no table, only a length.
 class CacheSequence {
  public:
   static constexpr int32_t kReleased = -1;
@@ -55,6 +60,7 @@ class CacheSequence {
   int64_t held(size_t group) const {
     return static_cast<int64_t>(groups_[group].pages.size()) - groups_[group].first_held;
   }
+  bool swapped_out() const { return swapped_out_; }  // then held() counts host pages
 
  private:
   friend class PagedCache;
@@ -66,6 +72,7 @@ class CacheSequence {
 
   PagedCache* cache_;
   int64_t length_ = 0;
+  bool swapped_out_ = false;
   std::vector<Group> groups_;
   std::vector<int32_t> tail_;         // tokens of the last, partial page
   int32_t node_ = PrefixTree::kRoot;  // of the full pages; pinned
@@ -91,10 +98,17 @@ class PagedCache {
   void commit(CacheSequence& sequence, std::span<const int32_t> tokens);
   // A second sequence with the same tokens. Pages are shared until one of both writes.
   std::unique_ptr<CacheSequence> fork(const CacheSequence& sequence);
-  // Copies asked for by reserve() since the last call, in the order they must be made.
+  // Gives the sequence's pages back and keeps its tokens in host pages; what was reserved ahead is gone. False, and the
+  // sequence as it was but for that, when it has no tokens or the host has too little room.
+  [[nodiscard]] bool swap_out(CacheSequence& sequence);
+  // Back on the device: pages that the prefix tree still has are shared, the others copied. False, and nothing changed,
+  // when there are too few pages.
+  [[nodiscard]] bool swap_in(CacheSequence& sequence);
+  // Copies asked for by reserve() and the swaps since the last call, in the order they must be made.
   std::vector<PageCopy> take_copies() { return std::exchange(copies_, {}); }
 
   const PagePool& pool() const { return pool_; }
+  const PagePool& host_pool() const { return host_pool_; }
   const CacheOptions& options() const { return options_; }
   const CacheCounters& counters() const { return counters_; }
   int32_t available() const { return pool_.free() + pool_.cached(); }  // pages that reserve() can find
@@ -128,11 +142,13 @@ class PagedCache {
   void publish(CacheSequence& sequence);
   void trim(CacheSequence& sequence);
   void release_passed(CacheSequence& sequence);
+  void give_back(CacheSequence& sequence);
+  void free_host_pages(CacheSequence& sequence);
   void close(CacheSequence& sequence);
   void refresh_checkpoint(const CacheSequence& sequence);
 
   CacheOptions options_;
-  PagePool pool_;
+  PagePool pool_, host_pool_;
   PrefixTree tree_;
   std::vector<Page> pages_;
   std::vector<int32_t> held_, peak_held_;

@@ -213,6 +213,43 @@ TEST(PagedCache, OldestIsEvictedAndNothingHeld) {
   EXPECT_TRUE(cache.reserve(*d, 4 * 16));
 }
 
+// What stays on the device meanwhile is not copied back; what was evicted is, and is found by later prompts again.
+TEST(PagedCache, SwappedOutAndBack) {
+  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 12, .host_pages = 10});
+  auto a = cache.open();
+  prompt(cache, *a, tokens(70));  // window: 3 pages; full: 5
+  ASSERT_TRUE(cache.reserve(*a, 40));
+  ASSERT_TRUE(cache.swap_out(*a));
+  EXPECT_EQ(a->length(), 70);
+  EXPECT_EQ(cache.pool().held(), 0);
+  EXPECT_EQ(cache.host_pool().held(), 8);
+  EXPECT_EQ(cache.take_copies().size(), 8u);
+  auto b = cache.open();
+  prompt(cache, *b, tokens(10, 500));
+  EXPECT_FALSE(cache.swap_out(*cache.open()));  // no tokens
+  ASSERT_TRUE(cache.swap_out(*b));
+  EXPECT_EQ(cache.host_pool().free(), 0);
+  ASSERT_TRUE(cache.swap_in(*a));
+  std::vector<PageCopy> copies = cache.take_copies();
+  ASSERT_EQ(copies.size(), 2u + 2u);  // out: one page a group; back: the partial pages only
+  EXPECT_EQ(copies[2].way, PageCopy::Way::kToDevice);
+  EXPECT_EQ(copies[2].to, a->table(0)[4]);
+
+  ASSERT_TRUE(cache.swap_out(*a));
+  auto c = cache.open();
+  prompt(cache, *c, tokens(90, 1000));  // 6 full pages and 3 of the window: evicts what a left
+  EXPECT_FALSE(cache.swap_in(*a));
+  EXPECT_TRUE(a->swapped_out());
+  c.reset();
+  (void)cache.take_copies();
+  ASSERT_TRUE(cache.swap_in(*a));
+  EXPECT_EQ(cache.take_copies().size(), 6u);  // two of the window's pages were still there
+  EXPECT_EQ(cache.probe(tokens(70)), 64);
+  a.reset(), b.reset();
+  EXPECT_EQ(cache.pool().held(), 0);
+  EXPECT_EQ(cache.host_pool().held(), 0);
+}
+
 TEST(PagedCache, TreeForgetsWhatNothingReaches) {
   PagedCache cache({.windows = {32}, .page_size = 16, .pages = 40});
   for (int32_t i = 0; i < 200; ++i) {

@@ -16,7 +16,13 @@ void add_batch_options(CLI::App& app, BatchOptions& options) {
   add("--max-batch-tokens", options.max_batch_tokens,
       "tokens in one step: prompts are read in chunks of what decoding leaves", 1);
   app.add_option("--cache-memory", options.cache_memory,
-                 "bytes for the cache, such as 2GiB; default: enough, as far as half of the free memory goes")
+                 "bytes for the cache, such as 2GiB; default: enough, as far as what is left goes")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(kGroup);
+  app.add_option(
+         "--swap-memory", options.swap_memory,
+         "bytes of main memory in which requests wait for cache pages, such as 4GiB; without it, and when it is "
+         "full, their tokens are computed again")
       ->transform(CLI::AsSizeValue(false))
       ->group(kGroup);
   add("--num-blocks", options.num_blocks, "or that many cache pages; 0: from --cache-memory", 0);
@@ -43,6 +49,7 @@ OrderedJson report_json(const BatchReport& r) {
           {"completion_tokens", r.completion_tokens},
           {"steps", r.steps},
           {"preemptions", r.preemptions},
+          {"swaps", r.swaps},
           {"drafted_tokens", r.drafted_tokens},
           {"accepted_tokens", r.accepted_tokens},
           {"cache_bytes", r.cache_bytes},

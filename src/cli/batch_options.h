@@ -6,7 +6,8 @@
 
 namespace tessera::cli {
 
-// --max-requests, --max-batch-tokens, --cache-memory, --num-blocks, --block-size, --scheduler, --no-prefix-cache,
+// --max-requests, --max-batch-tokens, --cache-memory, --swap-memory, --num-blocks, --block-size, --scheduler,
+// --no-prefix-cache,
 // --prompt-lookup, --deterministic.
 void add_batch_options(CLI::App& app, BatchOptions& options);
 

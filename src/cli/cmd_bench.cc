@@ -25,8 +25,9 @@ examples:
   tessera bench latency MODEL --concurrency 4)";
 
 constexpr const char* kStaticHelp =
-    "also serve the same requests in static batches (a batch ends when its longest answer does, as a padded batch) and "
-    "compare";
+    "also serve the same requests in static batches (a batch ends when its longest answer does, as a padded batch), "
+    "both "
+    "taking turns, and compare";
 
 struct Options {
   ModelOptions model;
@@ -96,11 +97,11 @@ std::vector<TrafficItem> recorded_traffic(Llm& llm, const std::string& path) {
 
 void write_trace(const std::string& path, const std::vector<std::pair<const char*, const TrafficResult*>>& runs) {
   std::ofstream file(path);
-  file << "mode,seconds,requests,tokens,waiting,pages_held,pages_cached\n";
+  file << "mode,seconds,requests,tokens,waiting,pages_held,pages_cached,output_tokens\n";
   for (auto [mode, result] : runs)
     for (const StepRecord& r : result->records)
-      file << fmt::format("{},{:.6f},{},{},{},{},{}\n", mode, r.time, r.requests, r.tokens, r.waiting, r.pages_held,
-                          r.pages_cached);
+      file << fmt::format("{},{:.6f},{},{},{},{},{},{}\n", mode, r.time, r.requests, r.tokens, r.waiting, r.pages_held,
+                          r.pages_cached, r.output_tokens);
   if (!file.flush()) fail(ErrorCode::kIo, "{}: cannot be written", path);
 }
 
@@ -113,8 +114,8 @@ void print(Output& out, const char* mode, const TrafficResult& r) {
   out.text(
       fmt::format("  output           {:.1f} tokens/s ({} tokens; prompts {}, of which {} from the prefix cache)\n",
                   static_cast<double>(r.output_tokens) / r.seconds, r.output_tokens, r.prompt_tokens, r.cached_tokens));
-  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions\n", r.occupancy, r.steps,
-                       r.preemptions));
+  out.text(fmt::format("  occupancy        {:.1f} requests a step, {} steps, {} preemptions, {} of them by swapping\n",
+                       r.occupancy, r.steps, r.preemptions, r.swaps));
   out.text(fmt::format("  cache            {:.1f} MiB at most of {:.1f} MiB\n",
                        static_cast<double>(r.peak_cache_bytes) / (1 << 20),
                        static_cast<double>(r.cache_bytes) / (1 << 20)));
@@ -142,24 +143,24 @@ int bench(Invocation& call, Options& o) {
   o.batch.max_queue_size = std::max<int64_t>(o.batch.max_queue_size, static_cast<int64_t>(traffic.size()));
   InterruptScope interrupt(&llm, SecondInterrupt::kEndsProgram);
 
+  std::vector<BatchOptions> ways = {o.batch};
+  if (o.compare) {
+    ways.insert(ways.begin(), o.batch);
+    ways[0].static_batching = true;
+  }
+  const std::vector<TrafficResult> results = run_traffic(llm.impl(), ways, traffic, o.concurrency);
   OrderedJson object;
   std::vector<std::pair<const char*, const TrafficResult*>> runs;
-  TrafficResult fixed;
-  if (o.compare) {
-    BatchOptions batch = o.batch;
-    batch.static_batching = true;
-    fixed = run_traffic(llm.impl(), batch, traffic, o.concurrency);
-    runs.emplace_back("static", &fixed);
-    object["static"] = traffic_json(fixed);
-    if (!call.json) print(call.out, "static batches", fixed);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const bool fixed = ways[i].static_batching;
+    runs.emplace_back(fixed ? "static" : "continuous", &results[i]);
+    object[runs.back().first] = traffic_json(results[i]);
+    if (!call.json) print(call.out, fixed ? "static batches" : "continuous batching", results[i]);
   }
-  const TrafficResult result = run_traffic(llm.impl(), o.batch, traffic, o.concurrency);
-  runs.emplace_back("continuous", &result);
-  object["continuous"] = traffic_json(result);
-  if (!call.json) print(call.out, "continuous batching", result);
+  const TrafficResult& result = results.back();
   if (o.compare) {
-    const double ratio = static_cast<double>(result.output_tokens) / result.seconds /
-                         (static_cast<double>(fixed.output_tokens) / fixed.seconds);
+    auto speed = [](const TrafficResult& r) { return static_cast<double>(r.output_tokens) / r.seconds; };
+    const double ratio = speed(result) / speed(results[0]);
     object["speedup"] = ratio;
     if (!call.json) call.out.text(fmt::format("continuous / static: {:.2f} times the tokens a second\n", ratio));
   }

@@ -1,8 +1,9 @@
-// tessera kernels: which kernels this program has, and which serve this machine.
+// tessera kernels: which kernels this program has, which serve this machine, and which serve a model, and why.
 #include <CLI/CLI.hpp>
 
 #include "api/describe.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 
 namespace tessera::cli {
 
@@ -11,7 +12,8 @@ namespace {
 constexpr const char* kExamples = R"(
 examples:
   tessera kernels list
-  TESSERA_ISA=avx2 tessera kernels list        as on a machine without AVX-512)";
+  TESSERA_ISA=avx2 tessera kernels list        as on a machine without AVX-512
+  tessera kernels explain models/glossary --tokens 32 --sequences 32)";
 
 int list(Invocation& call) {
   const Json ops = describe_kernel_table(Kernels::builtin(cpu_isa_from_env()));
@@ -31,6 +33,25 @@ int list(Invocation& call) {
   return 0;
 }
 
+int explain(Invocation& call, const ModelOptions& model, int64_t tokens, int64_t sequences) {
+  Llm llm = load_llm(model);
+  const Json choices = Json::parse(llm.explain_kernels(tokens, sequences));
+  if (call.json) {
+    call.out.json({{"tokens", tokens}, {"sequences", sequences}, {"choices", choices}});
+    return 0;
+  }
+  std::string text = fmt::format("A step of {} tokens in {} sequences. Each problem once.\n", tokens, sequences);
+  for (const Json& choice : choices) {
+    const auto row = choice["row"].get<std::string>();
+    text += fmt::format("\n{}  {}\n  {}\n", choice["op"].get<std::string>(), choice["problem"].get<std::string>(),
+                        row.empty() ? "none: computed by the ops it stands for" : row);
+    for (const Json& refused : choice["refused"])
+      text += fmt::format("    not {}: {}\n", refused["row"].get<std::string>(), refused["why"].get<std::string>());
+  }
+  call.out.text(text);
+  return 0;
+}
+
 }  // namespace
 
 int cmd_kernels(Invocation& call) {
@@ -39,8 +60,19 @@ int cmd_kernels(Invocation& call) {
   app.footer(kExamples);
   CLI::App* list_app = app.add_subcommand("list", "every kernel that serves this machine, in order of preference");
   list_app->footer(kExamples);
+  ModelOptions model;
+  int64_t tokens = 1, sequences = 1;
+  CLI::App* explain_app = app.add_subcommand("explain", "which kernel computes each operation of a model, and why");
+  add_model_options(*explain_app, model);
+  explain_app->add_option("--tokens", tokens, "new tokens in the step: 1 while decoding, hundreds in a prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  explain_app->add_option("--sequences", sequences, "sequences that they belong to")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  explain_app->footer(kExamples);
   if (!parse(app, call)) return 0;
-  return list(call);
+  return explain_app->parsed() ? explain(call, model, tokens, sequences) : list(call);
 }
 
 }  // namespace tessera::cli

@@ -65,6 +65,13 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->group(kLoadGroup);
 }
 
+void add_cache_option(CLI::App& app, ModelOptions& options) {
+  app.add_option("--cache-memory", options.load.cache_memory,
+                 "bytes for the cache, such as 2GiB; default: what the context needs, if so much is left")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(kLoadGroup);
+}
+
 void check_model_folder(const std::string& model) {
   namespace fs = std::filesystem;
   constexpr const char* kWanted = "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors)";

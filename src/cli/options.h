@@ -21,6 +21,8 @@ struct ModelOptions {
 
 // MODEL, --device, --dtype, --dequantize, --threads, --max-context, --ignore-window.
 void add_model_options(CLI::App& app, ModelOptions& options);
+// --cache-memory, of commands that run one request at a time.
+void add_cache_option(CLI::App& app, ModelOptions& options);
 
 // Says, before anything is read, why `model` cannot be a checkpoint folder: kNotFound or kUnsupported with what to do.
 void check_model_folder(const std::string& model);

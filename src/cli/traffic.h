@@ -35,6 +35,7 @@ std::vector<TrafficItem> synthetic_traffic(const TrafficOptions& options, int64_
 struct StepRecord {
   double time = 0;
   int64_t requests = 0, tokens = 0, waiting = 0, pages_held = 0, pages_cached = 0;
+  int64_t output_tokens = 0;  // handed out: not those of a static batch's ended slots
 };
 
 struct TrafficResult {
@@ -43,15 +44,18 @@ struct TrafficResult {
   int64_t requests = 0, failed = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
   double occupancy = 0;  // requests in a step, averaged over time
-  int64_t steps = 0, preemptions = 0, drafted = 0, accepted = 0;
+  int64_t steps = 0, preemptions = 0, swaps = 0, drafted = 0, accepted = 0;
   int64_t cache_bytes = 0, peak_cache_bytes = 0;
+  int64_t peak_window_cache_bytes = 0;  // of the layers with a window, whether or not it is ignored
   std::vector<double> ttft, itl, tpot;  // seconds: first token, gaps between tokens, mean gap of each request
   std::vector<StepRecord> records;
 };
 
-// Runs the traffic; with concurrency > 0 that many requests are kept in the system, whatever their arrival times.
-TrafficResult run_traffic(Llm::Impl& llm, const BatchOptions& options, const std::vector<TrafficItem>& traffic,
-                          int64_t concurrency);
+// Runs the traffic in each of these ways; with concurrency > 0 that many requests are kept in the system, whatever
+// their arrival times. Several ways take turns, the one with fewer tokens so far always being next, and each has a
+// clock of its own: what else the machine does meanwhile slows all of them alike.
+std::vector<TrafficResult> run_traffic(Llm::Impl& llm, const std::vector<BatchOptions>& ways,
+                                       const std::vector<TrafficItem>& traffic, int64_t concurrency);
 
 // The value below which a share `p` of the values lie; 0 when there are none.
 double percentile(std::vector<double> values, double p);

@@ -21,6 +21,8 @@ class CpuContext final : public DeviceContext {
     return {
         .name = "CPU", .total_bytes = sysconf(_SC_PHYS_PAGES) * page, .free_bytes = sysconf(_SC_AVPHYS_PAGES) * page};
   }
+  bool asynchronous() const override { return false; }
+  void make_current() override {}
   void* allocate(int64_t bytes) override {
     // The length is kept in a page before the block, which also keeps the block aligned.
     const int64_t whole = bytes + kHeader;
@@ -47,6 +49,7 @@ class CpuContext final : public DeviceContext {
   void to_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void to_host(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void copy_on_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
+  std::unique_ptr<DeviceGraph> record(const std::function<void()>&) override { return nullptr; }
   void synchronize() override {}
   void* native_stream() const override { return nullptr; }
 

@@ -1,8 +1,9 @@
 // DeviceContext: one device's memory and its one stream of work. The CPU's runs everything at once; a GPU's is
-// asynchronous. Used by one thread. Builds without CUDA link device_cuda_absent.cc instead of device_cuda.cc.
+// asynchronous. Used by one thread at a time. Builds without CUDA link device_cuda_absent.cc instead of device_cuda.cc.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,11 +20,23 @@ struct DeviceInfo {
   int64_t free_bytes = 0;
 };
 
+// Work recorded once and launched many times with one call. The memory it names must stay.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+  virtual void launch() = 0;  // in stream order
+};
+
 class DeviceContext {
  public:
   virtual ~DeviceContext() = default;
   virtual Device device() const = 0;
   virtual DeviceInfo info() const = 0;
+  // Work is enqueued and runs later; the host reaches memory through allocate_host() and copies only.
+  virtual bool asynchronous() const = 0;
+
+  // Each thread that uses the context calls this first.
+  virtual void make_current() = 0;
 
   // 256-byte aligned. Throws kOutOfMemory naming what was asked and what is free.
   virtual void* allocate(int64_t bytes) = 0;
@@ -36,6 +49,8 @@ class DeviceContext {
   virtual void to_device(void* device_memory, const void* host, int64_t bytes) = 0;
   virtual void to_host(void* host, const void* device_memory, int64_t bytes) = 0;
   virtual void copy_on_device(void* to, const void* from, int64_t bytes) = 0;
+  // Records what `work` puts on the stream instead of running it. Null where nothing is asynchronous.
+  virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
   // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.
   virtual void synchronize() = 0;
   virtual void* native_stream() const = 0;  // cudaStream_t, or null

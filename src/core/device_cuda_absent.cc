@@ -1,5 +1,7 @@
 // A build without CUDA.
 #include "core/device_context.h"
+#include "core/error.h"
+#include "core/upload_lane.h"
 
 namespace tessera {
 
@@ -9,6 +11,10 @@ constexpr const char* kWhy = "this build has no GPU code; build with the preset 
 
 std::unique_ptr<DeviceContext> make_cuda_context(int) {
   fail(ErrorCode::kUnsupported, "{}", kWhy);
+}
+
+std::unique_ptr<UploadLane> make_upload_lane(DeviceContext&, int64_t) {
+  TS_CHECK(false, "no CUDA in this build");
 }
 
 std::vector<DeviceInfo> cuda_devices(std::string* why) {

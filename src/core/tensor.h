@@ -109,7 +109,8 @@ enum class WeightFormat : uint8_t {
 struct Weight {
   WeightFormat format = WeightFormat::kPlain;
   Tensor values;
-  Tensor scales;  // kMxfp4 only
+  Tensor scales;            // kMxfp4 only
+  uint8_t max_scale = 255;  // kMxfp4: the largest of the scales, or 255 when that is not known
   int64_t experts = 1;
   int64_t n = 0;
   int64_t k = 0;

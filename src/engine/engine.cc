@@ -19,6 +19,7 @@ struct Engine::Sample : Job {
   int index;
   Sampler sampler;
   RequestResult result;
+  int64_t made = 0;    // tokens sampled, not all of them handed out yet
   bool ended = false;  // with static batching it may go on running
 };
 
@@ -36,6 +37,7 @@ struct Engine::Row {
   float* logits = nullptr;   // [rows, V]; the first follows the known tokens, the others a draft token each
   int64_t rows = 1;
   std::vector<std::pair<int32_t, TokenLogprob>> tokens;  // sampled: right drafts, and one more
+  std::optional<FinishReason> reason;                    // set when the last of them ends the sample
 };
 
 Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size)
@@ -66,6 +68,7 @@ Engine::Engine(Runner& runner, const EngineOptions& options)
 
 Engine::~Engine() {
   stop();
+  deliver_rows();
   take_messages();
   end_all([&](Sample& sample) { sample.result.reason = FinishReason::kCancelled; });
 }
@@ -187,6 +190,7 @@ std::vector<Engine::Sample*> Engine::open_samples(const Live& live) {
   return open;
 }
 
+// The tokens of one step are handed out while the device computes the next one; a CPU has none to wait for.
 bool Engine::step() {
   take_messages();
   if (options_.prompt_lookup > 0) draft();
@@ -195,17 +199,40 @@ bool Engine::step() {
     Sample& sample = static_cast<Sample&>(*job);
     if (!sample.ended) fail_sample(sample, ErrorCode::kCancelled, "the request's time limit has passed");
   }
-  if (!plan.items.empty()) {
-    std::optional<Tensor> logits = forward(plan);
-    if (!logits) return false;
-    build_rows(plan, *logits);
-    sample_rows();
-    commit(plan);
-    for (Row& row : rows_) deliver(row);
-    if (options_.static_batching) retire_batch();
+  const bool worked = !plan.items.empty() || !plan.expired.empty() || !rows_.empty();
+  if (plan.items.empty()) {
+    deliver_rows();
+  } else {
+    compute(plan);
+    if (!runner_.asynchronous()) deliver_rows();
   }
   publish_stats(plan);
-  return !plan.items.empty() || !plan.expired.empty();
+  return worked && dead_.empty();
+}
+
+// Runs the plan, and meanwhile delivers the step before.
+void Engine::compute(const StepPlan& plan) {
+  try {
+    launch(plan);
+    in_flight_ = true;
+    const bool on_device = sample_on_device(plan);
+    deliver_rows();
+    if (on_device) {
+      take_sampled(plan, runner_.finish_sampled());
+    } else {
+      build_rows(plan, runner_.finish());
+      sample_rows();
+    }
+    in_flight_ = false;
+  } catch (const Error& e) {
+    in_flight_ = false;
+    return die(e);
+  }
+  commit(plan);
+  std::erase_if(rows_, [](const Row& row) { return row.sample->ended; });
+  for (Sample* sample : leaving_) retire(*sample);
+  leaving_.clear();
+  if (options_.static_batching) retire_batch();
 }
 
 void Engine::draft() {
@@ -214,13 +241,14 @@ void Engine::draft() {
     Sample& sample = static_cast<Sample&>(*job);
     const RequestResult& r = sample.result;
     const bool hopeless = r.drafted_tokens >= kTrial && r.accepted_tokens * 10 < r.drafted_tokens * 3;
-    if (!sample.ended && !hopeless && sample.pending() == 1)
+    const bool parts = r.completion_tokens == 0 && sample.live.request.samples > 1;  // the others start from the prompt
+    if (!sample.ended && !hopeless && !parts && sample.pending() == 1)
       look_up_draft(sample.tokens, options_.prompt_lookup, sample.draft);
   }
 }
 
-// Runs the plan. Draft tokens stand behind the known ones meanwhile.
-std::optional<Tensor> Engine::forward(const StepPlan& plan) {
+// Draft tokens stand behind the known ones while their step is put together.
+void Engine::launch(const StepPlan& plan) {
   items_.clear();
   for (const StepItem& item : plan.items) {
     Sample& sample = static_cast<Sample&>(*item.job);
@@ -237,24 +265,69 @@ std::optional<Tensor> Engine::forward(const StepPlan& plan) {
                               : item.drafts > 0 ? WantLogits::kAll
                                                 : WantLogits::kLast});
   }
-  std::optional<Tensor> logits;
-  try {
-    logits = runner_.forward(items_);
-  } catch (const Error& e) {
-    log::error("the engine stops: {}", e.what());
-    {
-      std::lock_guard lock(mutex_);
-      dead_ = e.what();
-    }
-    take_messages();
-    end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
-    return std::nullopt;
-  }
+  runner_.launch(items_);
   for (const StepItem& item : plan.items) {
     std::vector<int32_t>& tokens = item.job->tokens;
     tokens.resize(tokens.size() - static_cast<size_t>(item.drafts));
   }
-  return logits;
+}
+
+// A fault of the device: every request is answered with it, and no step can run any more.
+void Engine::die(const Error& e) {
+  log::error("the engine stops: {}", e.what());
+  {
+    std::lock_guard lock(mutex_);
+    dead_ = e.what();
+  }
+  for (Sample* sample : leaving_) retire(*sample);
+  leaving_.clear();
+  rows_.clear();
+  take_messages();
+  end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
+}
+
+// Tells the device how to choose, while it computes. Drafts and a prompt's further samples need the logits here.
+bool Engine::sample_on_device(const StepPlan& plan) {
+  if (!runner_.asynchronous()) return false;
+  samplings_.clear();
+  edits_.clear();
+  std::vector<size_t> ends;
+  int64_t edit_count = 0;
+  for (const StepItem& item : plan.items) {
+    const Sample& sample = static_cast<const Sample&>(*item.job);
+    if (item.sample && (item.drafts > 0 || (sample.made == 0 && sample.live.request.samples > 1))) return false;
+    edit_count += item.sample ? sample.sampler.max_edits() : 0;
+  }
+  if (edit_count > DeviceSampling::kMaxEdits) return false;
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    samplings_.push_back({.settings = static_cast<Sample&>(*item.job).sampler.next_settings(edits_)});
+    ends.push_back(edits_.size());
+  }
+  const std::span<const LogitEdit> edits(edits_);
+  for (size_t r = 0, begin = 0; r < ends.size(); begin = ends[r++])
+    samplings_[r].edits = edits.subspan(begin, ends[r] - begin);
+  runner_.sample(samplings_);
+  return true;
+}
+
+void Engine::take_sampled(const StepPlan& plan, const SampledRows& sampled) {
+  rows_.clear();
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    const size_t r = rows_.size();
+    Sample& sample = static_cast<Sample&>(*item.job);
+    TokenLogprob report{.id = sampled.ids[r]};
+    const auto logprobs = std::min<int64_t>(sample.live.request.params.logprobs, runner_.vocab_size());
+    if (logprobs >= 0) report.logprob = sampled.logprobs[r];
+    for (int64_t i = 0; i < logprobs; ++i) {
+      const size_t at = r * kMaxSampleLogprobs + static_cast<size_t>(i);
+      report.top.emplace_back(sampled.top_ids[at], sampled.top_logprobs[at]);
+    }
+    sample.sampler.observe(report.id);
+    rows_.push_back({.sample = &sample});
+    rows_.back().tokens.emplace_back(report.id, std::move(report));
+  }
 }
 
 void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
@@ -267,7 +340,7 @@ void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
     if (!item.sample) continue;
     rows_.push_back({.sample = &sample, .logits = next, .rows = 1 + item.drafts});
     next += static_cast<size_t>(1 + item.drafts) * vocab_size;
-    if (sample.ended || sample.index > 0 || sample.result.completion_tokens > 0) continue;
+    if (sample.ended || sample.index > 0 || sample.made > 0) continue;
     // The prompt's further samples start here: each draws its own first token.
     Live& live = sample.live;
     for (int k = 1; k < live.request.samples; ++k, ++copies) {
@@ -310,7 +383,8 @@ void Engine::sample_rows() {
   runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
 }
 
-// Appends the sampled tokens and stores the step; starts the samples that begin here.
+// Appends the sampled tokens and stores the step; starts the samples that begin here, and takes those that end out of
+// the next step.
 void Engine::commit(const StepPlan& plan) {
   auto row = rows_.begin();
   for (const StepItem& item : plan.items) {
@@ -328,20 +402,46 @@ void Engine::commit(const StepPlan& plan) {
     for (const auto& [id, logprob] : row->tokens)
       if (static_cast<int64_t>(sample.tokens.size()) < runner_.options().max_context) sample.tokens.push_back(id);
     scheduler_.commit(item, accepted);
-    for (++row; row != rows_.end() && row->parent != nullptr; ++row) {
-      row->sample->tokens.push_back(row->tokens[0].first);
-      scheduler_.fork(*row->parent, *row->sample);
+    auto next = row + 1;
+    for (; next != rows_.end() && next->parent != nullptr; ++next) {
+      next->sample->tokens.push_back(next->tokens[0].first);
+      scheduler_.fork(*next->parent, *next->sample);
     }
+    for (; row != next; ++row) find_end(*row);
   }
+}
+
+// Cuts the row's tokens after one that ends its sample.
+void Engine::find_end(Row& row) {
+  Sample& sample = *row.sample;
+  const Request& request = sample.live.request;
+  int64_t budget = runner_.options().max_context - sample.prompt_length;
+  if (request.params.max_tokens > 0) budget = std::min(budget, request.params.max_tokens);
+  for (size_t i = 0; i < row.tokens.size() && !row.reason; ++i) {
+    const int32_t id = row.tokens[i].first;
+    auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+    ++sample.made;
+    if ((!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
+      row.reason = FinishReason::kStop;
+    } else if (sample.made >= budget) {
+      row.reason = FinishReason::kLength;
+    }
+    if (row.reason) row.tokens.resize(i + 1);
+  }
+  if (row.reason && !options_.static_batching) scheduler_.remove(sample);
+}
+
+void Engine::deliver_rows() {
+  for (Row& row : rows_)
+    if (!row.sample->ended) deliver(row);
+  rows_.clear();
+  buried_.clear();
 }
 
 // Hands a row's tokens to its request, until one ends it.
 void Engine::deliver(Row& row) {
   Sample& sample = *row.sample;
-  if (sample.ended) return;
   const Request& request = sample.live.request;
-  int64_t budget = runner_.options().max_context - sample.prompt_length;
-  if (request.params.max_tokens > 0) budget = std::min(budget, request.params.max_tokens);
   for (const auto& [id, logprob] : row.tokens) {
     if (sample.result.completion_tokens++ == 0) sample.result.first_token = now();
     ++counts_.answer_tokens;
@@ -356,15 +456,14 @@ void Engine::deliver(Row& row) {
     } catch (...) {
       return fail_sample(sample, ErrorCode::kCancelled, "the receiver of the tokens failed");
     }
-    auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
-    if (!wanted || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
+    if (!wanted) {
       sample.result.reason = FinishReason::kStop;
       return close(sample);
     }
-    if (sample.result.completion_tokens >= budget) {
-      sample.result.reason = FinishReason::kLength;
-      return close(sample);
-    }
+  }
+  if (row.reason) {
+    sample.result.reason = *row.reason;
+    close(sample);
   }
 }
 
@@ -399,12 +498,19 @@ void Engine::close(Sample& sample) {
     }
   }
   if (options_.static_batching && sample.state == Job::State::kRunning) return;  // until the batch has ended
-  retire(sample);
+  if (in_flight_ && sample.state == Job::State::kRunning) {
+    leaving_.push_back(&sample);
+  } else {
+    retire(sample);
+  }
 }
 
 void Engine::retire(Sample& sample) {
   if (sample.state != Job::State::kNew) scheduler_.remove(sample);
-  if (--sample.live.open == 0) live_.erase(sample.live.id);
+  if (--sample.live.open > 0) return;
+  auto it = live_.find(sample.live.id);
+  buried_.push_back(std::move(it->second));  // rows may still name it
+  live_.erase(it);
 }
 
 void Engine::retire_batch() {
@@ -442,6 +548,7 @@ void Engine::publish_stats(const StepPlan& plan) {
   c.running = scheduler_.running();
   c.waiting = scheduler_.waiting();
   c.preemptions = scheduler_.counters().preemptions;
+  c.swaps = scheduler_.counters().swaps;
   c.pages = pool.capacity();
   c.pages_held = pool.held();
   c.pages_cached = pool.cached();

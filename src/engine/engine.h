@@ -33,7 +33,7 @@ struct EngineStats {
   int64_t step_tokens = 0, step_requests = 0;    // of the last step
   int64_t running = 0, waiting = 0;
   int64_t finished = 0, failed = 0, cancelled = 0;
-  int64_t preemptions = 0;
+  int64_t preemptions = 0, swaps = 0;  // swaps: preemptions that kept their work in host memory
   int64_t drafted_tokens = 0, accepted_tokens = 0;
   int64_t pages = 0, pages_held = 0, pages_cached = 0, pages_peak = 0;
   CacheCounters cache;
@@ -73,10 +73,16 @@ class Engine {
 
   void take_messages();
   void draft();
-  std::optional<Tensor> forward(const StepPlan& plan);
+  void compute(const StepPlan& plan);
+  void launch(const StepPlan& plan);
+  void die(const Error& e);
+  bool sample_on_device(const StepPlan& plan);
+  void take_sampled(const StepPlan& plan, const SampledRows& sampled);
   void build_rows(const StepPlan& plan, const Tensor& logits);
   void sample_rows();
   void commit(const StepPlan& plan);
+  void find_end(Row& row);
+  void deliver_rows();
   void deliver(Row& row);
   static std::vector<Sample*> open_samples(const Live& live);
   static void set_error(RequestResult& result, ErrorCode code, const std::string& message);
@@ -95,8 +101,13 @@ class Engine {
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::map<int64_t, std::unique_ptr<Live>> live_;
   std::vector<RunItem> items_;
-  std::vector<Row> rows_;
-  std::vector<float> copies_;  // of rows that several samples draw from
+  std::vector<RowSampling> samplings_;  // of the step at hand, when the device samples
+  std::vector<LogitEdit> edits_;
+  std::vector<Row> rows_;                      // of the last step, until they are delivered
+  bool in_flight_ = false;                     // the device works on a step
+  std::vector<Sample*> leaving_;               // ended meanwhile; out after the step
+  std::vector<std::unique_ptr<Live>> buried_;  // ended, until no row names them
+  std::vector<float> copies_;                  // of rows that several samples draw from
   EngineStats counts_;
 
   mutable std::mutex mutex_;  // guards what follows

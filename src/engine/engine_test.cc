@@ -8,6 +8,7 @@
 #include <random>
 
 #include "core/error.h"
+#include "engine/recording_context.h"
 #include "engine/toy_model.h"
 
 namespace tessera {
@@ -23,8 +24,10 @@ RunnerOptions small() {
 }
 
 struct Machine {
-  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {})
-      : runner(model, kernels, pool, *context, runner_options), engine(runner, engine_options) {}
+  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {}, bool recording = false)
+      : context(test_context(recording)),
+        runner(model, kernels, pool, *context, runner_options),
+        engine(runner, engine_options) {}
 
   void drain() {
     while (engine.step()) {
@@ -33,9 +36,9 @@ struct Machine {
   int64_t page_bytes() const { return runner.page_bytes(); }
 
   ToyModel model;
-  Kernels kernels;
+  Kernels kernels = Kernels::reference();
   ThreadPool pool{1};
-  std::unique_ptr<DeviceContext> context = make_cpu_context();
+  std::unique_ptr<DeviceContext> context;
   Runner runner;
   Engine engine;
 };
@@ -81,6 +84,8 @@ struct Case {
   double cache_share;  // of what 8 whole contexts need
   EngineOptions engine;
   bool prefix_cache = true;
+  double swap_share = 0;   // as cache_share
+  bool recording = false;  // as on a GPU
 };
 
 class EngineAnswers : public testing::TestWithParam<Case> {};
@@ -96,7 +101,9 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   const int64_t one = layout.pages_for(options.max_context, options.max_batch_tokens, c.page_size);
   options.cache_bytes = std::max<int64_t>(one, static_cast<int64_t>(static_cast<double>(one) * 8 * c.cache_share)) *
                         layout.page_bytes(c.page_size, 4);
-  Machine m(options, c.engine);
+  options.swap_bytes =
+      static_cast<int64_t>(static_cast<double>(one) * 8 * c.swap_share) * layout.page_bytes(c.page_size, 4);
+  Machine m(options, c.engine, c.recording);
   std::mt19937 random(9);
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::vector<Answer>> answers(static_cast<size_t>(c.requests));
@@ -119,21 +126,48 @@ TEST_P(EngineAnswers, AreTheModelsOwn) {
   }
   const EngineStats stats = m.engine.stats();
   EXPECT_EQ(stats.running + stats.waiting + stats.pages_held, 0);
+  if (auto* context = dynamic_cast<RecordingContext*>(m.context.get()))
+    EXPECT_TRUE(context->replayed > 10 * context->recorded || c.batch_tokens == 1 || c.engine.prompt_lookup > 0);
   EXPECT_TRUE(c.cache_share > 0.3 || stats.preemptions > 0);
+  EXPECT_EQ(c.swap_share > 0, stats.cache.swapped_in_pages > 0);
+  EXPECT_TRUE(c.swap_share < 0.3 || stats.swaps == stats.preemptions);
+  EXPECT_EQ(m.runner.cache().host_pool().held(), 0);
   EXPECT_EQ(c.prefix_cache, stats.cache.hits > 0);
   EXPECT_TRUE(c.engine.prompt_lookup == 0 || stats.accepted_tokens > stats.drafted_tokens / 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, EngineAnswers,
-    testing::Values(Case{"roomy", 8, 64, 60, 1.0, {}}, Case{"preempted", 8, 64, 60, 0.16, {}},
-                    Case{"preempted_prefill_first", 16, 64, 60, 0.16, {.policy = SchedulePolicy::kPrefillFirst}},
-                    Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}}, Case{"one_token_steps", 8, 1, 10, 1.0, {}},
-                    Case{"big_pages", 128, 50, 40, 1.0, {}}, Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
-                    Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
-                    Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
-                    Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}),
-    [](const auto& info) { return std::string(info.param.name); });
+std::vector<Case> cases(bool recording) {
+  std::vector<Case> all = {Case{"roomy", 8, 64, 60, 1.0, {}},
+                           Case{"preempted", 8, 64, 60, 0.16, {}},
+                           Case{"preempted_prefill_first", 16, 64, 60, 0.16, {.policy = SchedulePolicy::kPrefillFirst}},
+                           Case{"tiny_pages_odd_chunks", 1, 13, 40, 0.5, {}},
+                           Case{"one_token_steps", 8, 1, 10, 1.0, {}},
+                           Case{"big_pages", 128, 50, 40, 1.0, {}},
+                           Case{"no_prefix_cache", 8, 64, 40, 0.5, {}, false},
+                           Case{"prompt_lookup", 8, 64, 60, 1.0, {.prompt_lookup = 6}},
+                           Case{"prompt_lookup_preempted", 8, 64, 60, 0.16, {.prompt_lookup = 6}},
+                           Case{"swapped", 8, 64, 60, 0.16, {}, true, 1.0},
+                           Case{"swapped_little_room", 8, 64, 60, 0.16, {}, true, 0.05},
+                           Case{"swapped_no_prefix_cache", 8, 64, 60, 0.16, {}, false, 1.0},
+                           Case{"swapped_prefill_first_lookup",
+                                16,
+                                64,
+                                60,
+                                0.16,
+                                {.policy = SchedulePolicy::kPrefillFirst, .prompt_lookup = 6},
+                                true,
+                                0.5},
+                           Case{"static_batches", 8, 64, 40, 1.0, {.static_batching = true}}};
+  for (Case& c : all) c.recording = recording;
+  return all;
+}
+
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  return info.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, EngineAnswers, testing::ValuesIn(cases(false)), name_of);
+INSTANTIATE_TEST_SUITE_P(Recorded, EngineAnswers, testing::ValuesIn(cases(true)), name_of);
 
 // A chat drops the first answer's reasoning, which was longer than the window: the second turn computes only what
 // follows the last page that both prompts share.
@@ -175,6 +209,65 @@ TEST(Engine, SamplesAreThoseOfTheirSeeds) {
   EXPECT_EQ(three[2], draw(42, 1, 0)[0]);
   EXPECT_NE(three[0], three[1]);
   EXPECT_EQ(three, draw(40, 3, 5));  // drafts change nothing
+}
+
+// The prompt's last token is a step of its own, for which a draft could be looked up.
+TEST(Engine, SamplesPartAtThePromptWhateverIsDrafted) {
+  RunnerOptions options = small();
+  options.max_batch_tokens = 20;
+  for (int64_t length : {1, 21, 41}) {
+    Machine m(options, {.prompt_lookup = 6});
+    std::vector<int32_t> prompt(static_cast<size_t>(length));
+    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(i % 3);
+    std::vector<Answer> answers(3);
+    m.engine.submit(request(prompt, 20, answers));
+    m.drain();
+    for (const Answer& a : answers) EXPECT_EQ(a.ids, ToyModel::answer(prompt, 20));
+  }
+}
+
+// On the device as on the host: the same tokens for the same seeds, with whatever parameters.
+TEST(Engine, DeviceSamplesWhatTheHostWould) {
+  std::vector<std::vector<int32_t>> ids[2];
+  std::vector<std::vector<TokenLogprob>> reports[2];
+  for (bool recording : {false, true}) {
+    Machine m(small(), {}, recording);
+    m.runner.warm_up();
+    std::mt19937 random(3);
+    ids[recording].resize(40);
+    reports[recording].resize(40);
+    for (size_t i = 0; i < 40; ++i) {
+      SamplingParams params{.temperature = i % 4 * 0.5,
+                            .top_k = i % 3 == 0 ? 7 : 0,
+                            .top_p = i % 5 == 0 ? 0.8 : 1.0,
+                            .min_p = i % 7 == 0 ? 0.1 : 0.0,
+                            .repetition_penalty = i % 2 == 0 ? 1.2 : 1.0,
+                            .presence_penalty = i % 6 == 0 ? 0.5 : 0.0,
+                            .seed = i,
+                            .logprobs = static_cast<int>(i % 3) - 1,
+                            .max_tokens = 20};
+      if (i % 4 == 3) params.logit_bias[static_cast<int32_t>(i)] = 3;
+      m.engine.submit({.prompt = random_prompt(random, 60),
+                       .params = params,
+                       .on_token = [&, i, recording](int, int32_t id, const TokenLogprob* report) {
+                         ids[recording][i].push_back(id);
+                         if (report) reports[recording][i].push_back(*report);
+                         return true;
+                       }});
+    }
+    m.drain();
+    EXPECT_EQ(m.runner.cache().pool().held(), 0);
+  }
+  EXPECT_EQ(ids[0], ids[1]);
+  for (size_t i = 0; i < 40; ++i) {
+    ASSERT_EQ(reports[0][i].size(), reports[1][i].size());
+    for (size_t t = 0; t < reports[0][i].size(); ++t) {
+      const TokenLogprob &a = reports[0][i][t], &b = reports[1][i][t];
+      EXPECT_NEAR(a.logprob, b.logprob, 1e-5);
+      ASSERT_EQ(a.top.size(), b.top.size());
+      for (size_t k = 0; k < a.top.size(); ++k) EXPECT_EQ(a.top[k].first, b.top[k].first);
+    }
+  }
 }
 
 TEST(Engine, EndsOfRequests) {
@@ -279,14 +372,18 @@ TEST(Engine, SaysHowManyTokensWouldFit) {
 
 // Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for
 // how long (default 2). Every finished answer is right, every request ends once, and no page is lost.
-TEST(Engine, RandomClients) {
+class EngineClients : public testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Recording, EngineClients, testing::Bool());
+
+TEST_P(EngineClients, Random) {
   const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
   const double seconds = text ? std::atof(text) : 2.0;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
-  options.cache_bytes =
-      2 * layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
-  Machine m(options, {.max_queue = 40, .prompt_lookup = 3});
+  options.cache_bytes = layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
+  options.swap_bytes = options.cache_bytes / 4;  // some of the preempted are swapped out, some computed again
+  Machine m(options, {.max_queue = 40, .prompt_lookup = 3}, GetParam());
   std::atomic<int64_t> accepted{0}, ended{0}, wrong{0}, full{0}, finished{0};
   m.engine.start();
   std::vector<std::thread> clients;
@@ -295,8 +392,8 @@ TEST(Engine, RandomClients) {
       std::mt19937 random(c);
       while (m.engine.now() < seconds) {
         const int samples = random() % 4 == 0 ? 2 : 1;
-        const auto length = static_cast<int64_t>(1 + random() % 60);
-        std::vector<int32_t> prompt = random_prompt(random, 150);
+        const auto length = static_cast<int64_t>(1 + random() % 120);
+        std::vector<int32_t> prompt = random_prompt(random, random() % 2 ? 20 : 150);
         auto got = std::make_shared<std::vector<std::vector<int32_t>>>(static_cast<size_t>(samples));
         const Submission s =
             m.engine.submit({.prompt = prompt,
@@ -305,9 +402,9 @@ TEST(Engine, RandomClients) {
                              .priority = static_cast<int>(random() % 3),
                              .timeout_seconds = random() % 10 == 0 ? 0.01 : 0,
                              .on_token =
-                                 [got](int k, int32_t id, const TokenLogprob*) {
+                                 [got, length](int k, int32_t id, const TokenLogprob*) {
                                    (*got)[static_cast<size_t>(k)].push_back(id);
-                                   return true;
+                                   return length % 8 != 5 || id % 4 != 1;  // some clients have read enough
                                  },
                              .on_end =
                                  [&, got, prompt, length](int k, const RequestResult& result) {
@@ -335,6 +432,9 @@ TEST(Engine, RandomClients) {
   EXPECT_EQ(ended, accepted);
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(finished, 0);
+  EXPECT_GT(m.engine.stats().swaps, 0);
+  EXPECT_GT(m.engine.stats().preemptions, m.engine.stats().swaps);
+  EXPECT_EQ(m.runner.cache().host_pool().held(), 0);
   EXPECT_EQ(m.engine.stats().pages_held, 0);
   EXPECT_EQ(m.runner.cache().pool().held(), 0);
 }

@@ -1,38 +1,81 @@
 #include "engine/placement.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <list>
 
 #include "kernels/arrange.h"
+#include "loading/cast.h"
+#include "loading/parallel_tasks.h"
 
 namespace tessera {
 
-Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context) {
-  int64_t bytes = 0, temporary_bytes = 0;
-  for (const WeightRow& row : plan.rows()) {
-    if (row.tensor) bytes += row.tensor->bytes() + 256;
-    if (row.kind == RowKind::kAlias || !row.weight) continue;
-    ArrangeSizes sizes = cuda_arrange_sizes(*row.weight, activations);
-    bytes += sizes.bytes;
-    temporary_bytes = std::max(temporary_bytes, sizes.temporary_bytes);
-  }
-  Arena arena(context, bytes);
-  Arena temporary(context, temporary_bytes);
-  void* staging = temporary.allocate(temporary_bytes);
-  for (const WeightRow& row : plan.rows()) {
-    if (row.tensor) {
-      Tensor on_device = arena.tensor(row.tensor->dtype, row.tensor->shape);
-      context.to_device(on_device.data, row.tensor->data, row.tensor->bytes());
-      *row.tensor = on_device;
-    } else if (row.kind != RowKind::kAlias) {
-      *row.weight = cuda_arrange(*row.weight, activations, context, arena, staging);
+namespace {
+
+// Vectors are held as F32 on the host; the GPU's products want a bias in the type of their activations. Narrowed where
+// that changes no value; the copies live in `kept`.
+Tensor narrowed(const Tensor& t, DType activations, std::list<std::vector<uint16_t>>& kept) {
+  if (t.dtype != DType::kF32 || activations == DType::kF32) return t;
+  std::vector<uint16_t> narrow(static_cast<size_t>(t.numel()));
+  std::vector<float> again(narrow.size());
+  cast_values(t.data, DType::kF32, narrow.data(), activations, t.numel());
+  cast_values(narrow.data(), activations, again.data(), DType::kF32, t.numel());
+  if (std::memcmp(again.data(), t.data, static_cast<size_t>(t.bytes())) != 0) return t;
+  kept.push_back(std::move(narrow));
+  return {kept.back().data(), t.shape, activations, Device{}};
+}
+
+void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read) {
+  std::atomic<size_t> next{0};
+  const auto lanes = std::min<int64_t>(pool.size(), static_cast<int64_t>(pieces.size()));
+  parallel_tasks(pool, lanes, [&](int64_t) {
+    std::unique_ptr<UploadLane> lane = make_upload_lane(context, kUploadBlockBytes);
+    for (size_t i = next++; i < pieces.size(); i = next++) {
+      const UploadPiece& piece = pieces[i];
+      const UploadLane::Block block = lane->begin();
+      read(piece.values, piece.value_bytes, block.host);
+      if (piece.scales) read(piece.scales, piece.scale_bytes, block.host + (piece.value_bytes + 255) / 256 * 256);
+      cuda_send(piece, block, *lane);
+      lane->end();
     }
-  }
+    lane->finish();
+  });
+}
+
+void point_aliases(const WeightPlan& plan) {
   for (const WeightRow& row : plan.rows()) {
     if (row.kind != RowKind::kAlias) continue;
     for (const WeightRow& shared : plan.rows())
       if (shared.name == row.alias_of && shared.weight && shared.kind != RowKind::kAlias) *row.weight = *shared.weight;
   }
-  context.synchronize();
+}
+
+}  // namespace
+
+Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context, ThreadPool& pool,
+                    const ReadBytes& read, PlacementReport* report) {
+  const auto start = std::chrono::steady_clock::now();
+  int64_t bytes = 0;
+  std::list<std::vector<uint16_t>> kept;
+  for (const WeightRow& row : plan.rows()) {
+    if (row.tensor) *row.tensor = narrowed(*row.tensor, activations, kept);
+    if (row.tensor) bytes += row.tensor->bytes() + 256;
+    if (row.weight && row.kind != RowKind::kAlias) bytes += cuda_arranged_bytes(*row.weight, activations);
+  }
+  Arena arena(context, bytes);
+  std::vector<UploadPiece> pieces;
+  for (const WeightRow& row : plan.rows()) {
+    if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+    if (row.weight && row.kind != RowKind::kAlias) *row.weight = cuda_arrange(*row.weight, activations, arena, pieces);
+  }
+  point_aliases(plan);
+  send_all(pieces, context, pool, read);
+  if (report) {
+    for (const UploadPiece& piece : pieces) report->bytes += piece.value_bytes + piece.scale_bytes;
+    report->device_bytes = bytes;
+    report->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
   return arena;
 }
 

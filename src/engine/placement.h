@@ -1,14 +1,27 @@
-// Moves a loaded model's weights to a GPU, in the form its kernels read best.
+// Moves a loaded model's weights to a GPU, in the form its kernels read best: many threads read pieces of the files
+// into pinned blocks, from where they travel while the next ones are read and the last ones are re-arranged.
 #pragma once
 
+#include <functional>
+
 #include "core/arena.h"
-#include "core/device_context.h"
+#include "core/thread_pool.h"
 #include "parallel/weight_plan.h"
 
 namespace tessera {
 
+// Copies bytes that a row's target points at; see Checkpoint::read.
+using ReadBytes = std::function<void(const void* source, int64_t bytes, char* to)>;
+
+struct PlacementReport {
+  int64_t bytes = 0;         // read
+  int64_t device_bytes = 0;  // taken for good
+  double seconds = 0;
+};
+
 // Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
-// again. Throws kOutOfMemory before anything was moved.
-Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context);
+// again. Throws kOutOfMemory before anything was moved, and what `read` throws.
+Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context, ThreadPool& pool,
+                    const ReadBytes& read, PlacementReport* report = nullptr);
 
 }  // namespace tessera

@@ -4,6 +4,8 @@
 
 #include "core/error.h"
 #include "core/host_memory.h"
+#include "core/log.h"
+#include "engine/cache_budget.h"
 
 namespace tessera {
 
@@ -36,8 +38,10 @@ Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, Dev
   options_.max_batch_tokens = std::max(options_.max_batch_tokens, options_.max_sequences);
   options_.max_logit_rows = std::clamp(options_.max_logit_rows, options_.max_sequences, options_.max_batch_tokens);
   layout_ = layout_cache(spec_, options_.ignore_window);
-  allocate_cache();
+  Arena shapes = Arena::measuring(context_.device());
+  describe_pages(shapes, 1);
   measure();
+  allocate_cache();
 }
 
 Runner::~Runner() {
@@ -45,88 +49,113 @@ Runner::~Runner() {
   context_.release_host(host_logits_);
 }
 
-// Pages of the stated budget, or as many as the sequences can use at once within half of what is free. One sequence of
-// max_context must fit, so that a scheduler which preempts all others can always finish it.
-int64_t Runner::count_pages() const {
-  const int64_t page_size = options_.page_size, bytes = page_bytes();
-  const int64_t chunk = std::min(options_.max_batch_tokens, options_.max_context);
-  const int64_t one = layout_.pages_for(options_.max_context, chunk, page_size);
-  if (options_.cache_bytes > 0) {
-    const int64_t pages = options_.cache_bytes / bytes;
-    if (pages < one) {
-      fail(ErrorCode::kOutOfMemory,
-           "a cache of {:.1f} MiB holds {} tokens of one request, and the context is {} tokens; lower --max-context, "
-           "or raise "
-           "--cache-memory to {:.1f} MiB",
-           static_cast<double>(options_.cache_bytes) / (1 << 20), layout_.tokens_for(pages, chunk, page_size),
-           options_.max_context, static_cast<double>(one * bytes) / (1 << 20));
-    }
-    return pages;
+// What the device has left after weights and scratch. A machine's main memory is shared with other programs, which get
+// half of it; a GPU keeps a little for the driver's and libraries' own needs.
+int64_t Runner::memory_left() const {
+  if (context_.device().type == DeviceType::kCpu)
+    return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2;
+  const DeviceInfo info = context_.info();
+  return info.free_bytes - info.total_bytes / 16;
+}
+
+int64_t Runner::count_pages() {
+  const CacheBudget budget = plan_cache(layout_, {.page_size = options_.page_size,
+                                                  .page_bytes = page_bytes(),
+                                                  .chunk = options_.max_batch_tokens,
+                                                  .sequences = options_.max_sequences,
+                                                  .max_context = options_.max_context,
+                                                  .fit_context = options_.fit_context,
+                                                  .stated_bytes = options_.cache_bytes,
+                                                  .free_bytes = memory_left()});
+  if (budget.max_context < options_.max_context)
+    log::warn("the context is cut from {} to {} tokens: no more fit into memory", options_.max_context,
+              budget.max_context);
+  options_.max_context = budget.max_context;
+  return std::min(budget.pages, INT32_MAX / options_.page_size);
+}
+
+void Runner::describe_pages(Arena& arena, int64_t pages) {
+  stores_.clear();
+  for (const LayerCache& c : layout_.stores) {
+    Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
+    Tensor k = arena.tensor(options_.dtype, shape);
+    stores_.push_back({k, arena.tensor(options_.dtype, shape)});
   }
-  const bool on_gpu = context_.device().type == DeviceType::kCuda;
-  const int64_t free = (on_gpu ? context_.info().free_bytes : available_memory()) / 2 / bytes;
-  return std::max(one, std::min(one * options_.max_sequences, free));
+  views_.resize(spec_.layers.size());
+  for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores_[static_cast<size_t>(layout_.store_of_layer[i])];
 }
 
 void Runner::allocate_cache() {
-  const int64_t pages = std::min(count_pages(), INT32_MAX / options_.page_size);
+  const int64_t pages = count_pages();
+  const auto host_pages =
+      static_cast<int32_t>(std::min<int64_t>(options_.swap_bytes / page_bytes(), INT32_MAX / options_.page_size));
   cache_ = std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
                                                      .page_size = options_.page_size,
                                                      .pages = static_cast<int32_t>(pages),
+                                                     .host_pages = host_pages,
                                                      .prefix_cache = options_.prefix_cache,
                                                      .checkpoint_tokens = options_.checkpoint_tokens});
   memory_.cache_bytes = pages * page_bytes();
   cache_arena_ = Arena(context_, memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 512);
-  std::vector<KvPages> stores;
-  for (const LayerCache& c : layout_.stores) {
-    Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
-    Tensor k = cache_arena_.tensor(options_.dtype, shape);
-    stores.push_back({k, cache_arena_.tensor(options_.dtype, shape)});
-  }
-  views_.resize(spec_.layers.size());
-  for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores[static_cast<size_t>(layout_.store_of_layer[i])];
-  widths_.resize(layout_.groups.size());
+  describe_pages(cache_arena_, pages);
+  mover_ = std::make_unique<PageMover>(context_, layout_, stores_, host_pages);
+  memory_.swap_bytes = mover_->host_bytes();
 }
 
-// Runs the forward pass without launching anything, for the largest prefill and the largest decode step.
+// Runs the forward pass without launching anything, for the largest prefill and for every decode step that is recorded.
 void Runner::measure() {
   const int64_t widest = ceil_div(options_.max_context, options_.page_size);
-  std::fill(widths_.begin(), widths_.end(), widest);
+  const int64_t tokens = options_.max_batch_tokens, rows = std::min(tokens, options_.max_logit_rows);
+  std::vector<StepShape> steps;
+  for (int64_t sequences : {int64_t{1}, options_.max_sequences})
+    steps.push_back({tokens, sequences, rows, tokens, options_.max_context, widest});
+  for (int64_t n = options_.max_sequences; n > 0; n = n / 2)
+    steps.push_back(recorded_shape({.sequences = n, .max_context = options_.max_context}, options_.max_sequences,
+                                   options_.max_context, options_.page_size));
   int64_t peak = 0;
-  const std::pair<int64_t, int64_t> steps[] = {{options_.max_batch_tokens, 1},
-                                               {options_.max_batch_tokens, options_.max_sequences}};
-  for (auto [tokens, sequences] : steps) {
+  for (const StepShape& shape : steps) {
     Arena arena = Arena::measuring(context_.device());
-    Step step = make_step(arena, tokens, sequences, std::min(tokens, options_.max_logit_rows), widths_);
+    Step step = make_step(arena, shape);
     input_bytes_ = std::max(input_bytes_, arena.used());
     step.measure = true;
-    step.max_queries = tokens;
-    step.max_context = options_.max_context;
     model_.forward(step);
     peak = std::max(peak, arena.peak());
     workspace_bytes_ = std::max(workspace_bytes_, step.workspace_bytes);
   }
+  if (context_.asynchronous()) {
+    sampling_ = std::make_unique<DeviceSampling>(context_, kernels_, options_.max_logit_rows, vocab_size());
+    workspace_bytes_ = std::max(workspace_bytes_, sampling_->workspace_bytes());
+  }
   workspace_bytes_ = ceil_div(workspace_bytes_, 256) * 256;
   memory_.scratch_bytes = peak + workspace_bytes_;
   scratch_ = Arena(context_, memory_.scratch_bytes);
-  if (context_.device().type == DeviceType::kCuda) {
+  if (context_.asynchronous()) {
     staging_ = static_cast<char*>(context_.allocate_host(input_bytes_));
     host_logits_ =
         static_cast<float*>(context_.allocate_host(options_.max_logit_rows * vocab_size() * int64_t{sizeof(float)}));
   }
 }
 
+std::vector<KernelChoice> Runner::explain(int64_t tokens, int64_t sequences) {
+  std::vector<KernelChoice> choices;
+  Arena arena = Arena::measuring(context_.device());
+  const int64_t queries = (tokens + sequences - 1) / sequences;
+  Step step = make_step(arena, {.tokens = tokens,
+                                .sequences = sequences,
+                                .rows = sequences,
+                                .max_queries = queries,
+                                .max_context = options_.max_context,
+                                .table_width = ceil_div(options_.max_context, options_.page_size)});
+  step.measure = true;
+  step.choices = &choices;
+  model_.forward(step);
+  return choices;
+}
+
 // Where the host writes one of the step's inputs.
 int32_t* Runner::host(const Tensor& input) const {
   if (!staging_) return input.i32();
   return reinterpret_cast<int32_t*>(staging_ + (input.as<char>() - inputs_));
-}
-
-Tensor Runner::logits_on_host(const Tensor& logits) {
-  if (!staging_) return logits;
-  if (logits.defined()) context_.to_host(host_logits_, logits.data, logits.bytes());
-  context_.synchronize();  // also frees the staging block for the next step
-  return {host_logits_, logits.shape, DType::kF32, Device{}};
 }
 
 // Shows a GPU's tensors to a probe that reads host memory.
@@ -139,21 +168,22 @@ Probe Runner::host_probe(const Probe& probe) {
   };
 }
 
-Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
-                       std::span<const int64_t> table_widths) {
+Step Runner::make_step(Arena& scratch, const StepShape& shape) {
   Step step;
   step.kernels = &kernels_;
   step.scratch = &scratch;
   step.dtype = options_.dtype;
-  step.ids = step.alloc(DType::kI32, {tokens});
-  step.positions = step.alloc(DType::kI32, {tokens});
-  step.query_start = step.alloc(DType::kI32, {sequences + 1});
-  step.context = step.alloc(DType::kI32, {sequences});
-  step.logit_rows = step.alloc(DType::kI32, {rows});
-  for (size_t g = 0; g < layout_.groups.size(); ++g) {
-    Tensor slots = step.alloc(DType::kI32, {tokens});
-    Tensor table = step.alloc(DType::kI32, {sequences, table_widths[g]});
-    for (int layer : layout_.groups[g].layers) {
+  step.max_queries = shape.max_queries;
+  step.max_context = shape.max_context;
+  step.ids = step.alloc(DType::kI32, {shape.tokens});
+  step.positions = step.alloc(DType::kI32, {shape.tokens});
+  step.query_start = step.alloc(DType::kI32, {shape.sequences + 1});
+  step.context = step.alloc(DType::kI32, {shape.sequences});
+  step.logit_rows = step.alloc(DType::kI32, {shape.rows});
+  for (const CacheGroup& group : layout_.groups) {
+    Tensor slots = step.alloc(DType::kI32, {shape.tokens});
+    Tensor table = step.alloc(DType::kI32, {shape.sequences, shape.table_width});
+    for (int layer : group.layers) {
       views_[static_cast<size_t>(layer)].slots = slots;
       views_[static_cast<size_t>(layer)].page_table = table;
     }
@@ -162,6 +192,7 @@ Step Runner::make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_
   return step;
 }
 
+// Writes the step's inputs. Sequences beyond the items' are empty: one token that is not stored and sees nothing.
 void Runner::fill(const Step& step, std::span<const RunItem> items) {
   int32_t token = 0, row = 0;
   for (size_t b = 0; b < items.size(); ++b) {
@@ -178,69 +209,134 @@ void Runner::fill(const Step& step, std::span<const RunItem> items) {
         host(step.logit_rows)[row++] = token;
     }
   }
-  host(step.query_start)[items.size()] = token;
-  for (size_t g = 0; g < layout_.groups.size(); ++g) {
-    const LayerCacheView& view = views_[static_cast<size_t>(layout_.groups[g].layers[0])];
-    int32_t* slot = host(view.slots);
-    for (size_t b = 0; b < items.size(); ++b) {
-      const Sequence& sequence = *items[b].sequence;
-      for (size_t i = 0; i < items[b].tokens.size(); ++i)
-        *slot++ = sequence.slot(g, sequence.length() + static_cast<int64_t>(i));
-      int32_t* row = host(view.page_table) + static_cast<int64_t>(b) * view.page_table.dim(1);
-      std::copy(sequence.table(g).begin(), sequence.table(g).end(), row);
-    }
+  for (auto b = static_cast<int64_t>(items.size()); b < step.context.dim(0); ++b, ++token) {
+    host(step.query_start)[b] = token;
+    host(step.context)[b] = 0;
+    host(step.ids)[token] = 0;
+    host(step.positions)[token] = 0;
+    host(step.logit_rows)[row++] = token;
   }
+  host(step.query_start)[step.context.dim(0)] = token;
+  for (size_t g = 0; g < layout_.groups.size(); ++g) fill_tables(layout_.groups[g], g, items);
 }
 
-void Runner::copy_pages() {
-  for (const PageCopy& copy : cache_->take_copies()) {
-    for (int layer : layout_.groups[static_cast<size_t>(copy.group)].layers) {
-      const KvPages& pages = views_[static_cast<size_t>(layer)].pages;
-      for (const Tensor& t : {pages.k, pages.v}) {
-        const Tensor to = t.rows(copy.to, 1);
-        context_.copy_on_device(to.data, t.rows(copy.from, 1).data, to.bytes());
-      }
-    }
+void Runner::fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items) {
+  const LayerCacheView& view = views_[static_cast<size_t>(group.layers[0])];
+  int32_t* slot = host(view.slots);
+  int32_t* const end = slot + view.slots.dim(0);
+  for (size_t b = 0; b < items.size(); ++b) {
+    const Sequence& sequence = *items[b].sequence;
+    for (size_t i = 0; i < items[b].tokens.size(); ++i)
+      *slot++ = sequence.slot(number, sequence.length() + static_cast<int64_t>(i));
+    int32_t* row = host(view.page_table) + static_cast<int64_t>(b) * view.page_table.dim(1);
+    std::copy(sequence.table(number).begin(), sequence.table(number).end(), row);
   }
+  std::fill(slot, end, -1);
 }
 
-Tensor Runner::forward(std::span<const RunItem> items, const Probe* probe) {
-  int64_t tokens = 0, rows = 0, max_queries = 0, max_context = 0;
-  std::fill(widths_.begin(), widths_.end(), 1);
+void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
+  context_.make_current();
+  StepShape shape{.sequences = static_cast<int64_t>(items.size()), .table_width = 1};
   for (const RunItem& item : items) {
     const auto count = static_cast<int64_t>(item.tokens.size());
-    tokens += count;
-    rows += item.want == WantLogits::kAll ? count : item.want == WantLogits::kLast;
-    max_queries = std::max(max_queries, count);
-    max_context = std::max(max_context, item.sequence->length() + count);
-    for (size_t g = 0; g < widths_.size(); ++g)
-      widths_[g] = std::max(widths_[g], static_cast<int64_t>(item.sequence->table(g).size()));
+    shape.tokens += count;
+    shape.rows += item.want == WantLogits::kAll ? count : item.want == WantLogits::kLast;
+    shape.max_queries = std::max(shape.max_queries, count);
+    shape.max_context = std::max(shape.max_context, item.sequence->length() + count);
+    for (size_t g = 0; g < layout_.groups.size(); ++g)
+      shape.table_width = std::max(shape.table_width, static_cast<int64_t>(item.sequence->table(g).size()));
   }
-  TS_CHECK(tokens > 0 && tokens <= options_.max_batch_tokens && rows <= options_.max_logit_rows &&
-           max_context <= options_.max_context && static_cast<int64_t>(items.size()) <= options_.max_sequences);
-  copy_pages();
-  scratch_.rewind(0);
-  void* workspace = scratch_.allocate(workspace_bytes_);
-  const int64_t inputs_at = scratch_.used();
-  Step step = make_step(scratch_, tokens, static_cast<int64_t>(items.size()), rows, widths_);
-  step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace};
-  step.max_queries = max_queries;
-  step.max_context = max_context;
-  inputs_ = step.ids.as<char>();
-  fill(step, items);
+  TS_CHECK(shape.tokens > 0 && shape.tokens <= options_.max_batch_tokens && shape.rows <= options_.max_logit_rows &&
+           shape.max_context <= options_.max_context && shape.sequences <= options_.max_sequences);
+  const int64_t rows = shape.rows;
+  const bool recordable = asynchronous() && !probe && shape.is_decode();
+  if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
+  mover_->make(cache_->take_copies());
+  Step step = begin_step(shape, items);
   Probe shown;
   if (probe && staging_) shown = host_probe(*probe);
   step.probe = shown ? &shown : probe;
+  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
+  if (logits_.defined()) logits_ = logits_.rows(0, rows);
+}
+
+// A step in scratch memory, with its inputs on their way.
+Step Runner::begin_step(const StepShape& shape, std::span<const RunItem> items) {
+  scratch_.rewind(0);
+  workspace_ = scratch_.allocate(workspace_bytes_);
+  const int64_t inputs_at = scratch_.used();
+  Step step = make_step(scratch_, shape);
+  step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
+  inputs_ = step.ids.as<char>();
+  fill(step, items);
   if (staging_) context_.to_device(inputs_, staging_, scratch_.used() - inputs_at);
-  model_.forward(step);
-  return logits_on_host(step.logits);
+  return step;
+}
+
+void Runner::warm_up() {
+  if (!asynchronous()) return;
+  const std::vector<int32_t> prompt(static_cast<size_t>(std::min(options_.max_batch_tokens, options_.max_context)), 0);
+  {
+    std::unique_ptr<Sequence> sequence = open();
+    const RunItem item{.sequence = sequence.get(), .tokens = prompt, .want = WantLogits::kLast};
+    run({&item, 1});
+  }
+  int64_t last = 0;
+  for (int64_t n = 1; n <= options_.max_sequences; ++n) {
+    const StepShape shape = recorded_shape({.sequences = n, .max_context = 1}, options_.max_sequences,
+                                           options_.max_context, options_.page_size);
+    if (shape.sequences == last) continue;
+    last = shape.sequences;
+    for (int use = 0; use < 2; ++use) {
+      Step step = begin_step(shape, {});
+      replay(step, shape);
+      context_.synchronize();
+    }
+  }
+}
+
+void Runner::sample(std::span<const RowSampling> rows) {
+  if (rows.empty()) return;
+  Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
+  sampling_->enqueue(logits_, rows, stream);
+}
+
+// Runs a decode step whose shape came before as one graph: every address in it is a function of the shape.
+Tensor Runner::replay(Step& step, const StepShape& shape) {
+  Recorded& recorded = recorded_[{shape.sequences, shape.max_context}];
+  if (recorded.uses++ == 0) {
+    model_.forward(step);
+    return step.logits;
+  }
+  if (!recorded.graph) {
+    auto forward = [this, step, &recorded]() mutable {
+      model_.forward(step);
+      recorded.logits = step.logits;
+    };
+    recorded.graph = context_.record(forward);
+  }
+  recorded.graph->launch();
+  return recorded.logits;
+}
+
+Tensor Runner::finish() {
+  if (staging_ && logits_.defined()) context_.to_host(host_logits_, logits_.data, logits_.bytes());
+  context_.synchronize();  // also frees the staging block for the next step
+  if (!staging_) return logits_;
+  return {host_logits_, logits_.shape, DType::kF32, Device{}};
+}
+
+SampledRows Runner::finish_sampled() {
+  context_.synchronize();
+  return sampling_->result();
 }
 
 std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {
   // Pages reserved for an item stay with its sequence if a later item finds none: reserve() is idempotent.
   for (const RunItem& item : items)
     if (!cache_->reserve(*item.sequence, static_cast<int64_t>(item.tokens.size()))) return std::nullopt;
-  Tensor logits = forward(items, probe);
+  launch(items, probe);
+  Tensor logits = finish();
   for (const RunItem& item : items) cache_->commit(*item.sequence, item.tokens);
   return logits;
 }

@@ -2,6 +2,7 @@
 // into logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +10,9 @@
 
 #include "cache/cache_spec.h"
 #include "cache/paged_cache.h"
+#include "engine/device_sampling.h"
+#include "engine/page_swap.h"
+#include "engine/step_shape.h"
 #include "models/model.h"
 
 namespace tessera {
@@ -21,7 +25,10 @@ struct RunnerOptions {
   int64_t max_logit_rows = 128;    // rows of logits in one step
   int64_t page_size = 32;
   bool ignore_window = false;
-  int64_t cache_bytes = 0;  // of all pages; 0: enough for max_sequences, as far as half of the free memory goes
+  int64_t cache_bytes = 0;   // of all pages; 0: enough for max_sequences, as far as what is left goes
+  bool fit_context = false;  // cut max_context to what is left, rather than fail
+  int64_t swap_bytes = 0;    // main memory for sequences that are swapped out
+  int64_t mapped_bytes = 0;  // weights that lie in file pages, which a system counts as free memory
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;  // see CacheOptions
 };
@@ -39,6 +46,7 @@ struct RunItem {
 struct RunnerMemory {
   int64_t cache_bytes = 0;    // of all pages; on a CPU they are touched when first used
   int64_t scratch_bytes = 0;  // activations and kernel workspace
+  int64_t swap_bytes = 0;
 };
 
 class Runner {
@@ -49,14 +57,30 @@ class Runner {
          const RunnerOptions& options);
   ~Runner();
 
+  // Runs a prompt and records the decode steps of all sizes, so that no request waits for that; about a second on a
+  // GPU. REQUIRES: no sequence is open.
+  void warm_up();
+
   std::unique_ptr<Sequence> open() { return cache_->open(); }
 
-  // One step whose tokens were reserved in cache(); makes the cache's pending copies first. Logits F32 [R, V], items'
-  // rows in order, in host memory; valid until the next step. The caller commits. REQUIRES: the options' limits hold,
-  // token ids are in [0, V), and at least one token.
-  Tensor forward(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
+  // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
+  // step before was finished.
+  void launch(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
+  // and at most DeviceSampling::kMaxEdits edits.
+  void sample(std::span<const RowSampling> rows);
+  // Waits for the step. Logits F32 [R, V], items' rows in order, or what was sampled from them, in host memory; valid
+  // until the next launch. The caller commits.
+  Tensor finish();
+  SampledRows finish_sampled();
+  // True when launch() returns before the work is done.
+  bool asynchronous() const { return staging_ != nullptr; }
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
   std::optional<Tensor> run(std::span<const RunItem> items, const Probe* probe = nullptr);
+
+  // Which kernels a step of this size would use, and why; nothing runs.
+  std::vector<KernelChoice> explain(int64_t tokens, int64_t sequences);
 
   const RunnerOptions& options() const { return options_; }
   const RunnerMemory& memory() const { return memory_; }
@@ -68,15 +92,17 @@ class Runner {
   int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.dtype)); }
 
  private:
-  int64_t count_pages() const;
+  int64_t count_pages();
+  int64_t memory_left() const;
+  void describe_pages(Arena& arena, int64_t pages);
   void allocate_cache();
   void measure();
-  void copy_pages();
-  Step make_step(Arena& scratch, int64_t tokens, int64_t sequences, int64_t rows,
-                 std::span<const int64_t> table_widths);
+  Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
+  void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
+  Step begin_step(const StepShape& shape, std::span<const RunItem> items);
+  Tensor replay(Step& step, const StepShape& shape);
   int32_t* host(const Tensor& input) const;
-  Tensor logits_on_host(const Tensor& logits);
   Probe host_probe(const Probe& probe);
 
   const Model& model_;
@@ -88,16 +114,28 @@ class Runner {
   CacheLayout layout_;
   std::unique_ptr<PagedCache> cache_;
   Arena cache_arena_;
+  std::vector<KvPages> stores_;
+  std::unique_ptr<PageMover> mover_;
   Arena scratch_;
   int64_t workspace_bytes_ = 0;
+  void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
   int64_t input_bytes_ = 0;
-  char* staging_ = nullptr;            // pinned; null on a CPU
-  float* host_logits_ = nullptr;       // pinned; null on a CPU
-  std::vector<LayerCacheView> views_;  // one a layer; tables are set each step
-  std::vector<int64_t> widths_;
+  char* staging_ = nullptr;                   // pinned; null on a CPU
+  float* host_logits_ = nullptr;              // pinned; null on a CPU
+  std::unique_ptr<DeviceSampling> sampling_;  // null on a CPU
+  std::vector<LayerCacheView> views_;         // one a layer; tables are set each step
   RunnerMemory memory_;
+  Tensor logits_;  // of the step that was launched last, on the device
+
+  // Decode steps of the shapes that came more than once, recorded.
+  struct Recorded {
+    int64_t uses = 0;
+    std::unique_ptr<DeviceGraph> graph;
+    Tensor logits;
+  };
+  std::map<std::pair<int64_t, int64_t>, Recorded> recorded_;  // by sequences and context
 };
 
 }  // namespace tessera

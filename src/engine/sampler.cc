@@ -151,9 +151,31 @@ int32_t Sampler::sample(std::span<float> logits, TokenLogprob* report) {
     report->id = id;
     report_logprobs(raw, *report);
   }
+  observe(id);
+  return id;
+}
+
+void Sampler::observe(int32_t id) {
   if (params_.repetition_penalty != 1.0 || params_.frequency_penalty != 0 || params_.presence_penalty != 0)
     ++seen_[id].output_count;
-  return id;
+}
+
+SampleSettings Sampler::next_settings(std::vector<LogitEdit>& edits) {
+  for (const auto& [id, seen] : seen_) {
+    auto bias = params_.logit_bias.find(id);
+    edits.push_back({id, bias == params_.logit_bias.end() ? 0.0f : bias->second, seen.output_count});
+  }
+  for (const auto& [id, bias] : params_.logit_bias)
+    if (!seen_.contains(id)) edits.push_back({id, bias, -1});
+  return {.temperature = params_.temperature,
+          .top_p = params_.top_p,
+          .min_p = params_.min_p,
+          .frequency_penalty = params_.frequency_penalty,
+          .presence_penalty = params_.presence_penalty,
+          .uniform = params_.temperature > 0 ? uniform() : 0,
+          .repetition_penalty = static_cast<float>(params_.repetition_penalty),
+          .top_k = params_.top_k,
+          .logprobs = params_.logprobs};
 }
 
 }  // namespace tessera

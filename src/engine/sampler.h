@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/ops.h"
 #include "tessera/sampling.h"
 
 namespace tessera {
@@ -21,6 +22,12 @@ class Sampler {
   // Chooses from logits [V], which it may change, and remembers the choice. Fills `report` (without bytes) when
   // params.logprobs >= 0. Ties go to the lower id.
   int32_t sample(std::span<float> logits, TokenLogprob* report);
+
+  // The same choice made by the sample op: what it must be told, for one row (the edits are appended), and the token it
+  // chose. Each next_settings() counts as a draw.
+  SampleSettings next_settings(std::vector<LogitEdit>& edits);
+  int64_t max_edits() const { return static_cast<int64_t>(seen_.size() + params_.logit_bias.size()); }
+  void observe(int32_t id);
 
  private:
   void report_logprobs(std::span<const float> logits, TokenLogprob& report) const;

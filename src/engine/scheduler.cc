@@ -60,13 +60,22 @@ void Scheduler::remove(Job& job) {
     waiting_tokens_ -= static_cast<int64_t>(job.tokens.size());
   } else if (job.state == Job::State::kRunning) {
     running_.erase(std::lower_bound(running_.begin(), running_.end(), &job, ByRank{}));
-    job.sequence.reset();
   }
+  job.sequence.reset();
   if (std::isfinite(job.deadline)) deadlines_.erase({job.deadline, &job});
   job.state = Job::State::kNew;
 }
 
-// Back to the queue, where its rank puts it; what the prefix cache keeps of it need not be computed again.
+// To host memory while there is room; else what the prefix cache does not keep is computed again.
+void Scheduler::give_up_pages(Job& job) {
+  if (cache_.swap_out(*job.sequence)) {
+    ++counters_.swaps;
+  } else {
+    job.sequence.reset();
+  }
+}
+
+// Back to the queue, where its rank puts it.
 void Scheduler::preempt(Job& job) {
   auto item = std::find_if(plan_.items.begin(), plan_.items.end(), [&](const StepItem& i) { return i.job == &job; });
   if (item != plan_.items.end()) {
@@ -74,7 +83,7 @@ void Scheduler::preempt(Job& job) {
     plan_.items.erase(item);
   }
   running_.erase(std::lower_bound(running_.begin(), running_.end(), &job, ByRank{}));
-  job.sequence.reset();
+  give_up_pages(job);
   job.draft.clear();
   ++job.preemptions;
   ++counters_.preemptions;
@@ -110,19 +119,24 @@ void Scheduler::plan_running(bool decoding) {
 bool Scheduler::admit(Job& job) {
   if (cache_.available() < job.wanted_pages && !running_.empty()) return false;
   const CacheOptions& c = cache_.options();
-  job.sequence = cache_.open();
-  const int64_t hit = cache_.match(*job.sequence, job.tokens, job.prompt_length);
+  const bool swapped = job.sequence != nullptr;
+  if (!swapped) job.sequence = cache_.open();
+  const int64_t hit = swapped ? 0 : cache_.match(*job.sequence, job.tokens, job.prompt_length);
   int64_t wanted = 0;
   for (size_t g = 0; g < c.windows.size(); ++g) {
     wanted +=
         group_pages(c.windows[g], static_cast<int64_t>(job.tokens.size()) + 1, options_.max_batch_tokens, c.page_size);
-    wanted += (c.windows[g] == 0 ? running() : 0) - job.sequence->held(g);
+    wanted += (c.windows[g] == 0 ? running() : 0) - (swapped ? 0 : job.sequence->held(g));
   }
   const int64_t count = std::min(job.pending(), options_.max_batch_tokens - plan_.tokens);
   const bool fits = wanted <= cache_.available() || running_.empty();
-  if (!fits || !cache_.reserve(*job.sequence, count)) {
+  if (!fits || (swapped && !cache_.swap_in(*job.sequence)) || !cache_.reserve(*job.sequence, count)) {
     wanted -= cache_.available();
-    job.sequence.reset();
+    if (!swapped) {
+      job.sequence.reset();
+    } else if (!job.sequence->swapped_out()) {
+      give_up_pages(job);
+    }
     job.wanted_pages = static_cast<int32_t>(wanted + cache_.available());
     return false;
   }

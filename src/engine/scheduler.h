@@ -3,8 +3,9 @@
 // pages, so that a plan it returns always fits. Used by one thread.
 //
 // Why it cannot get stuck: running requests are ranked; one that needs pages takes them from those ranked below it
-// (whose work is computed again later, as far as the prefix cache has lost it), and the cache holds at least one
-// request of the greatest length. A rank is fixed at arrival, so whoever waits is overtaken by finitely many.
+// (whose work waits in host memory, or is computed again later as far as the prefix cache has lost it), and the cache
+// holds at least one request of the greatest length. A rank is fixed at arrival, so whoever waits is overtaken by
+// finitely many.
 #pragma once
 
 #include <limits>
@@ -30,7 +31,7 @@ struct Job {
   State state = State::kNew;
   double rank = 0;                          // smaller goes first
   int64_t order = 0;                        // among equal ranks
-  std::unique_ptr<CacheSequence> sequence;  // while running
+  std::unique_ptr<CacheSequence> sequence;  // while running, or swapped out while waiting
   int64_t cached_tokens = 0;                // of the prompt, at first admission
   int64_t preemptions = 0;
   int32_t wanted_pages = 0;  // free pages without which another attempt to admit it is in vain
@@ -77,6 +78,7 @@ struct StepPlan {
 
 struct SchedulerCounters {
   int64_t preemptions = 0;
+  int64_t swaps = 0;  // preemptions that kept their work in host memory
   int64_t admissions = 0;
 };
 
@@ -118,6 +120,7 @@ class Scheduler {
   void start(Job& job);
   void wait(Job& job);
   void preempt(Job& job);
+  void give_up_pages(Job& job);
 
   PagedCache& cache_;
   SchedulerOptions options_;

@@ -179,6 +179,50 @@ TEST(Scheduler, TheBestRankedTakesPagesFromTheOthers) {
   EXPECT_EQ(jobs[0]->preemptions, 0);
 }
 
+TEST(Scheduler, PreemptedWorkWaitsInHostMemory) {
+  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 9, .host_pages = 8});
+  Scheduler s(cache, {.max_requests = 2, .max_batch_tokens = 16, .max_logit_rows = 16, .max_context = 64});
+  auto first = job(tokens(5)), second = job(tokens(40, 100)), third = job(tokens(5, 200));
+  (void)s.submit(*first, 0);
+  (void)s.submit(*second, 1);
+  int64_t stored = 0, computed = 0;
+  while (second->preemptions == 0) {
+    stored = second->stored();
+    play(s, s.plan(2));
+    ASSERT_LT(first->tokens.size(), 60u);
+  }
+  EXPECT_EQ(s.counters().swaps, 1);
+  EXPECT_EQ(second->state, Job::State::kWaiting);
+  EXPECT_EQ(second->stored(), stored);
+  EXPECT_GT(cache.host_pool().held(), 0);
+  (void)s.submit(*third, 3);
+  s.remove(*first);
+  const size_t known = second->tokens.size();
+  while (second->tokens.size() == known) {
+    const StepPlan& plan = s.plan(4);
+    for (const StepItem& item : plan.items) computed += item.job == second.get() ? item.count : 0;
+    play(s, plan);
+  }
+  EXPECT_EQ(computed, static_cast<int64_t>(known) - stored);
+  EXPECT_EQ(cache.host_pool().held(), 0);
+  s.remove(*second);
+  s.remove(*third);
+  EXPECT_EQ(cache.pool().held(), 0);
+}
+
+TEST(Scheduler, RemovedWhileSwappedOut) {
+  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 9, .host_pages = 9});
+  Scheduler s(cache, {.max_requests = 2, .max_batch_tokens = 16, .max_logit_rows = 16, .max_context = 64});
+  auto first = job(tokens(5)), second = job(tokens(40, 100));
+  (void)s.submit(*first, 0);
+  (void)s.submit(*second, 1);
+  while (second->preemptions == 0) play(s, s.plan(2));
+  s.remove(*second);
+  s.remove(*first);
+  EXPECT_EQ(cache.host_pool().held(), 0);
+  EXPECT_EQ(cache.pool().held(), 0);
+}
+
 TEST(Scheduler, StaticBatchesFillThenEnd) {
   PagedCache cache(hybrid(400));
   Scheduler s(
@@ -204,13 +248,22 @@ TEST(Scheduler, StaticBatchesFillThenEnd) {
 
 // Traffic of 100,000 requests with priorities, shared beginnings, cancellations and deadlines, over a cache much too
 // small for all that run: each ends, no page is lost, and nobody waits out of proportion.
-class Simulation : public testing::TestWithParam<SchedulePolicy> {};
+struct Simulated {
+  const char* name;
+  SchedulePolicy policy;
+  int32_t host_pages;
+};
+
+class Simulation : public testing::TestWithParam<Simulated> {};
 
 TEST_P(Simulation, HundredThousandRequests) {
   constexpr int kRequests = 100000;
-  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 300});
-  const SchedulerOptions options{
-      .max_requests = 48, .max_batch_tokens = 128, .max_context = 400, .policy = GetParam(), .priority_seconds = 2};
+  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 300, .host_pages = GetParam().host_pages});
+  const SchedulerOptions options{.max_requests = 48,
+                                 .max_batch_tokens = 128,
+                                 .max_context = 400,
+                                 .policy = GetParam().policy,
+                                 .priority_seconds = 2};
   Scheduler s(cache, options);
   std::mt19937 random(3);
   auto below = [&](uint32_t n) { return random() % n; };
@@ -270,20 +323,24 @@ TEST_P(Simulation, HundredThousandRequests) {
   }
   EXPECT_EQ(s.running() + s.waiting(), 0);
   EXPECT_EQ(cache.pool().held(), 0);
+  EXPECT_EQ(cache.host_pool().held(), 0);
   EXPECT_GT(s.counters().preemptions, 10);
+  EXPECT_EQ(s.counters().swaps > 10, GetParam().host_pages > 0);
   EXPECT_GT(cancelled, 10);
   EXPECT_GT(expired, 10);
   printf(
-      "steps %ld, simulated %.0f s, preemptions %ld, longest in the system %.1f s, cancelled %d, expired %d, hit %.0f "
+      "steps %ld, simulated %.0f s, preemptions %ld (%ld swapped), longest in the system %.1f s, cancelled %d, expired "
+      "%d, hit %.0f "
       "%%\n",
-      steps, now, s.counters().preemptions, longest_wait, cancelled, expired,
+      steps, now, s.counters().preemptions, s.counters().swaps, longest_wait, cancelled, expired,
       100.0 * static_cast<double>(cache.counters().hit_tokens) / static_cast<double>(cache.counters().lookup_tokens));
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, Simulation, testing::Values(SchedulePolicy::kFifo, SchedulePolicy::kPrefillFirst),
-                         [](const auto& info) {
-                           return info.param == SchedulePolicy::kFifo ? "fifo" : "prefill_first";
-                         });
+INSTANTIATE_TEST_SUITE_P(Policies, Simulation,
+                         testing::Values(Simulated{"fifo", SchedulePolicy::kFifo, 0},
+                                         Simulated{"prefill_first", SchedulePolicy::kPrefillFirst, 0},
+                                         Simulated{"fifo_swapping", SchedulePolicy::kFifo, 200}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 // A stream of important requests that alone would fill the machine does not keep an unimportant one waiting for ever.
 TEST(Scheduler, OverloadOfHigherPriorityStarvesNobody) {

@@ -39,11 +39,12 @@ class ToyModel final : public Model {
     if (step.measure) return;
     for (int64_t t = 0; t < step.tokens(); ++t)
       for (const LayerCacheView& layer : step.cache)
-        cell(layer, layer.slots.i32()[t]) = static_cast<float>(step.ids.i32()[t]);
+        if (layer.slots.i32()[t] >= 0) cell(layer, layer.slots.i32()[t]) = static_cast<float>(step.ids.i32()[t]);
     for (int64_t r = 0; r < step.logit_rows.dim(0); ++r) {
       const int32_t token = step.logit_rows.i32()[r];
       int64_t b = 0;
       while (step.query_start.i32()[b + 1] <= token) ++b;
+      if (step.context.i32()[b] == 0) continue;
       const int64_t position = step.positions.i32()[token];
       std::vector<int32_t> tokens;
       for (int64_t p = 0; p <= position; ++p) {

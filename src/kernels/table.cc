@@ -29,4 +29,10 @@ Kernels Kernels::builtin(CpuIsa isa) {
   return kernels;
 }
 
+Kernels Kernels::batch_invariant() const {
+  Kernels kernels = *this;
+  kernels.for_each([](auto& table) { std::erase_if(table.rows, [](const auto& row) { return row.varies; }); });
+  return kernels;
+}
+
 }  // namespace tessera

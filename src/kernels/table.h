@@ -38,6 +38,8 @@ struct KernelRow {
   Verdict (*supports)(const Args&);
   int64_t (*workspace)(const Args&);  // bytes; nullptr = none
   void (*launch)(const Args&, Stream&);
+  // A token's result may depend, in its last bits, on how many others are in the call.
+  bool varies = false;
 };
 
 template <class Args>
@@ -63,6 +65,9 @@ class Kernels {
   static Kernels builtin(CpuIsa isa = CpuIsa::kAuto);
   // The plain-loop rows only: the oracle of every test.
   static Kernels reference();
+
+  // Without the rows that vary: a token's result is the same, bit by bit, whatever else is computed with it.
+  Kernels batch_invariant() const;
 
   OpTable<EmbedArgs> embed{"embed", {}};
   OpTable<RmsNormArgs> rms_norm{"rms_norm", {}};

@@ -153,6 +153,17 @@ std::vector<KernelRow<Args>> all_rows(OpTable<Args> Kernels::*op) {
   return rows;
 }
 
+// The rows of an op that accept a case; the reference comes last. A case that only the reference accepts would test
+// nothing, so where the machine has vector rows one of them must accept too.
+template <class Args>
+std::vector<KernelRow<Args>> accepting_rows(OpTable<Args> Kernels::*op, const Args& args) {
+  std::vector<KernelRow<Args>> rows = all_rows(op);
+  const size_t all = rows.size();
+  std::erase_if(rows, [&](const KernelRow<Args>& row) { return !row.supports(args); });
+  EXPECT_TRUE(rows.size() > 1 || all == 1) << "only the reference accepts this case";
+  return rows;
+}
+
 // Runs a row with a workspace of exactly the bytes it asked for, poisoned and guarded.
 template <class Args>
 void launch(const KernelRow<Args>& row, const Args& args, ThreadPool& pool) {

@@ -2,12 +2,14 @@
 // cache views, scratch memory and the kernels. Owned by the engine's runner; used by one thread.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <span>
 #include <string_view>
 
 #include "core/arena.h"
 #include "core/error.h"
+#include "kernels/explain.h"
 #include "kernels/table.h"
 
 namespace tessera {
@@ -42,6 +44,7 @@ struct Step {
   // Measuring: nothing runs; scratch is Arena::measuring() and workspace_bytes becomes the largest any kernel asked.
   bool measure = false;
   int64_t workspace_bytes = 0;
+  std::vector<KernelChoice>* choices = nullptr;  // gets every choice, each once, while measuring
   const Probe* probe = nullptr;
 
   int64_t tokens() const { return ids.dim(0); }
@@ -57,6 +60,7 @@ struct Step {
   template <class Args>
   void run(const OpTable<Args>& table, const Args& args) {
     const KernelRow<Args>* row = table.choose(args);
+    if (choices) note(explain_choice(table, args));
     TS_CHECK(row != nullptr, "no kernel of {} accepts the arguments; see `tessera kernels list`", table.op);
     if (measure) {
       if (row->workspace) workspace_bytes = std::max(workspace_bytes, row->workspace(args));
@@ -68,9 +72,17 @@ struct Step {
   // The same for a fused op; false, and nothing done, when no row accepts: the caller then runs the ops one by one.
   template <class Args>
   bool try_run(const OpTable<Args>& table, const Args& args) {
-    if (table.choose(args) == nullptr) return false;
+    if (table.choose(args) == nullptr) {
+      if (choices && !table.rows.empty()) note(explain_choice(table, args));
+      return false;
+    }
     run(table, args);
     return true;
+  }
+
+ private:
+  void note(KernelChoice&& choice) {
+    if (std::find(choices->begin(), choices->end(), choice) == choices->end()) choices->push_back(std::move(choice));
   }
 };
 

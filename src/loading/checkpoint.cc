@@ -1,7 +1,7 @@
 #include "loading/checkpoint.h"
 
 #include <algorithm>
-#include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <unordered_map>
@@ -34,6 +34,7 @@ struct RowWork {
   bool mxfp4 = false;              // in memory
   DType dtype = DType::kF32;       // in memory, of the copy or the map
   DType via = DType::kF32;         // vectors are rounded to this type first
+  uint8_t max_scale = 255;
   LoadedRow account;
 
   int64_t copy_bytes() const { return action == Action::kMap || action == Action::kAlias ? 0 : account.memory_bytes; }
@@ -170,7 +171,9 @@ struct Checkpoint::Impl {
   void add_aliases(std::vector<RowWork>& rows) const;
   // Points the row's target at its bytes; adds what is to be copied to the tasks.
   void bind(RowWork& work, Tasks& tasks);
-  void check_scales(const std::vector<RowWork>& rows, ThreadPool& pool) const;
+  // Also notes the largest scale of each row.
+  void check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const;
+  [[noreturn]] void fail_nan_scale(const RowWork& work, int64_t index) const;
 };
 
 std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const LoadSettings& settings) const {
@@ -233,6 +236,7 @@ void Checkpoint::Impl::bind(RowWork& work, Tasks& tasks) {
     *row.weight = Weight{.format = WeightFormat::kMxfp4,
                          .values = work.sources[0],
                          .scales = work.sources[1],
+                         .max_scale = work.max_scale,
                          .experts = row.shape[0],
                          .n = row.shape[1],
                          .k = row.shape[2]};
@@ -267,40 +271,41 @@ void Checkpoint::Impl::bind(RowWork& work, Tasks& tasks) {
   }
 }
 
-void Checkpoint::Impl::check_scales(const std::vector<RowWork>& rows, ThreadPool& pool) const {
+void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const {
   struct Piece {
     size_t row;
     int64_t begin;
-    int64_t count;
+    std::span<const uint8_t> scales;
   };
   std::vector<Piece> pieces;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].account.stored != "MXFP4" || rows[r].action == Action::kAlias) continue;
     int64_t n = rows[r].sources[1].numel();
-    for (int64_t begin = 0; begin < n; begin += kTaskValues)
-      pieces.push_back({r, begin, std::min(kTaskValues, n - begin)});
-  }
-  // The first piece with a NaN, so that the message does not depend on the threads.
-  std::atomic<int64_t> first{static_cast<int64_t>(pieces.size())};
-  auto nan_at = [&](int64_t i) {
-    const Piece& p = pieces[static_cast<size_t>(i)];
-    return mxfp4_find_nan_scale({rows[p.row].sources[1].as<uint8_t>() + p.begin, static_cast<size_t>(p.count)});
-  };
-  pool.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (nan_at(i) < 0) continue;
-      int64_t seen = first.load();
-      while (i < seen && !first.compare_exchange_weak(seen, i)) {
-      }
+    for (int64_t begin = 0; begin < n; begin += kTaskValues) {
+      const auto count = static_cast<size_t>(std::min(kTaskValues, n - begin));
+      pieces.push_back({r, begin, {rows[r].sources[1].as<uint8_t>() + begin, count}});
     }
+  }
+  std::vector<uint8_t> largest(pieces.size());
+  pool.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+      largest[i] = mxfp4_max_scale(pieces[i].scales);
   });
-  if (first == static_cast<int64_t>(pieces.size())) return;
-  const Piece& p = pieces[static_cast<size_t>(first.load())];
-  const Tensor& scales = rows[p.row].sources[1];
-  int64_t index = p.begin + nan_at(first), blocks = scales.dim(2), outputs = scales.dim(1);
+  std::vector<uint8_t> of_row(rows.size(), 0);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& p = pieces[i];
+    of_row[p.row] = std::max(of_row[p.row], largest[i]);
+    if (largest[i] == 255) fail_nan_scale(rows[p.row], p.begin + mxfp4_find_nan_scale(p.scales));
+  }
+  for (size_t r = 0; r < rows.size(); ++r)
+    if (rows[r].mxfp4) rows[r].max_scale = of_row[r];
+}
+
+void Checkpoint::Impl::fail_nan_scale(const RowWork& work, int64_t index) const {
+  const int64_t blocks = work.sources[1].dim(2), outputs = work.sources[1].dim(1);
   fail(ErrorCode::kCorrupt,
        "{}: {}[{}, {}, {}] is 255, which is NaN as an MXFP4 scale; the file is damaged, download it again", folder,
-       rows[p.row].names[1], index / blocks / outputs, index / blocks % outputs, index % blocks);
+       work.names[1], index / blocks / outputs, index / blocks % outputs, index % blocks);
 }
 
 Checkpoint::Checkpoint() : impl_(std::make_unique<Impl>()) {}
@@ -322,6 +327,12 @@ const std::optional<QuantizationConfig>& Checkpoint::quantization() const {
 }
 const SafetensorsSet& Checkpoint::tensors() const {
   return *impl_->tensors;
+}
+
+void Checkpoint::read(const void* source, int64_t bytes, char* to) const {
+  for (const SafetensorsFile& file : impl_->tensors->files())
+    if (file.maps(source)) return file.read(source, bytes, to);
+  std::memcpy(to, source, static_cast<size_t>(bytes));
 }
 
 Checkpoint Checkpoint::open(const std::string& folder) {

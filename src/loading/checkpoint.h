@@ -56,6 +56,10 @@ class Checkpoint {
   // outlive the targets. Scales of MXFP4 weights that are NaN are refused too (kCorrupt). Call once.
   std::vector<LoadedRow> load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool);
 
+  // Copies bytes of a loaded tensor. Those that are the file's own come by a read call: many threads that fault pages
+  // in are slower, and a file that was cut meanwhile is an error (kCorrupt, kIo) instead of a signal.
+  void read(const void* source, int64_t bytes, char* to) const;
+
   // The same account without touching tensor data.
   std::vector<LoadedRow> forecast(const WeightPlan& plan, const LoadSettings& settings) const;
 

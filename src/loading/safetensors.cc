@@ -322,6 +322,24 @@ Tensor SafetensorsFile::view(const TensorInfo& info) const {
   return Tensor{base_ + (file_bytes_ - data_bytes_) + info.begin, info.shape, info.dtype, Device{}};
 }
 
+bool SafetensorsFile::maps(const void* address) const {
+  const char* p = static_cast<const char*>(address);
+  return base_ != nullptr && p >= base_ && p < base_ + file_bytes_;
+}
+
+void SafetensorsFile::read(const void* address, int64_t bytes, char* to) const {
+  int64_t at = static_cast<const char*>(address) - base_;
+  while (bytes > 0) {
+    const ssize_t got = pread(fd_, to, static_cast<size_t>(bytes), at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(ErrorCode::kIo, "{}: cannot be read: {}", path_, std::strerror(errno));
+    if (got == 0) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", path_);
+    to += got;
+    at += got;
+    bytes -= got;
+  }
+}
+
 void SafetensorsFile::check_unchanged() const {
   struct stat st {};
   if (fstat(fd_, &st) != 0) fail(ErrorCode::kIo, "{}: {}", path_, std::strerror(errno));

@@ -52,6 +52,10 @@ class SafetensorsFile {
   // The file's own pages: valid while this object lives, never to be written, and aligned only as the file is.
   Tensor view(const TensorInfo& info) const;
 
+  // Whether the address lies in the file's mapping; and its bytes from there on, by a read call. Throws kIo, kCorrupt.
+  bool maps(const void* address) const;
+  void read(const void* address, int64_t bytes, char* to) const;
+
   // Throws kCorrupt when the file's size or modification time is no longer that of open().
   void check_unchanged() const;
 

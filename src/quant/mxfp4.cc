@@ -154,6 +154,12 @@ void mxfp4_dequantize_experts(const Tensor& blocks, const Tensor& scales, const 
   });
 }
 
+uint8_t mxfp4_max_scale(std::span<const uint8_t> scales) {
+  uint8_t largest = 0;
+  for (uint8_t e : scales) largest = e > largest ? e : largest;
+  return largest;
+}
+
 int64_t mxfp4_find_nan_scale(std::span<const uint8_t> scales) {
   if (scales.empty()) return -1;
   const void* hit = std::memchr(scales.data(), kMxfp4NanScale, scales.size());

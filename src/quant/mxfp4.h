@@ -58,5 +58,7 @@ void mxfp4_dequantize_experts(const Tensor& blocks, const Tensor& scales, const 
 
 // Index of the first scale 255, or -1.
 int64_t mxfp4_find_nan_scale(std::span<const uint8_t> scales);
+// Largest code; 0 of none.
+uint8_t mxfp4_max_scale(std::span<const uint8_t> scales);
 
 }  // namespace tessera

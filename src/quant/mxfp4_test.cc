@@ -156,6 +156,8 @@ TEST(Mxfp4, FindsNanScales) {
   scales[42] = scales[77] = 255;
   EXPECT_EQ(mxfp4_find_nan_scale(scales), 42);
   EXPECT_EQ(mxfp4_find_nan_scale({}), -1);
+  EXPECT_EQ(mxfp4_max_scale({}), 0);
+  EXPECT_EQ(mxfp4_max_scale(scales), 255);
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 // tessera batch and bench from outside: a file of requests, a run that was killed, and the figures as JSON.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "cli/program.h"
 
@@ -83,6 +85,66 @@ TEST_F(BatchCommand, AnswersAllAndGoesOnAfterAKill) {
   EXPECT_EQ(report["written"], 3);
 }
 
+// Killed again and again at random moments, each time after a little more was written, and started again: in the end
+// every request has its one result, and it is that of a run which nobody disturbed.
+TEST_F(BatchCommand, KilledAtRandomNothingIsLostOrRepeated) {
+  constexpr int kRequests = 40, kKills = 8;
+  {
+    std::ofstream file(path("many.jsonl"));
+    for (int i = 0; i < kRequests; ++i) {
+      file << json{{"custom_id", std::to_string(i)},
+                   {"method", "POST"},
+                   {"url", "/v1/completions"},
+                   {"body",
+                    {{"prompt", {i + 1, 2 * i + 1, 3 * i + 1}},
+                     {"temperature", 1.0},
+                     {"seed", i},
+                     {"n", 1 + i % 3 / 2},
+                     {"max_tokens", 10 + i % 7 * 10}}}}
+           << "\n";
+    }
+  }
+  // custom_id -> what does not depend on the clock.
+  auto read = [&](const char* name) {
+    std::ifstream file(path(name));
+    std::map<std::string, json> out;
+    for (std::string line; std::getline(file, line) && !file.eof();) {  // eof: the last line has no end
+      json result = json::parse(line);
+      EXPECT_TRUE(out.emplace(result["custom_id"], result["response"]["body"]["choices"]).second) << "twice: " << line;
+    }
+    return out;
+  };
+  auto args = [&](const char* results) -> std::vector<std::string> {
+    return {"batch", kModel, path("many.jsonl"), "-o", path(results), "--max-requests", "6", "--json"};
+  };
+  Outcome undisturbed = run_tessera(args("whole.jsonl"));
+  ASSERT_EQ(undisturbed.exit_code, 0) << undisturbed.err;
+  const std::map<std::string, json> whole = read("whole.jsonl");
+  ASSERT_EQ(whole.size(), static_cast<size_t>(kRequests));
+
+  std::mt19937 random(std::random_device{}());
+  auto size = [&] { return fs::exists(path("results.jsonl")) ? fs::file_size(path("results.jsonl")) : uintmax_t{0}; };
+  const uintmax_t share = fs::file_size(path("whole.jsonl")) / (kKills + 1);
+  int killed = 0;
+  for (int i = 0; i < kKills; ++i) {
+    const uintmax_t before = size(), enough = before + random() % share;
+    uint32_t wait = random() % 30;  // milliseconds longer
+    const int code = run_and_kill(args("results.jsonl"), [&] { return size() > enough && wait-- == 0; });
+    EXPECT_TRUE(code == 0 || code == 128 + SIGKILL) << code;
+    killed += code != 0;
+    EXPECT_GE(size() + 4096, before);  // a torn line may go
+    for (const auto& [id, choices] : read("results.jsonl")) EXPECT_EQ(choices, whole.at(id)) << id;
+  }
+  EXPECT_GT(killed, 0);
+  const size_t earlier = read("results.jsonl").size();
+  Outcome last = run_tessera(args("results.jsonl"));
+  ASSERT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_EQ(read("results.jsonl"), whole);
+  const json report = json::parse(last.out);
+  EXPECT_EQ(report["earlier"], earlier);
+  EXPECT_EQ(report["written"], kRequests - earlier);
+}
+
 TEST_F(BatchCommand, WrongFiles) {
   std::ofstream(path("twice.jsonl")) << R"({"custom_id": "a", "body": {}})"
                                      << "\n"
@@ -98,6 +160,51 @@ TEST_F(BatchCommand, WrongFiles) {
   EXPECT_EQ(memory.exit_code, 1);
   EXPECT_NE(memory.err.find("--cache-memory"), std::string::npos) << memory.err;
   EXPECT_NE(memory.err.find("tokens of one request"), std::string::npos) << memory.err;
+}
+
+// What the program advises works, in every command that has the flag.
+TEST_F(BatchCommand, TooLittleCacheMemorySaysWhatWouldDo) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"generate", kModel, "-p", "The", "--max-tokens", "2"},
+           {"chat", kModel, "What does house mean?"},
+           {"bench", "throughput", kModel, "--requests", "2", "--output-tokens", "2", "3"}}) {
+    auto with = [&](const std::string& memory) {
+      std::vector<std::string> args = command;
+      args.insert(args.end(), {"--cache-memory", memory});
+      return run_tessera(args);
+    };
+    const Outcome refused = with("200KiB");
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_NE(refused.err.find(" 96 tokens of one request"), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("lower --max-context"), std::string::npos) << refused.err;
+    const std::string flag = "--cache-memory ";
+    const size_t at = refused.err.rfind(flag);
+    ASSERT_NE(at, std::string::npos) << refused.err;
+    const Outcome done = with(refused.err.substr(at + flag.size(), refused.err.size() - at - flag.size() - 1));
+    EXPECT_EQ(done.exit_code, 0) << refused.err << done.err;
+  }
+  EXPECT_NE(run_tessera({"bench", "throughput", kModel, "--swap-memory", "100TiB"}).err.find("--swap-memory"),
+            std::string::npos);
+}
+
+// The allocator's own counters: with a window of 128 tokens its layers hold as much at 512 as at 256.
+TEST_F(BatchCommand, WindowLayersStopGrowing) {
+  auto peak = [&](const std::string& tokens, std::vector<std::string> more) {
+    std::vector<std::string> args = {"bench", "throughput",      kModel, "--requests",
+                                     "1",     "--output-median", "0",    "--json"};
+    args.insert(args.end(), {"--prompt-tokens", "1", "1", "--output-tokens", tokens, tokens});
+    args.insert(args.end(), more.begin(), more.end());
+    Outcome out = run_tessera(args);
+    EXPECT_EQ(out.exit_code, 0) << out.err;
+    return json::parse(out.out)["continuous"];
+  };
+  const char* window = "peak_window_cache_bytes";
+  const json two = peak("256", {}), four = peak("512", {});
+  EXPECT_GT(two[window], 0);
+  EXPECT_EQ(four[window], two[window]);
+  EXPECT_GT(four["peak_cache_bytes"], two["peak_cache_bytes"]);  // the other layers' part
+  EXPECT_GT(peak("512", {"--ignore-window"})[window].get<int64_t>(),
+            peak("256", {"--ignore-window"})[window].get<int64_t>() * 3 / 2);
 }
 
 TEST_F(BatchCommand, BenchReportsAsJson) {
@@ -116,7 +223,7 @@ TEST_F(BatchCommand, BenchReportsAsJson) {
   std::ifstream trace(path("trace.csv"));
   std::string header;
   std::getline(trace, header);
-  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached");
+  EXPECT_EQ(header, "mode,seconds,requests,tokens,waiting,pages_held,pages_cached,output_tokens");
   EXPECT_EQ(run_tessera({"bench", "latency", kModel, "--requests", "2", "--output-tokens", "2", "3"}).exit_code, 0);
 }
 

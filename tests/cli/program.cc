@@ -96,6 +96,26 @@ Outcome run_tessera(const std::vector<std::string>& args, const RunSettings& set
   return outcome;
 }
 
+int run_and_kill(const std::vector<std::string>& args, const std::function<bool()>& now) {
+  const int pid = fork();
+  if (pid == 0) {
+    alarm(60);
+    const int null = open("/dev/null", O_RDWR);
+    for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(null, fd);
+    exec_tessera(args);
+  }
+  int status = 0;
+  while (waitpid(pid, &status, WNOHANG) == 0) {
+    if (now()) {
+      kill(pid, SIGKILL);
+      waitpid(pid, &status, 0);
+      break;
+    }
+    usleep(1000);
+  }
+  return decoded(status);
+}
+
 TerminalProgram::TerminalProgram(const std::vector<std::string>& args, const std::string& state_folder) {
   winsize size{24, 80, 0, 0};
   pid_ = forkpty(&terminal_, nullptr, nullptr, &size);

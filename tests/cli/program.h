@@ -1,6 +1,7 @@
 // Runs the program as a user does: with pipes, or on a pseudo-terminal.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,10 @@ struct RunSettings {
 
 // Runs `tessera` with these arguments, at most a minute.
 Outcome run_tessera(const std::vector<std::string>& args, const RunSettings& settings = {});
+
+// Runs `tessera` without input and output, asks `now` every millisecond, and kills it (SIGKILL) when that is true. Exit
+// code; 128 + SIGKILL when it was killed. At most a minute.
+int run_and_kill(const std::vector<std::string>& args, const std::function<bool()>& now);
 
 // `tessera` on a terminal of 80 columns, with an empty HOME and XDG_STATE_HOME in `state_folder`.
 class TerminalProgram {

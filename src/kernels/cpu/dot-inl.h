@@ -32,10 +32,11 @@ inline int64_t padded(int64_t k) {
   return (k + kChunk - 1) / kChunk * kChunk;
 }
 
-// Each weight format is a class with: Row, a place in a row; row(i), the start of row i; load(row, out), 32 weights as
-// kChunkVectors vectors; load_tail(row, count, out), the same for a last part; advance(row), to the next 32;
-// kChunkBytes and bytes(row), the memory they fill; prefetch(rows, next) and prefetch_scales(row), ahead of a tile's
-// rows. With kPaired, a chunk's even elements come first, then its odd ones, and the tokens are prepared in that order.
+// Each weight format is a class with: reads(weight), whether that is its format; Row, a place in a row; row(i), the
+// start of row i; load(row, out), 32 weights as kChunkVectors vectors; load_tail(row, count, out), the same for a last
+// part; advance(row), to the next 32; kChunkBytes and bytes(row), the memory they fill; prefetch(rows, next) and
+// prefetch_scales(row), ahead of a tile's rows. With kPaired, a chunk's even elements come first, then its odd ones,
+// and the tokens are prepared in that order.
 
 template <class T>
 struct PlainWeights {
@@ -45,6 +46,10 @@ struct PlainWeights {
   const T* values;
   int64_t k;
 
+  static bool reads(const Weight& w) {
+    constexpr DType kType = sizeof(T) == 4 ? DType::kF32 : kPaired ? DType::kBF16 : DType::kF16;
+    return w.format == WeightFormat::kPlain && w.values.dtype == kType;
+  }
   explicit PlainWeights(const Weight& w) : values(w.values.as<T>()), k(w.k) {}
   Row row(int64_t i) const { return values + i * k; }
 
@@ -90,6 +95,7 @@ struct Mxfp4Weights {
   const uint8_t* scales;
   int64_t k;
 
+  static bool reads(const Weight& w) { return w.format == WeightFormat::kMxfp4; }
   explicit Mxfp4Weights(const Weight& w) : values(w.values.as<uint8_t>()), scales(w.scales.as<uint8_t>()), k(w.k) {}
   Row row(int64_t i) const { return {values + i * (k / 2), scales + i * (k / kChunk)}; }
 
@@ -151,7 +157,7 @@ struct Mxfp4Weights {
 // Calls f with the class that reads this weight.
 template <class F>
 HWY_INLINE void with_weights(const Weight& w, F&& f) {
-  if (w.format == WeightFormat::kMxfp4) return f(Mxfp4Weights(w));
+  if (Mxfp4Weights::reads(w)) return f(Mxfp4Weights(w));
   if (w.values.dtype == DType::kBF16) return f(PlainWeights<hwy::bfloat16_t>(w));
   if (w.values.dtype == DType::kF16) return f(PlainWeights<hwy::float16_t>(w));
   f(PlainWeights<float>(w));

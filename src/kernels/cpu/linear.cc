@@ -15,7 +15,9 @@ namespace {
 // Tokens prepared at a time; bounds the workspace.
 constexpr int64_t kPassTokens = 768;
 
+template <class W>
 Verdict supports(const LinearArgs& a) {
+  if (!W::reads(a.w)) return {"this row reads another weight format"};
   if (Verdict v = require_cpu_floats({&a.x, &a.bias, &a.out}); !v) return v;
   return require_cpu_weight(a.w);
 }
@@ -62,24 +64,29 @@ void pass(const LinearArgs& a, const W& w, const float* x, int64_t first, int64_
   });
 }
 
+template <class W>
 void launch(const LinearArgs& a, Stream& stream) {
   const int64_t k = a.w.k, step = padded(k);
-  const bool pairs = paired(a.w);
   float* x = static_cast<float*>(stream.workspace);
   for (int64_t first = 0; first < a.x.dim(0); first += kPassTokens) {
     const int64_t tokens = std::min(kPassTokens, a.x.dim(0) - first);
     stream.pool->parallel_for(tokens, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; ++t) prepare_token(a.x, (first + t) * k, k, pairs, x + t * step);
+      for (int64_t t = begin; t < end; ++t) prepare_token(a.x, (first + t) * k, k, W::kPaired, x + t * step);
     });
-    with_weights(a.w, [&](const auto& w) { pass(a, w, x, first, tokens, *stream.pool); });
+    pass(a, W(a.w), x, first, tokens, *stream.pool);
   }
 }
 
 void add_rows(Kernels& kernels) {
-  kernels.linear.rows.push_back(
-      {"linear_any_any_" TS_ARCH, DeviceType::kCpu,
-       "F32 sums over F32, BF16, F16 or MXFP4 weights, expanded in registers or once per 48 tokens", supports,
-       workspace, launch});
+  const auto add = [&]<class W>(const char* name, const char* summary, std::type_identity<W>) {
+    kernels.linear.rows.push_back({name, DeviceType::kCpu, summary, supports<W>, workspace, launch<W>});
+  };
+  add("linear_any_mxfp4_" TS_ARCH, "MXFP4 weights used exactly, F32 sums; near memory speed for few tokens",
+      std::type_identity<Mxfp4Weights>());
+  add("linear_any_bf16_" TS_ARCH, "BF16 weights, F32 sums; at memory speed for few tokens",
+      std::type_identity<PlainWeights<hwy::bfloat16_t>>());
+  add("linear_any_f16_" TS_ARCH, "F16 weights, F32 sums", std::type_identity<PlainWeights<hwy::float16_t>>());
+  add("linear_any_f32_" TS_ARCH, "F32 weights, F32 sums", std::type_identity<PlainWeights<float>>());
 }
 
 }  // namespace

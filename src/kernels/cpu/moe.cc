@@ -19,10 +19,15 @@ constexpr int64_t kPassTokens = 512;
 constexpr int64_t kInner = kBlockRows / 2;
 static_assert(kInner == kChunk);
 
-Verdict supports(const MoeArgs& a) {
+Verdict supports_any(const MoeArgs& a) {
   if (Verdict v = require_cpu_floats({&a.x, &a.gate_up_bias, &a.down_bias, &a.out}); !v) return v;
   if (Verdict v = require_cpu_weight(a.gate_up); !v) return v;
   return require_cpu_weight(a.down);
+}
+
+Verdict supports_mxfp4(const MoeArgs& a) {
+  if (!Mxfp4Weights::reads(a.gate_up) || !Mxfp4Weights::reads(a.down)) return {"the experts are not in MXFP4"};
+  return supports_any(a);
 }
 
 // The workspace of one pass. A slot is a (token, place among its experts) pair, numbered token * A + place.
@@ -203,8 +208,11 @@ void launch(const MoeArgs& a, Stream& stream) {
 }
 
 void add_rows(Kernels& kernels) {
+  kernels.moe.rows.push_back({"moe_any_mxfp4_" TS_ARCH, DeviceType::kCpu,
+                              "MXFP4 experts used exactly, tokens grouped by expert, F32 sums", supports_mxfp4,
+                              workspace, launch});
   kernels.moe.rows.push_back({"moe_any_any_" TS_ARCH, DeviceType::kCpu,
-                              "tokens grouped by expert, F32 sums over F32, BF16, F16 or MXFP4 weights", supports,
+                              "F32, BF16, F16 or mixed experts, tokens grouped by expert, F32 sums", supports_any,
                               workspace, launch});
 }
 

@@ -274,7 +274,7 @@ void run(const AttentionArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<AttentionArgs> attention_decode_row() {
-  return {"attention_decode_16bit", DeviceType::kCuda, "one query a sequence, keys split over the chip", supports, workspace, run};
+  return {"attention_decode_16bit", DeviceType::kCuda, "one query a sequence, keys split over the chip", supports, workspace, run, true};
 }
 
 }  // namespace tessera::cuda

@@ -226,7 +226,7 @@ void run(const AttentionArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<AttentionArgs> attention_flash_row() {
-  return {"attention_flash_16bit", DeviceType::kCuda, "mma.sync, any number of queries", supports, nullptr, run};
+  return {"attention_flash_16bit", DeviceType::kCuda, "mma.sync, any number of queries", supports, nullptr, run, true};
 }
 
 }  // namespace tessera::cuda

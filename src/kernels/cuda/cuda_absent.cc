@@ -7,12 +7,24 @@ namespace tessera {
 
 void add_cuda_kernels(Kernels&) {}
 
-ArrangeSizes cuda_arrange_sizes(const Weight&, DType) {
-  TS_CHECK(false, "no CUDA in this build");
+namespace {
+constexpr const char* kWhy = "no CUDA in this build";
 }
 
-Weight cuda_arrange(const Weight&, DType, DeviceContext&, Arena&, void*) {
-  TS_CHECK(false, "no CUDA in this build");
+int64_t cuda_arranged_bytes(const Weight&, DType) {
+  TS_CHECK(false, "{}", kWhy);
+}
+
+Weight cuda_arrange(const Weight&, DType, Arena&, std::vector<UploadPiece>&) {
+  TS_CHECK(false, "{}", kWhy);
+}
+
+Tensor cuda_place(const Tensor&, Arena&, std::vector<UploadPiece>&) {
+  TS_CHECK(false, "{}", kWhy);
+}
+
+void cuda_send(const UploadPiece&, const UploadLane::Block&, UploadLane&) {
+  TS_CHECK(false, "{}", kWhy);
 }
 
 }  // namespace tessera

@@ -144,7 +144,8 @@ KernelRow<LinearArgs> linear_cublaslt_row() {
           [](const LinearArgs&) { return kWorkspace; },
           [](const LinearArgs& a, Stream& stream) {
             if (a.x.dim(0) > 0) Product(a).run(a, stream);
-          }};
+          },
+          true};
 }
 
 }  // namespace tessera::cuda

@@ -139,7 +139,7 @@ void run(const LinearArgs& a, Stream& stream) {
 
 KernelRow<LinearArgs> linear_small_row() {
   return {"linear_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 16 tokens",
-          supports, nullptr, run};
+          supports, nullptr, run, true};
 }
 
 }  // namespace tessera::cuda

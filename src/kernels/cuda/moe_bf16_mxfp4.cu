@@ -320,13 +320,13 @@ void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
   return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 8 tokens an expert", supports,
-          workspace, run};
+          workspace, run, true};
 }
 
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row() {
   return {"moe_add_bf16_mxfp4_small", DeviceType::kCuda, "the same, added to the residual", [](const MoeAddArgs& a) { return supports(a.moe); },
           [](const MoeAddArgs& a) { return workspace(a.moe); },
-          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }};
+          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }, true};
 }
 
 }  // namespace tessera::cuda

@@ -125,7 +125,7 @@ void run(const NormRouterArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<NormRouterArgs> norm_router_row() {
-  return {"norm_router_16bit_sm90", DeviceType::kCuda, "norm, then a cluster for 8 tokens: up to 512 tokens", supports, nullptr, run};
+  return {"norm_router_16bit_sm90", DeviceType::kCuda, "norm, then a cluster for 8 tokens: up to 512 tokens", supports, nullptr, run, true};
 }
 
 }  // namespace tessera::cuda

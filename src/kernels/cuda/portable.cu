@@ -148,7 +148,7 @@ __global__ void attention_any(AttentionAnyArgs a) {
       if (32 * i + lane < a.head_dim) o[i] = o[i] * shrink + weight * a.v.at(row + 32 * i + lane);
   }
   for (int i = 0; i < kMaxHeadDim / 32; ++i)
-    if (32 * i + lane < a.head_dim) a.out.put(index * a.head_dim + 32 * i + lane, o[i] / l);
+    if (32 * i + lane < a.head_dim) a.out.put(index * a.head_dim + 32 * i + lane, l > 0.0f ? o[i] / l : 0.0f);
 }
 
 AnyVector vector_of(const Tensor& t) { return {t.data, t.dtype}; }

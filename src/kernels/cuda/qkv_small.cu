@@ -144,7 +144,7 @@ void run(const QkvArgs& a, Stream& stream) {
 
 KernelRow<QkvArgs> qkv_small_row() {
   return {"qkv_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 8 tokens", supports,
-          nullptr, run};
+          nullptr, run, true};
 }
 
 }  // namespace tessera::cuda
