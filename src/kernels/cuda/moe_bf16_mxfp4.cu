@@ -258,8 +258,8 @@ Verdict supports(const MoeArgs& a) {
     return {"weights are not MXFP4 atoms"};
   if (a.activation != MoeActivation::kSwigluOai) return {"the activation is not gpt-oss's SwiGLU"};
   Sizes s = sizes(a);
-  // Beyond, a group's tokens come in several rounds, each of which reads the weights; measured against the wgmma row.
-  if (s.tokens > 8 && s.pairs() > 16 * a.gate_up.experts) return {"more than 16 tokens an expert"};
+  // Beyond, many groups come in several rounds of 16 tokens, each of which reads the weights.
+  if (s.tokens > 8 && s.pairs() > 8 * a.gate_up.experts) return {"more than 8 tokens an expert"};
   if (s.tokens > kMaxTokens) return {"more than 512 tokens"};
   if (s.active > 8) return {"more than 8 active experts"};
   if (a.gate_up.experts > kMaxExperts) return {"more than 256 experts"};
@@ -319,7 +319,7 @@ void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
-  return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 16 tokens an expert", supports,
+  return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 8 tokens an expert", supports,
           workspace, run, true};
 }
 

@@ -18,14 +18,21 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 constexpr int kMaxExperts = 256;
-constexpr int kTileTokens = 128;
 constexpr int kMaxConsumers = 3;  // warpgroups; 2880 = 15 * 3 * 64
-constexpr int kTokenBytes = kTileTokens * 128;
-constexpr int kStageBytes = kTokenBytes + 7 * 1024;  // 3 atoms of 2176, the next stage aligned to 1024
-constexpr int kStages = 8;
 constexpr int kOutPitch = 80;
-constexpr int kOutBytes = kTileTokens * kOutPitch;  // a warpgroup's result on its way out
-constexpr int kSmemBytes = kStages * kStageBytes + kMaxConsumers * kOutBytes + 1024;
+
+// How a tile of kTokens columns goes through shared memory: a ring of stages, each of kDeep steps of 64 columns of K.
+// Few tokens: a step is short work, so that three share a barrier and the copies are longer.
+template <int kTokens>
+struct Plan {
+  static constexpr int kDeep = kTokens <= 64 ? 3 : 1;
+  static constexpr int kTokenBytes = kTokens * 128;  // of a step
+  static constexpr int kStageBytes = (kDeep * (kTokenBytes + kMaxConsumers * static_cast<int>(kAtomBytes)) + 1023) / 1024 * 1024;
+  static constexpr int kOutBytes = kTokens * kOutPitch;  // a warpgroup's result on its way out
+  static constexpr int kStages = kTokens <= 32 ? 6 : kTokens <= 64 ? 4 : 8;
+  static constexpr int kSmemBytes = kStages * kStageBytes + kMaxConsumers * kOutBytes + 1024;
+  static_assert(kSmemBytes <= 227 * 1024);
+};
 
 // Sorted rows of the step. Expert e owns rows [start[e], start[e] + count[e]) of the tiles; start is a multiple of 8.
 struct Routes {
@@ -162,31 +169,44 @@ class Walk {
   int expert_ = 0;
 };
 
+template <class P>
 struct Ring {
   uint32_t stages;  // shared-memory address of stage 0
   uint32_t full;    // of kStages barriers
   uint32_t empty;
   int stage = 0;
   uint32_t phase = 0;
-  __device__ uint32_t tokens() const { return stages + stage * kStageBytes; }
-  __device__ uint32_t atoms() const { return tokens() + kTokenBytes; }
+  // Of a step: its tokens, and its atom of a strip.
+  __device__ uint32_t tokens(int step) const { return stages + stage * P::kStageBytes + step * P::kTokenBytes; }
+  __device__ uint32_t atom(int strip, int step) const {
+    return stages + stage * P::kStageBytes + P::kDeep * P::kTokenBytes + (strip * P::kDeep + step) * static_cast<int>(kAtomBytes);
+  }
   __device__ void advance() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
+    if (++stage == P::kStages) stage = 0, phase ^= 1;
   }
 };
 
-__device__ void produce(const GroupedArgs& a, Walk walk, Ring ring, int consumers) {
+// One warp. Lane s copies strip s's atoms, which are consecutive; lane 8 + i the tokens of step i.
+template <class P>
+__device__ void produce(const GroupedArgs& a, Walk walk, Ring<P> ring, int consumers) {
+  int lane = threadIdx.x % 32;
   Tile t;
   while (walk.next(t)) {
     int strips = min(consumers, a.strips - t.strip);
     const uint8_t* atoms = a.atoms + (static_cast<int64_t>(t.expert) * a.strips + t.strip) * a.k_atoms * kAtomBytes;
-    for (int k = 0; k < a.k_atoms; ++k) {
-      mbarrier_wait(ring.empty + 8 * ring.stage, ring.phase ^ 1);
+    for (int k = 0; k < a.k_atoms; k += P::kDeep) {
+      int steps = min(P::kDeep, a.k_atoms - k);
       uint32_t full = ring.full + 8 * ring.stage;
-      mbarrier_expect(full, t.padded * 128 + strips * kAtomBytes);
-      for (int s = 0; s < strips; ++s)
-        bulk_copy(ring.atoms() + s * kAtomBytes, atoms + (static_cast<int64_t>(s) * a.k_atoms + k) * kAtomBytes, kAtomBytes, full);
-      bulk_copy(ring.tokens(), a.tiles + (static_cast<int64_t>(k) * a.routes.rows + t.first) * 128, t.padded * 128, full);
+      if (lane == 0) {
+        mbarrier_wait(ring.empty + 8 * ring.stage, ring.phase ^ 1);
+        mbarrier_expect(full, steps * (t.padded * 128 + strips * static_cast<int>(kAtomBytes)));
+      }
+      __syncwarp();
+      if (lane < strips)
+        bulk_copy(ring.atom(lane, 0), atoms + (static_cast<int64_t>(lane) * a.k_atoms + k) * kAtomBytes, steps * kAtomBytes, full);
+      if (lane >= 8 && lane < 8 + steps)
+        bulk_copy(ring.tokens(lane - 8), a.tiles + (static_cast<int64_t>(k + lane - 8) * a.routes.rows + t.first) * 128, t.padded * 128,
+                  full);
       ring.advance();
     }
   }
@@ -225,21 +245,26 @@ __device__ __forceinline__ void keep(uint32_t (&f)[16]) {
 
 // The products of one tile, its first kUsed pieces of columns. Fragments alternate between two sets: a set is rewritten
 // only after the product that reads it has finished.
-template <int kUsed, int kPiece, int kPieces>
+template <int kUsed, int kPiece, int kPieces, class P>
 __device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], uint32_t (&f0)[16], uint32_t (&f1)[16], int k_atoms,
-                                         Ring& ring, int group) {
+                                         Ring<P>& ring, int group) {
   int thread = threadIdx.x % 128, warp = thread / 32, g = thread % 32 / 4;
-  uint32_t value_at = group * kAtomBytes + thread * 16, scale_at = group * kAtomBytes + kAtomValueBytes + warp * 32 + g * 4;
-  int previous = -1;
+  uint32_t value_at = thread * 16, scale_at = kAtomValueBytes + warp * 32 + g * 4;
+  int previous = -1, inside = 0, left = k_atoms;  // steps done of the stage, steps to do
   auto step = [&](uint32_t (&f)[16], uint32_t (&other)[16]) {
-    mbarrier_wait(ring.full + 8 * ring.stage, ring.phase);
-    decode_atom(f, ring.atoms() + value_at, ring.atoms() + scale_at);
-    issue<kUsed, kPiece, kPieces>(acc, f, ring.tokens());
+    if (inside == 0) mbarrier_wait(ring.full + 8 * ring.stage, ring.phase);
+    uint32_t atom = ring.atom(group, inside);
+    decode_atom(f, atom + value_at, atom + scale_at);
+    issue<kUsed, kPiece, kPieces>(acc, f, ring.tokens(inside));
     wgmma_wait<1>();
     keep(other);
-    if (previous >= 0 && thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
-    previous = ring.stage;
-    ring.advance();
+    if (inside == 0 && previous >= 0 && thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
+    --left;
+    if (++inside == P::kDeep || left == 0) {
+      previous = ring.stage;
+      ring.advance();
+      inside = 0;
+    }
   };
   int k = 0;
   for (; k + 2 <= k_atoms; k += 2) {
@@ -258,8 +283,8 @@ __device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], uint
 }
 
 // One tile by one warpgroup. Columns come in kPieces pieces of kPiece, of which the first `pieces` hold tokens.
-template <bool kGateUp, int kPiece, int kPieces>
-__device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t, Ring& ring, int group, unsigned char* staging) {
+template <bool kGateUp, int kPiece, int kPieces, class P>
+__device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t, Ring<P>& ring, int group, unsigned char* staging) {
   int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32, g = lane / 4, c = lane % 4;
   float acc[kPieces][kPiece / 2];
 #pragma unroll
@@ -317,14 +342,15 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
 
 template <bool kGateUp, int kConsumers, int kPiece, int kPieces>
 __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(GroupedArgs a) {
+  using P = Plan<kPiece * kPieces>;
   extern __shared__ unsigned char dynamic[];
-  __shared__ __align__(8) uint64_t barriers[2 * kStages];
+  __shared__ __align__(8) uint64_t barriers[2 * P::kStages];
   __shared__ int tiles_before[kMaxExperts + 1];
   int group = threadIdx.x / 128;
   unsigned char* aligned = dynamic + (1024 - smem_address(dynamic) % 1024) % 1024;
-  Ring ring{smem_address(aligned), smem_address(barriers), smem_address(barriers + kStages)};
+  Ring<P> ring{smem_address(aligned), smem_address(barriers), smem_address(barriers + P::kStages)};
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < P::kStages; ++i) {
       mbarrier_init(ring.full + 8 * i, 1);
       mbarrier_init(ring.empty + 8 * i, 4 * kConsumers);  // one arrival a warp: its own reads are over
     }
@@ -349,13 +375,13 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(Gr
   Walk walk(tiles_before, a.routes, a.strips, kConsumers, kPiece * kPieces);
   if (group == kConsumers) {
     shrink_registers<24>();
-    if (threadIdx.x == kConsumers * 128) {
+    if (threadIdx.x / 32 == kConsumers * 4) {
       fence_async_proxy();  // tiles were written by ordinary stores
       produce(a, walk, ring, kConsumers);
     }
   } else {
     grow_registers<kConsumers == 3 ? 160 : 240>();
-    unsigned char* staging = aligned + kStages * kStageBytes + group * kOutBytes;
+    unsigned char* staging = aligned + P::kStages * P::kStageBytes + group * P::kOutBytes;
     Tile t;
     while (walk.next(t)) consume_tile<kGateUp, kPiece, kPieces>(a, t, ring, group, staging);
   }
@@ -398,11 +424,9 @@ int64_t workspace(const MoeArgs& a) {
 template <bool kGateUp, int kConsumers, int kPiece, int kPieces>
 void launch_tiles(const GroupedArgs& g, Stream& stream) {
   auto kernel = moe_grouped_sm90<kGateUp, kConsumers, kPiece, kPieces>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSmemBytes), "shared memory");
-  int device = 0, processors = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
-  launch(kGateUp ? "moe gate_up" : "moe down", kernel, dim3(processors), dim3(128 * (kConsumers + 1)), kSmemBytes, stream, g);
+  constexpr int kSmem = Plan<kPiece * kPieces>::kSmemBytes;
+  allow_smem(kernel, kSmem);
+  launch(kGateUp ? "moe gate_up" : "moe down", kernel, dim3(multiprocessors()), dim3(128 * (kConsumers + 1)), kSmem, stream, g);
 }
 
 // `load`: tokens an expert sees on average.

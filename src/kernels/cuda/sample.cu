@@ -21,7 +21,8 @@ constexpr int kSegment = kThreads * kShare;
 constexpr int kPickThreads = 1024;
 constexpr int kMaxSegments = kPickThreads;
 constexpr int kBins = 2048;
-constexpr int kListed = 2048;  // tokens a block weighs against one another
+constexpr int kListed = 512;  // tokens that a block compares each with each
+constexpr int kFew = 256;     // kept tokens worth listing once instead of bin by bin
 constexpr int kTop = static_cast<int>(kMaxSampleLogprobs);
 
 struct KernelArgs {
@@ -315,8 +316,8 @@ struct CutRow {
   Weigher w;
   int vocab;
   uint64_t* scratch;
-  uint64_t* ranks;   // [kListed] in shared memory, as are the rest
-  uint64_t* masses;  // [kListed]
+  uint64_t* ranks;   // [kBins] in shared memory, as are the rest: a list, or the sums of a histogram
+  uint64_t* masses;  // [kBins]
   int* listed;
   uint64_t* found;  // [4]
 };
@@ -326,21 +327,34 @@ struct Element {
   uint64_t through;  // weights of the tokens up to and with it
 };
 
+// Calls f(id, logit) for every token of the row, 16 loads at a time: one block has little else to hide their latency.
+template <class F>
+__device__ __forceinline__ void each_token(const CutRow& r, F&& f) {
+  constexpr int kBatch = 16;
+  for (int first = threadIdx.x; first < r.vocab; first += kBatch * kPickThreads) {
+    float v[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) v[i] = r.logits[min(first + i * kPickThreads, r.vocab - 1)];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (first + i * kPickThreads < r.vocab) f(first + i * kPickThreads, clean(v[i]));
+  }
+}
+
 // Lists the tokens of weight whose bin is in [low, high] and whose rank starts with the `bits` bits of prefix.
 __device__ void list_tokens(const CutRow& r, int low, int high, uint64_t prefix, int bits) {
   if (threadIdx.x == 0) *r.listed = 0;
   __syncthreads();
-  for (int id = threadIdx.x; id < r.vocab; id += kPickThreads) {
-    float v = clean(r.logits[id]);
+  each_token(r, [&](int id, float v) {
     int bin = r.w.bin(v);
-    if (bin < low || bin > high) continue;
+    if (bin < low || bin > high) return;
     uint64_t rank = rank_of(v, id);
-    if (bits > 0 && rank >> (64 - bits) != prefix) continue;
+    if (bits > 0 && rank >> (64 - bits) != prefix) return;
     uint64_t m = r.w.mass(r.w.weight(v));
-    if (m == 0) continue;
+    if (m == 0) return;
     int at = atomicAdd(r.listed, 1);
     if (at < kListed) r.ranks[at] = rank, r.masses[at] = m;
-  }
+  });
   __syncthreads();
 }
 
@@ -419,17 +433,16 @@ __device__ Element find_in_row(const CutRow& r, uint64_t target) {
     uint64_t *mass = r.ranks, *count = r.masses;  // by digit, descending
     for (int i = threadIdx.x; i < kBins; i += kPickThreads) mass[i] = 0, count[i] = 0;
     __syncthreads();
-    for (int id = threadIdx.x; id < r.vocab; id += kPickThreads) {
-      float v = clean(r.logits[id]);
-      if (r.w.bin(v) != bin) continue;
+    each_token(r, [&](int id, float v) {
+      if (r.w.bin(v) != bin) return;
       uint64_t rank = rank_of(v, id);
-      if (bits > 0 && rank >> (64 - bits) != prefix) continue;
+      if (bits > 0 && rank >> (64 - bits) != prefix) return;
       uint64_t m = r.w.mass(r.w.weight(v));
-      if (m == 0) continue;
+      if (m == 0) return;
       int digit = kBins - 1 - static_cast<int>(rank >> shift & ((1u << step) - 1));
       atomicAdd(reinterpret_cast<unsigned long long*>(mass + digit), static_cast<unsigned long long>(m));
       atomicAdd(reinterpret_cast<unsigned long long*>(count + digit), 1ull);
-    }
+    });
     __syncthreads();
     uint64_t counts[2] = {count[2 * threadIdx.x], count[2 * threadIdx.x + 1]};
     uint64_t masses[2] = {mass[2 * threadIdx.x], mass[2 * threadIdx.x + 1]};
@@ -444,12 +457,15 @@ __device__ Element find_in_row(const CutRow& r, uint64_t target) {
 // Weights of at least min_p up to and with the cut.
 __device__ uint64_t sum_min_p(const CutRow& r, uint64_t cut, double min_p, bool listed) {
   uint64_t sum = 0;
-  int n = listed ? *r.listed : r.vocab;
-  for (int i = threadIdx.x; i < n; i += kPickThreads) {
-    uint64_t rank = listed ? r.ranks[i] : rank_of(clean(r.logits[i]), i);
-    if (rank < cut) continue;
+  auto add = [&](uint64_t rank) {
+    if (rank < cut) return;
     float weight = r.w.weight(logit_of(rank));
     if (static_cast<double>(weight) >= min_p) sum += r.w.mass(weight);
+  };
+  if (listed) {
+    for (int i = threadIdx.x; i < *r.listed; i += kPickThreads) add(r.ranks[i]);
+  } else {
+    each_token(r, [&](int id, float v) { add(rank_of(v, id)); });
   }
   return block_scan(sum, r.scratch).total;
 }
@@ -474,7 +490,7 @@ __device__ int pick_by_rank(const CutRow& r, const SampleSettings& s) {
     bound = place.index;
     kept = count_before + place.count;
   }
-  bool listed = kept <= kListed;
+  bool listed = kept <= kFew;
   if (listed) list_tokens(r, 0, bound, 0, 0);
   auto at_count = [&](uint64_t target) { return listed ? find_listed<true>(r, target, 0, 0) : find_in_row<true>(r, target); };
   auto at_mass = [&](uint64_t target) { return listed ? find_listed<false>(r, target, 0, 0) : find_in_row<false>(r, target); };
@@ -548,7 +564,7 @@ __global__ void __launch_bounds__(kPickThreads) pick_kernel(KernelArgs a) {
   if (s.temperature != 0.0 && isfinite(w.best)) {
     bool by_id = true;
     if constexpr (kCuts) {
-      __shared__ uint64_t ranks[kListed], masses[kListed], found[4];
+      __shared__ uint64_t ranks[kBins], masses[kBins], found[4];
       __shared__ int listed;
       if (cuts(s, a.vocab)) {
         by_id = false;
