@@ -59,7 +59,8 @@ std::string problem_of(const KvWriteArgs& a) {
   return fmt::format("{} into pages of {}", act(a.k), a.cache.page_size());
 }
 std::string problem_of(const RopeKvArgs& a) {
-  return fmt::format("{} and {} into pages of {}", shape(a.q), act(a.k), a.cache.page_size());
+  return fmt::format("{}{} into pages of {}", act(a.q), a.packed.defined() ? " of packed q, k, v" : "",
+                     a.cache.page_size());
 }
 std::string problem_of(const AttentionArgs& a) {
   return fmt::format("{} of {} sequences, {} keys at most, {}", act(a.q), a.context.dim(0), a.max_context,
