@@ -20,7 +20,8 @@ TEST(ChatPage, IsTheFileByteForByte) {
   std::ifstream file(TESSERA_SOURCE_DIR "/src/server/page/index.html", std::ios::binary);
   const std::string expected{std::istreambuf_iterator<char>(file), {}};
   ASSERT_FALSE(expected.empty());
-  EXPECT_TRUE(chat_page() == expected) << chat_page().size() << " bytes embedded, " << expected.size() << " in the file";
+  EXPECT_TRUE(chat_page() == expected) << chat_page().size() << " bytes embedded, " << expected.size()
+                                       << " in the file";
 }
 
 TEST(ChatPage, IsASmallWholeDocument) {
