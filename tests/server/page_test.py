@@ -102,9 +102,7 @@ def holds(text, *parts):
 
 # ---- With the stand-in -------------------------------------------------------------------------------------------------
 def test_markdown(user, server):
-    user.say("markdown", wait=False)
-    user.wait("document.querySelector('.live summary i')?.textContent.includes('markdown')")
-    user.done()
+    user.say("markdown")
     holds(user.text("summary"), "Thought for")
     assert not user.find(".think .md").is_visible()
     user.find("summary").click()
@@ -129,6 +127,18 @@ def test_markdown(user, server):
     user.until(lambda: user.page.evaluate("navigator.clipboard.readText()").startswith("def hello"))
     user.find("article.assistant [title^=Copy]").last.click()
     user.until(lambda: user.page.evaluate("navigator.clipboard.readText()") == MARKDOWN)
+
+
+def test_reasoning_while_it_comes(user, server):
+    user.say("think slowly", wait=False)
+    user.wait("document.querySelector('.live summary i')?.textContent.includes('thought9')")
+    same(user.text("summary b"), "Thinking")
+    user.find("summary").click()
+    user.wait("document.querySelector('.live .think .md').textContent.includes('thought30')")
+    user.press("Escape")
+    user.done()
+    user.say("markdown")  # reasoning stays open once it was opened
+    assert user.find(".think .md").last.is_visible()
 
 
 def test_hostile_text(user, server):
