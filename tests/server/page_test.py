@@ -106,7 +106,7 @@ def test_markdown(user, server):
     holds(user.text("summary"), "Thought for")
     assert not user.find(".think .md").is_visible()
     user.find("summary").click()
-    same(user.text(".think .md"), "The user wants to see markdown. So be it.")
+    user.until(lambda: user.text(".think .md") == "The user wants to see markdown. So be it.")
     body = "article > .md "
     same(user.text(body + "h3"), "A heading")
     same([user.text(body + tag) for tag in ("p > em", "p > strong", "s", "p > code")], ["emphasis", "strength", "gone", "code with <b>"])
@@ -138,7 +138,7 @@ def test_reasoning_while_it_comes(user, server):
     user.press("Escape")
     user.done()
     user.say("markdown")  # reasoning stays open once it was opened
-    assert user.find(".think .md").last.is_visible()
+    user.until(user.find(".think .md").last.is_visible)
 
 
 def test_hostile_text(user, server):
@@ -475,12 +475,13 @@ def test_unchanged_blocks_stay(user, server):
 
 # ---- With a real server that has models/glossary -------------------------------------------------------------------------
 def real_chat(user, server):
+    user.settings(temperature="0")
     user.say("What does serendipity mean?")
     holds(user.answer().inner_text(), "good luck in making unexpected and fortunate discoveries", "tokens/s")
     assert user.find("summary").is_visible()
     assert re.match(r"[1-9]\d* of 4,096 tokens$", user.text("#tokens")), user.text("#tokens")
     user.find("summary").click()
-    holds(user.text(".think .md"), "serendipity")
+    user.until(lambda: "serendipity" in user.text(".think .md"))
     user.say("Which word did I ask about first?")
     holds(user.answer().inner_text(), "serendipity")
     user.find("article.assistant [title='Answer again']").last.click()
@@ -489,6 +490,7 @@ def real_chat(user, server):
 
 
 def real_effort(user, server):
+    user.settings(temperature="0")
     lengths = []
     for effort in ("low", "high"):
         user.find(f"#effort [value={effort}]").check()
@@ -540,7 +542,7 @@ def screens(browser, url, folder, real):
             shot = lambda name: user.page.screenshot(path=os.path.join(folder, f"{scheme}-{width}-{name}.png"))
             user.page.wait_for_timeout(400)
             shot("empty")
-            user.settings(tools=WEATHER)
+            user.settings(tools=WEATHER, temperature="0")
             for name, question in ((("answer", "What does serendipity mean?"), ("tool", "What is the weather in Paris?")) if real else
                                    (("answer", "markdown"), ("tool", "tool"), ("error", "busy"))):
                 user.say(question, wait=False)
