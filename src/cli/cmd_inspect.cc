@@ -28,8 +28,7 @@ struct Options {
 
 // describe_model() as the flags say, plus "memory_dequantize": the same account with experts expanded to bf16.
 Json inspect(const ModelOptions& options) {
-  check_model_folder(options.model);
-  Checkpoint checkpoint = Checkpoint::open(options.model);
+  Checkpoint checkpoint = Checkpoint::open(find_model(options.model));
   std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
