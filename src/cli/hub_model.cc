@@ -14,7 +14,7 @@ std::string model_folder(const std::string& model, hub::Need need) {
   std::error_code ignored;
   if (std::filesystem::exists(model, ignored) || !hub::parse_hub_id(model)) return model;
   HubRun run(model);
-  return hub::locate_model(hub::settings_from_env(), model, need, run.hooks());
+  return hub::locate_model(model, need, run.hooks());
 }
 
 }  // namespace tessera::cli

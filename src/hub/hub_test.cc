@@ -402,29 +402,32 @@ class Resolve : public HubCache {
 };
 
 TEST_F(Resolve, FoldersAreTakenAsTheyAre) {
-  EXPECT_EQ(locate_model(settings_, root_, Need::kModel), root_);
-  EXPECT_EQ(locate_model(settings_, "no/such/folder", Need::kModel), "no/such/folder");
+  EXPECT_EQ(locate_model(root_, Need::kModel), root_);
+  EXPECT_EQ(locate_model("no/such/folder/at/all", Need::kModel), "no/such/folder/at/all");
 }
 
 TEST_F(Resolve, AWholeSnapshotNeedsNoNetwork) {
   put("model.safetensors", "weights");
   EXPECT_FALSE(find_in_cache(settings_, {"org/name"}, Need::kModel)) << "no ref yet";
   repo_->write_ref("main", kA);
-  EXPECT_EQ(locate_model(settings_, "org/name", Need::kModel), repo_->snapshot_path(kA));
-  EXPECT_EQ(locate_model(settings_, std::string("org/name@") + kA, Need::kModel), repo_->snapshot_path(kA));
-  EXPECT_THAT(message_of([&] { locate_model(settings_, "org/name@v2", Need::kModel); }), HasSubstr("HF_HUB_OFFLINE"));
+  EXPECT_EQ(find_or_download(settings_, {"org/name"}, Need::kModel), repo_->snapshot_path(kA));
+  EXPECT_EQ(find_or_download(settings_, {"org/name", kA}, Need::kModel), repo_->snapshot_path(kA));
+  EXPECT_THAT(message_of([&] {
+                find_or_download(settings_, {"org/name", "v2"}, Need::kModel);
+              }),
+              HasSubstr("HF_HUB_OFFLINE"));
 }
 
 TEST_F(Resolve, APartialSnapshotIsNoModel) {
   repo_->write_ref("main", kA);
-  auto missing = [&] { return message_of([&] { locate_model(settings_, "org/name", Need::kModel); }); };
+  auto missing = [&] { return message_of([&] { find_or_download(settings_, {"org/name"}, Need::kModel); }); };
   EXPECT_THAT(missing(), HasSubstr("model.safetensors is not in the cache"));
-  EXPECT_EQ(locate_model(settings_, "org/name", Need::kConfig), repo_->snapshot_path(kA));
+  EXPECT_EQ(find_or_download(settings_, {"org/name"}, Need::kConfig), repo_->snapshot_path(kA));
   put(kShardIndex, R"({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})");
   put("m-1.safetensors", "1");
   EXPECT_THAT(missing(), HasSubstr("m-2.safetensors is not"));
   put("m-2.safetensors", "2");
-  EXPECT_EQ(locate_model(settings_, "org/name", Need::kModel), repo_->snapshot_path(kA));
+  EXPECT_EQ(find_or_download(settings_, {"org/name"}, Need::kModel), repo_->snapshot_path(kA));
   repo_->write_tree(
       {kA, {{.name = "config.json", .size = 2, .blob_id = kA}, {.name = "m-2.safetensors", .size = 9, .blob_id = kA}}});
   EXPECT_THAT(missing(), HasSubstr("m-2.safetensors is not")) << "its size is not the one of the list";

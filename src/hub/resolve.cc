@@ -57,25 +57,28 @@ std::optional<std::string> find_in_cache(const HubSettings& settings, const HubI
   return cache.snapshot_path(*commit);
 }
 
-std::string locate_model(const HubSettings& settings, const std::string& model, Need need, const DownloadHooks& hooks) {
-  std::error_code ignored;
-  if (fs::exists(model, ignored)) return model;
-  const std::optional<HubId> id = parse_hub_id(model);
-  if (!id) return model;
-  if (auto folder = find_in_cache(settings, *id, need)) {
-    log::info("{}: {}", model, *folder);
+std::string find_or_download(const HubSettings& settings, const HubId& id, Need need, const DownloadHooks& hooks) {
+  if (auto folder = find_in_cache(settings, id, need)) {
+    log::info("{}: {}", id.text(), *folder);
     return *folder;
   }
   if (settings.offline) {
-    const RepoCache cache(settings.cache, id->repo);
-    const std::optional<std::string> commit = cache.commit_of(id->revision);
+    const RepoCache cache(settings.cache, id.repo);
+    const std::optional<std::string> commit = cache.commit_of(id.revision);
     fail(ErrorCode::kNotFound,
          "{}: {} in the cache {}, and HF_HUB_OFFLINE is set; unset it once, or fetch the model elsewhere ('tessera "
          "download {}') and copy the cache",
-         model, commit ? missing_file(cache, *commit, need) + " is not" : "is not", settings.cache, id->text());
+         id.text(), commit ? missing_file(cache, *commit, need) + " is not" : "is not", settings.cache, id.text());
   }
-  DownloadRequest request{.id = *id, .selection = need == Need::kModel ? Selection::kModel : Selection::kConfig};
+  DownloadRequest request{.id = id, .selection = need == Need::kModel ? Selection::kModel : Selection::kConfig};
   return download_snapshot(settings, request, hooks).folder;
+}
+
+std::string locate_model(const std::string& model, Need need, const DownloadHooks& hooks) {
+  std::error_code ignored;
+  if (fs::exists(model, ignored)) return model;
+  const std::optional<HubId> id = parse_hub_id(model);
+  return id ? find_or_download(settings_from_env(), *id, need, hooks) : model;
 }
 
 }  // namespace tessera::hub

@@ -161,6 +161,24 @@ class Commands(HubCase):
         self.assertEqual(self.run_tessera(*ask).stdout, first.stdout)
         self.assertEqual(self.hub.log, [], "the cache has all, so nobody is asked")
 
+    def test_inspect_needs_config_json_alone(self):
+        files = {p.name: p.read_bytes() for p in GLOSSARY.iterdir() if p.is_file()}
+        sha = self.publish(files)
+        done = self.run_tessera("inspect", MODEL, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        forecast = json.loads(done.stdout)
+        self.assertFalse(forecast["weight_files_read"])
+        self.assertEqual(os.listdir(self.repo_folder / "snapshots" / sha), ["config.json"])
+        self.assertEqual(self.hub.requests("store"), [])
+        self.download()
+        whole = json.loads(self.run_tessera("inspect", MODEL, "--json", HF_HUB_OFFLINE="1").stdout)
+        self.assertTrue(whole["weight_files_read"])
+        for key in ("memory", "memory_dequantize", "parameters", "cache", "file_bytes"):
+            self.assertEqual(whole[key], forecast[key], key)
+        from_file = self.run_tessera("inspect", str(GLOSSARY / "config.json"), "--json", "--fit", "2.5")
+        self.assertEqual(json.loads(from_file.stdout)["memory"], forecast["memory"])
+        self.assertIn("a card of 2.5 GB", from_file.stdout)
+
     def test_offline_and_absent(self):
         self.publish()
         self.fails("inspect", MODEL, HF_HUB_OFFLINE="1", says=["is not in the cache", "HF_HUB_OFFLINE", "tessera download"])
