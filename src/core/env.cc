@@ -24,6 +24,7 @@ constexpr EnvRow kRows[] = {
     {Env::kHfTokenPath, "HF_TOKEN_PATH", "", "file with the token (default: $HF_HOME/token)"},
     {Env::kHfOffline, "HF_HUB_OFFLINE", "", "1: never use the network, only what is in the cache"},
     {Env::kHfTimeout, "HF_HUB_DOWNLOAD_TIMEOUT", "10", "seconds without a byte before a connection is given up"},
+    {Env::kCertificates, "SSL_CERT_FILE", "", "certificates to trust instead of the system's, for downloads"},
 };
 const EnvRow& row(Env id) {
   for (const EnvRow& r : kRows)

@@ -21,6 +21,7 @@ enum class Env {
   kHfTokenPath,
   kHfOffline,
   kHfTimeout,
+  kCertificates,
 };
 
 struct EnvRow {

@@ -25,7 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kWritebackBytes = int64_t{32} << 20;  // handed to the disk early, so that the last fsync is short
-constexpr int kMaxRedirects = 10;
+constexpr int kMaxRedirects = 40;                       // without a byte, of all requests together
 
 // The growing file, its hash and its end.
 class PrefixFile {
@@ -279,7 +279,7 @@ size_t BlobDownload::received(Piece& piece, const char* data, size_t bytes) {
   if (piece.end >= 0 && piece.begin + piece.received + static_cast<int64_t>(bytes) > piece.end)
     changed("more bytes came than there should be");
   if (bytes == 0) return all;
-  piece.attempts = 0;
+  piece.attempts = redirects_ = 0;
   piece.received += static_cast<int64_t>(bytes);
   if (is_first(piece)) {
     file_.append(data, bytes);
@@ -321,7 +321,8 @@ void BlobDownload::repeat(Piece& piece, const std::string& why) {
         fmt::format("{}: gave up after {} attempts without a byte ({}){}", task_.what, piece.attempts, why, kept));
   }
   const double seconds = backoff_seconds(settings_, std::max(piece.attempts, 1), piece.answer.headers);
-  log::info("{}: {} at byte {}; again in {:.1f} s", task_.what, why, piece.begin + piece.received, seconds);
+  log::log(seconds > kLongPause ? log::level::warn : log::level::info, "{}: {} at byte {}; again in {:.1f} s",
+           task_.what, why, piece.begin + piece.received, seconds);
   piece.not_before = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 

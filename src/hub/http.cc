@@ -141,6 +141,7 @@ CurlHandle::CurlHandle(const HubSettings& settings) : settings_(settings) {
   set(CURLOPT_CONNECTTIMEOUT, static_cast<long>(settings.timeout_s));
   set(CURLOPT_LOW_SPEED_LIMIT, 1L);
   set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(settings.timeout_s));
+  if (!settings.certificates.empty()) set(CURLOPT_CAINFO, settings.certificates.c_str());
   set(CURLOPT_ERRORBUFFER, error_);
 }
 
@@ -202,8 +203,8 @@ HttpAnswer HttpSession::patiently(Method method, const std::string& url, int64_t
     HttpAnswer answer = once(method, url, max_body);
     if (!is_passing_trouble(answer) || attempt >= settings_.attempts) return answer;
     double seconds = backoff_seconds(settings_, attempt, answer.headers);
-    log::info("{}: {}; again in {:.1f} s", shown(url),
-              answer.status ? fmt::format("status {}", answer.status) : answer.error, seconds);
+    log::log(seconds > kLongPause ? log::level::warn : log::level::info, "{}: {}; again in {:.1f} s", shown(url),
+             answer.status ? fmt::format("status {}", answer.status) : answer.error, seconds);
     sleep_checking(seconds, check_);
   }
 }

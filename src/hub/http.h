@@ -1,5 +1,6 @@
 // HTTP over libcurl: the settings every connection shares, and requests whose answer fits in memory. Proxies and
-// certificates as libcurl finds them (https_proxy, no_proxy, SSL_CERT_FILE, ...). An HttpSession is used by one thread.
+// the system's certificates as libcurl finds them (https_proxy, http_proxy, no_proxy). An HttpSession is used by one
+// thread.
 #pragma once
 
 #include <functional>
@@ -17,6 +18,8 @@ struct HttpAnswer {
   Headers headers;
   std::string body;
 };
+
+inline constexpr double kLongPause = 10;  // seconds; longer ones are worth a warning
 
 // Should the request be tried again after this answer?
 bool is_passing_trouble(const HttpAnswer& answer);

@@ -65,6 +65,7 @@ HubSettings settings_from_env() {
          settings.endpoint);
   settings.offline = is_true(env_string(Env::kHfOffline));
   settings.timeout_s = static_cast<int>(std::clamp(env_long(Env::kHfTimeout), 1L, 3600L));
+  settings.certificates = env_string(Env::kCertificates);
   read_token(settings);
   return settings;
 }

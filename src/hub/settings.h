@@ -12,6 +12,7 @@ struct HubSettings {
   std::string token;                                // empty: none
   std::string token_source;                         // for messages: "HF_TOKEN" or the token file
   bool offline = false;                             // use nothing but the cache
+  std::string certificates;                         // file of those to trust; empty: the system's
   int timeout_s = 10;                               // without a byte, before a connection is given up
 
   int attempts = 6;              // in a row without a byte gained

@@ -4,6 +4,7 @@ import json
 import mmap
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -145,6 +146,30 @@ class Download(HubCase):
         self.assertIn(f"{MODEL} [####", seen)
         self.assertIn(" of 3.0 MB", seen)
         self.assertIn("left", seen)
+
+
+@unittest.skipUnless(shutil.which("openssl"), "needs the program openssl to make a certificate")
+class Tls(HubCase):
+    def prepare_hub(self):
+        self.certificate = self.root / "both.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hub",
+                        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", self.certificate,
+                        "-out", self.root / "cert.pem"], check=True, capture_output=True)
+        with open(self.certificate, "a") as both:
+            both.write((self.root / "cert.pem").read_text())
+        self.hub.use_tls(self.certificate)
+
+    def test_over_tls(self):
+        sha = self.publish()
+        self.fails("download", MODEL, says=["does not answer", "certificate"])
+        self.assertEqual(self.hub.log, [], "nothing was said to a host that nobody vouches for")
+        self.download(SSL_CERT_FILE=str(self.root / "cert.pem"))
+        self.check_cache(sha, MODEL_FILES)
+
+    def test_no_way_back_from_tls(self):
+        self.publish()
+        self.hub.store = self.hub.store.replace("https:", "http:")
+        self.fails("download", MODEL, SSL_CERT_FILE=str(self.root / "cert.pem"), says=["https after https"])
 
 
 class Commands(HubCase):

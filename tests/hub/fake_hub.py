@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -63,6 +64,14 @@ class FakeHub:
         self.servers = [Server(("127.0.0.1", 0), Hub), Server(("127.0.0.1", 0), Store)]
         self.endpoint = "http://127.0.0.1:%d" % self.servers[0].server_address[1]
         self.store = "http://localhost:%d" % self.servers[1].server_address[1]
+
+    def use_tls(self, certificate):
+        """Both hosts speak https with this file of key and certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        for server in self.servers:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.endpoint, self.store = (url.replace("http:", "https:") for url in (self.endpoint, self.store))
 
     def __enter__(self):
         for server in self.servers:

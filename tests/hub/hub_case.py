@@ -43,8 +43,12 @@ class HubCase(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.root, ignore_errors=True)
         self.cache = self.root / "hub"
         self.hub = FakeHub()
+        self.prepare_hub()
         self.hub.__enter__()
         self.addCleanup(self.hub.__exit__)
+
+    def prepare_hub(self):
+        """Before it starts to serve."""
 
     def publish(self, files=None, name=MODEL, refs=("main",)):
         return self.hub.repo(name).commit(sharded_model() if files is None else files, *refs)
