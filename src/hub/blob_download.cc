@@ -134,6 +134,7 @@ struct Piece {
   std::string waiting;         // those not in the file yet
   int attempts = 0;            // in a row without a byte
   Clock::time_point not_before{};
+  Clock::time_point heard{};           // when the running request last gave anything
   std::unique_ptr<CurlHandle> handle;  // null: no request is running
   HttpAnswer answer;                   // of the running request
   int64_t skip = 0;                    // bytes of the answer that are in the file already (ranges ignored)
@@ -167,6 +168,7 @@ class BlobDownload {
       while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
         if (message->msg == CURLMSG_DONE) finished(message->easy_handle, message->data.result);
       }
+      end_stalled();
       advance();
       if (!whole()) curl_multi_poll(multi_, nullptr, 0, running > 0 ? 100 : 20, nullptr);
     }
@@ -184,6 +186,7 @@ class BlobDownload {
   void drop_request(Piece& piece);
   void accept_answer(Piece& piece);
   void finished(CURL* easy, CURLcode code);
+  void end_stalled();
   void repeat(Piece& piece, const std::string& why);
   void advance();
   [[noreturn]] void changed(const std::string& found) const;
@@ -221,6 +224,7 @@ void BlobDownload::start_requests() {
   for (auto& [begin, piece] : pieces_) {
     if (piece.handle || piece.full() || now < piece.not_before) continue;
     piece.handle = std::make_unique<CurlHandle>(settings_);
+    piece.heard = now;
     piece.answer = {};
     piece.checked = false;
     piece.skip = 0;
@@ -268,6 +272,7 @@ void BlobDownload::accept_answer(Piece& piece) {
 }
 
 size_t BlobDownload::received(Piece& piece, const char* data, size_t bytes) {
+  piece.heard = Clock::now();
   const size_t all = bytes;
   if (!piece.checked) accept_answer(piece);
   if (piece.answer.status != 200 && piece.answer.status != 206) return bytes;  // an error's text
@@ -359,6 +364,16 @@ void BlobDownload::finished(CURL* easy, CURLcode code) {
   std::string why = error;
   if (code == CURLE_OK) why = content ? "the connection ended too early" : fmt::format("status {}", status);
   repeat(piece, why);
+}
+
+// libcurl averages a connection's speed over seconds; this notices the last byte.
+void BlobDownload::end_stalled() {
+  const auto limit = Clock::now() - std::chrono::seconds(settings_.timeout_s);
+  for (auto& [begin, piece] : pieces_) {
+    if (!piece.handle || piece.full() || piece.heard > limit) continue;
+    drop_request(piece);
+    repeat(piece, fmt::format("no byte for {} s", settings_.timeout_s));
+  }
 }
 
 // Moves on to the next pieces in the file when the first is complete.

@@ -18,6 +18,7 @@ namespace tessera::hub {
 namespace {
 
 constexpr int64_t kMaxHeaderBytes = int64_t{1} << 20;
+constexpr int kSilentAttempts = 4;  // of a server that does not answer at all: probably there is no network
 
 struct Receiving {
   HttpAnswer* answer;
@@ -201,7 +202,8 @@ HttpAnswer HttpSession::once(Method method, const std::string& url, int64_t max_
 HttpAnswer HttpSession::patiently(Method method, const std::string& url, int64_t max_body) {
   for (int attempt = 1;; ++attempt) {
     HttpAnswer answer = once(method, url, max_body);
-    if (!is_passing_trouble(answer) || attempt >= settings_.attempts) return answer;
+    const int most = answer.status ? settings_.attempts : std::min(settings_.attempts, kSilentAttempts);
+    if (!is_passing_trouble(answer) || attempt >= most) return answer;
     double seconds = backoff_seconds(settings_, attempt, answer.headers);
     log::log(seconds > kLongPause ? log::level::warn : log::level::info, "{}: {}; again in {:.1f} s", shown(url),
              answer.status ? fmt::format("status {}", answer.status) : answer.error, seconds);
