@@ -54,7 +54,8 @@ using TextCallback = std::function<bool(std::string_view piece)>;
 
 class Llm {
  public:
-  // MODEL is a folder with config.json. Throws kNotFound, kCorrupt, kUnsupported, kOutOfMemory.
+  // MODEL is a folder with config.json, or a hub id (ORG/NAME or ORG/NAME@REVISION): its snapshot in the hub's cache,
+  // downloaded when it is not there. Throws kNotFound, kCorrupt, kUnsupported, kOutOfMemory, kIo.
   static Llm load(const std::string& model, const LoadOptions& options = {});
 
   // parse_special: special tokens spelled in the text are those tokens. add_special: as the tokenizer opens and closes

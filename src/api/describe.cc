@@ -5,20 +5,10 @@
 namespace tessera {
 
 DType resolve_dtype(const std::string& name, const Json& config) {
-  std::string wanted = name;
-  if (wanted == "auto") {
-    wanted = "bfloat16";
-    for (const char* key : {"dtype", "torch_dtype"}) {
-      auto it = config.find(key);
-      if (it != config.end() && it->is_string()) {
-        wanted = it->get<std::string>();
-        break;
-      }
-    }
-  }
-  std::optional<DType> type = dtype_from_config(wanted);
+  if (name == "auto") return config_dtype(config);
+  std::optional<DType> type = dtype_from_config(name);
   if (type == DType::kF32 || type == DType::kBF16 || type == DType::kF16) return *type;
-  fail(ErrorCode::kInvalidArgument, "dtype \"{}\" is not one of auto, float32, bfloat16, float16", wanted);
+  fail(ErrorCode::kInvalidArgument, "dtype \"{}\" is not one of auto, float32, bfloat16, float16", name);
 }
 
 namespace {
@@ -42,6 +32,7 @@ Json describe_model(const Checkpoint& checkpoint, const Model& model, const std:
   const ModelInfo& info = model.info();
   Json out;
   out["folder"] = checkpoint.folder();
+  out["weight_files_read"] = checkpoint.has_tensors();
   out["architecture"] = info.architecture;
   out["dtype"] = dtype_name(dtype);
   out["vocab_size"] = info.vocab_size;

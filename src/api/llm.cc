@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "engine/likelihood.h"
 #include "engine/placement.h"
+#include "hub/resolve.h"
 #include "models/registry.h"
 
 namespace tessera {
@@ -117,7 +118,7 @@ Llm& Llm::operator=(Llm&&) noexcept = default;
 Llm::~Llm() = default;
 
 Llm Llm::load(const std::string& model, const LoadOptions& options) {
-  return Llm(std::make_unique<Impl>(model, options));
+  return Llm(std::make_unique<Impl>(hub::locate_model(model, hub::Need::kModel), options));
 }
 
 std::vector<int32_t> Llm::encode(std::string_view text, bool parse_special, bool add_special) const {

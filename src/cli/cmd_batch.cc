@@ -241,7 +241,7 @@ int cmd_batch(Invocation& call) {
   if (!parse(app, call)) return 0;
 
   std::vector<Line> lines = read_requests(options.requests);
-  check_model_folder(options.model.model);
+  options.model.model = find_model(options.model.model);
   Results results(options.results);
   const size_t all = lines.size();
   std::erase_if(lines, [&](const Line& line) { return results.has(line.custom_id); });

@@ -1,9 +1,13 @@
-// tessera inspect: what a checkpoint holds and what it needs, from its headers alone; no weight is read.
+// tessera inspect: what a checkpoint holds and what it needs, from its headers or from config.json alone; no weight is
+// read.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 
 #include "api/describe.h"
+#include "api/memory_forecast.h"
 #include "cli/commands.h"
+#include "cli/hub_model.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "models/registry.h"
@@ -18,32 +22,66 @@ examples:
   tessera inspect MODEL --tensors                     every tensor: shape, type in the file and in memory
   tessera inspect MODEL --dequantize --tensors        the same with experts expanded to bf16
   tessera inspect MODEL --json | jq .memory
+  tessera inspect openai/gpt-oss-120b                 before downloading it: fetches config.json and forecasts the rest
+  tessera inspect config.json --max-context 32768 --fit 20
 
-Only headers are read, so this takes no longer for 120 billion parameters than for one.)";
+Only headers are read, so this takes no longer for 120 billion parameters than for one. Where there are no weight files,
+or MODEL is a config.json, the account is what that configuration leads to. Of a card's memory 0.75 GB are taken off for
+the driver.)";
 
 struct Options {
   ModelOptions model;
   bool tensors = false;
+  std::vector<double> fit;
 };
 
-// describe_model() as the flags say, plus "memory_dequantize": the same account with experts expanded to bf16.
-Json inspect(const ModelOptions& options) {
-  check_model_folder(options.model);
-  Checkpoint checkpoint = Checkpoint::open(options.model);
+// MODEL as a checkpoint: from weight files where there are any, else from config.json. A hub id that is not in the
+// cache costs one small file.
+Checkpoint open_model(const std::string& model) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::is_regular_file(model, ignored) && fs::path(model).extension() == ".json")
+    return Checkpoint::from_config(model);
+  if (!fs::exists(model, ignored)) {
+    if (std::optional<hub::HubId> id = hub::parse_hub_id(model)) {
+      const hub::HubSettings settings = hub::settings_from_env();
+      if (auto whole = hub::find_in_cache(settings, *id, hub::Need::kModel)) return Checkpoint::open(*whole);
+      return Checkpoint::from_config(model_folder(model, hub::Need::kConfig));
+    }
+  }
+  const std::string folder = find_model(model);
+  bool weights = !fs::exists(fs::path(folder) / "config.json", ignored);  // open() says what is missing
+  for (const auto& entry : fs::directory_iterator(folder, ignored))
+    weights |= entry.path().extension() == ".safetensors";
+  return weights ? Checkpoint::open(folder) : Checkpoint::from_config(folder);
+}
+
+// describe_model() as the flags say, plus "memory_dequantize": the same account with experts expanded to bf16; and
+// "forecast": whether all of it fits.
+Json inspect(const Options& options) {
+  const LoadOptions& load = options.model.load;
+  Checkpoint checkpoint = open_model(options.model.model);
   std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
-  const DType dtype = resolve_dtype(options.load.dtype, checkpoint.config());
+  const DType dtype = resolve_dtype(load.dtype, checkpoint.config());
   auto describe = [&](bool dequantize) {
     return describe_model(checkpoint, *model, checkpoint.forecast(plan, {dtype, dequantize}), dtype,
-                          options.load.ignore_window);
+                          load.ignore_window);
   };
   Json as_is = describe(false), dequantized = describe(true);
-  Json out = options.load.dequantize ? dequantized : as_is;
+  Json out = load.dequantize ? dequantized : as_is;
   out["memory"] = as_is["memory"];
   out["memory_dequantize"] = dequantized["memory"];
   const int64_t limit = model->info().max_position_embeddings;
-  out["context"] = options.load.max_context > 0 ? std::min(options.load.max_context, limit) : limit;
+  out["context"] = load.max_context > 0 ? std::min(load.max_context, limit) : limit;
+  out["forecast"] = forecast_memory(checkpoint, *model,
+                                    {.dtype = dtype,
+                                     .dequantize = load.dequantize,
+                                     .ignore_window = load.ignore_window,
+                                     .threads = load.threads,
+                                     .context = out["context"].get<int64_t>(),
+                                     .card_gigabytes = options.fit});
   return out;
 }
 
@@ -91,6 +129,20 @@ std::string cache_lines(const Json& in) {
          fmt::format("\n  {} when the context of {} tokens is full\n", bytes(growing * context + windows), context);
 }
 
+std::string forecast_lines(const Json& in) {
+  const Json& f = in["forecast"];
+  std::string text = fmt::format("memory for one sequence of {} tokens\n  {}: weights {}, cache {}, workspace {}\n",
+                                 f["context"].dump(), bytes(f["total_bytes"]), bytes(f["weight_bytes"]),
+                                 bytes(f["cache_bytes"]), bytes(f["workspace_bytes"]));
+  text += fmt::format("{:<40}{:>12}{:>8}{:>18}\n", "does it fit", "free", "", "longest context");
+  for (const Json& device : f["devices"]) {
+    auto longest = device["max_context"].get<int64_t>();
+    text += fmt::format("  {:<38}{:>12}{:>8}{:>18}\n", device["device"].get<std::string>(), bytes(device["bytes"]),
+                        device["fits"].get<bool>() ? "yes" : "no", longest > 0 ? std::to_string(longest) : "-");
+  }
+  return text;
+}
+
 std::string as_text(const Json& in, bool tensors) {
   std::string text = fmt::format(
       "{}\n  {}, {} parameters, {} layers, hidden size {}, vocabulary {}\n  context {}, activations in {}\n",
@@ -105,8 +157,10 @@ std::string as_text(const Json& in, bool tensors) {
         fmt::format("quantization_config\n  quant_method: {}\n  modules_to_not_convert: {}\n",
                     quantization["quant_method"].get<std::string>(), joined(quantization["modules_to_not_convert"]));
   }
-  text += fmt::format("files\n  {}\n", bytes(in["file_bytes"]));
-  text += memory_table(in) + cache_lines(in);
+  const bool read = in["weight_files_read"].get<bool>();
+  text +=
+      fmt::format("files\n  {}{}\n", bytes(in["file_bytes"]), read ? "" : " of weights, by config.json; none is here");
+  text += memory_table(in) + cache_lines(in) + forecast_lines(in);
   if (!tensors) return text;
   text += "tensors: shape, type and size in the file, type and size in memory\n";
   for (const Json& row : in["tensors"]) {
@@ -126,9 +180,12 @@ int cmd_inspect(Invocation& call) {
   Options options;
   add_model_options(app, options.model);
   app.add_flag("--tensors", options.tensors, "list every tensor (--json always does)");
+  app.add_option("--fit", options.fit, "also say whether it fits a card of so many GB; may be repeated")
+      ->allow_extra_args(false)
+      ->check(CLI::Range(0.1, 1e6));
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
-  Json in = inspect(options.model);
+  Json in = inspect(options);
   if (call.json) {
     call.out.json(in);
   } else {

@@ -28,8 +28,7 @@ struct Options {
 };
 
 ConvertResult convert(const Options& options) {
-  check_model_folder(options.model);
-  const Checkpoint checkpoint = Checkpoint::open(options.model);
+  const Checkpoint checkpoint = Checkpoint::open(find_model(options.model));
   std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
   model->declare(plan);

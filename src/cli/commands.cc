@@ -23,6 +23,8 @@ constexpr Command kCommands[] = {
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
     {"kernels", cmd_kernels, "list the kernels that serve this machine"},
     {"quantize", cmd_quantize, "convert a checkpoint's experts to MXFP4, or back to bf16"},
+    {"download", cmd_download, "bring a model from the hub into the cache"},
+    {"cache", cmd_cache, "list the hub's cache, remove parts of it"},
     {"version", cmd_version, "print the version"},
 };
 
@@ -62,11 +64,13 @@ std::string overview() {
       "  tessera generate MODEL -p \"Once upon a time\"      continue a text\n"
       "  tessera inspect MODEL                            what is in a checkpoint, and what it needs\n"
       "  tessera COMMAND --help                           all about one command\n"
-      "\nMODEL is a Hugging Face folder: config.json, tokenizer.json, *.safetensors.\n"
+      "\nMODEL is a Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a hub id, as "
+      "openai/gpt-oss-20b or\n"
+      "ORG/NAME@REVISION: that is taken from the hub's cache, and downloaded first when it is not there.\n"
       "Every command takes --json: one object on standard output, everything else on standard error.\n"
       "Exit codes: 0 done, 1 the job failed, 2 wrong usage, 130 stopped with Ctrl-C.\n"
       "\nenvironment:\n";
-  for (const EnvRow& row : env_rows()) text += fmt::format("  {:<16} {}\n", row.name, row.help);
+  for (const EnvRow& row : env_rows()) text += fmt::format("  {:<24} {}\n", row.name, row.help);
   return text;
 }
 

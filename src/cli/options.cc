@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "cli/hub_model.h"
 #include "core/error.h"
 
 namespace tessera::cli {
@@ -32,16 +33,10 @@ std::pair<int32_t, float> parse_logit_bias(const std::string& text) {
   fail(ErrorCode::kInvalidArgument, "--logit-bias {}: expected TOKEN_ID=NUMBER, for example 1734=-5", text);
 }
 
-bool looks_like_hub_id(const std::string& model) {
-  size_t slash = model.find('/');
-  return slash != std::string::npos && slash > 0 && slash + 1 < model.size() && model[0] != '.' && model[0] != '~' &&
-         model.find('/', slash + 1) == std::string::npos;
-}
-
 }  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& options) {
-  app.add_option("MODEL", options.model, "a Hugging Face folder: config.json, tokenizer.json, *.safetensors")
+  app.add_option("MODEL", options.model, "a Hugging Face folder, or a hub id: ORG/NAME or ORG/NAME@REVISION")
       ->required();
   app.add_option("--device", options.load.device, "where to run: cpu, cuda, cuda:N, or auto: a GPU when there is one")
       ->capture_default_str()
@@ -72,29 +67,24 @@ void add_cache_option(CLI::App& app, ModelOptions& options) {
       ->group(kLoadGroup);
 }
 
-void check_model_folder(const std::string& model) {
+std::string find_model(const std::string& model) {
   namespace fs = std::filesystem;
-  constexpr const char* kWanted = "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors)";
+  constexpr const char* kWanted =
+      "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors), or a hub id as openai/gpt-oss-20b";
+  std::string folder = model_folder(model);
   std::error_code ignored;
-  fs::file_status status = fs::status(model, ignored);
-  if (fs::is_directory(status)) return;
+  fs::file_status status = fs::status(folder, ignored);
+  if (fs::is_directory(status)) return folder;
   if (fs::exists(status)) {
-    bool gguf = fs::path(model).extension() == ".gguf";
-    fail(ErrorCode::kUnsupported, "{}: {}; {}", model,
+    bool gguf = fs::path(folder).extension() == ".gguf";
+    fail(ErrorCode::kUnsupported, "{}: {}; {}", folder,
          gguf ? "GGUF files cannot be read by this version" : "is a file, not a model folder", kWanted);
   }
-  if (looks_like_hub_id(model)) {
-    fail(ErrorCode::kNotFound,
-         "{}: no such folder, and this version does not download from the hub; fetch the model first (hf download {} "
-         "--local-dir DIR) and give DIR",
-         model, model);
-  }
-  fail(ErrorCode::kNotFound, "{}: no such folder; {}", model, kWanted);
+  fail(ErrorCode::kNotFound, "{}: no such folder; {}", folder, kWanted);
 }
 
 Llm load_llm(const ModelOptions& options) {
-  check_model_folder(options.model);
-  return Llm::load(options.model, options.load);
+  return Llm::load(find_model(options.model), options.load);
 }
 
 SamplingParams SamplingOptions::over(SamplingParams base) const {

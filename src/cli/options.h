@@ -24,8 +24,9 @@ void add_model_options(CLI::App& app, ModelOptions& options);
 // --cache-memory, of commands that run one request at a time.
 void add_cache_option(CLI::App& app, ModelOptions& options);
 
-// Says, before anything is read, why `model` cannot be a checkpoint folder: kNotFound or kUnsupported with what to do.
-void check_model_folder(const std::string& model);
+// The folder of MODEL: itself, or, of a hub id, its snapshot in the hub's cache, downloaded when it is not there. Says,
+// before anything is read, why it cannot be a checkpoint folder: kNotFound or kUnsupported with what to do.
+std::string find_model(const std::string& model);
 Llm load_llm(const ModelOptions& options);
 
 // What was given on the command line; the rest comes from the model's generation_config.json.

@@ -16,6 +16,15 @@ constexpr EnvRow kRows[] = {
     {Env::kNoColor, "NO_COLOR", "", "set to anything: no dimmed text on a terminal"},
     {Env::kStateHome, "XDG_STATE_HOME", "", "where tessera/history is kept (default: $HOME/.local/state)"},
     {Env::kHome, "HOME", "", "the user's folder"},
+    {Env::kHfHubCache, "HF_HUB_CACHE", "", "where models from the hub are kept (default: $HF_HOME/hub)"},
+    {Env::kHfHome, "HF_HOME", "", "the hub's folder (default: ~/.cache/huggingface)"},
+    {Env::kCacheHome, "XDG_CACHE_HOME", "", "where the hub's folder is by default (default: ~/.cache)"},
+    {Env::kHfEndpoint, "HF_ENDPOINT", "https://huggingface.co", "the hub, or a mirror of it"},
+    {Env::kHfToken, "HF_TOKEN", "", "access token, for private and gated models"},
+    {Env::kHfTokenPath, "HF_TOKEN_PATH", "", "file with the token (default: $HF_HOME/token)"},
+    {Env::kHfOffline, "HF_HUB_OFFLINE", "", "1: never use the network, only what is in the cache"},
+    {Env::kHfTimeout, "HF_HUB_DOWNLOAD_TIMEOUT", "10", "seconds without a byte before a connection is given up"},
+    {Env::kCertificates, "SSL_CERT_FILE", "", "certificates to trust instead of the system's, for downloads"},
 };
 const EnvRow& row(Env id) {
   for (const EnvRow& r : kRows)

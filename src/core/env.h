@@ -6,7 +6,23 @@
 
 namespace tessera {
 
-enum class Env { kLog, kThreads, kIsa, kNoColor, kStateHome, kHome };
+enum class Env {
+  kLog,
+  kThreads,
+  kIsa,
+  kNoColor,
+  kStateHome,
+  kHome,
+  kHfHubCache,
+  kHfHome,
+  kCacheHome,
+  kHfEndpoint,
+  kHfToken,
+  kHfTokenPath,
+  kHfOffline,
+  kHfTimeout,
+  kCertificates,
+};
 
 struct EnvRow {
   Env id;

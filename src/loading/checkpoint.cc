@@ -166,9 +166,12 @@ struct Checkpoint::Impl {
   Arena arena;
   bool loaded = false;
 
+  // The bytes of a checkpoint's tensor; without files, an address that must not be touched.
+  Tensor source(const CheckpointTensor& t) const;
   // Checks the plan against the files and says what would happen to every row, in the plan's order.
   std::vector<RowWork> plan_rows(const WeightPlan& plan, const LoadSettings& settings) const;
   void add_aliases(std::vector<RowWork>& rows) const;
+  void bind_all(std::vector<RowWork>& rows, Tasks& tasks);
   // Points the row's target at its bytes; adds what is to be copied to the tasks.
   void bind(RowWork& work, Tasks& tasks);
   // Also notes the largest scale of each row.
@@ -176,13 +179,19 @@ struct Checkpoint::Impl {
   [[noreturn]] void fail_nan_scale(const RowWork& work, int64_t index) const;
 };
 
+Tensor Checkpoint::Impl::source(const CheckpointTensor& t) const {
+  if (tensors) return *tensors->find(t.name);
+  const DType stored = t.role == TensorRole::kPlain ? config_dtype(config) : DType::kU8;
+  return {reinterpret_cast<void*>(kArenaAlign), t.shape, stored, Device{}};
+}
+
 std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const LoadSettings& settings) const {
   if (settings.dtype != DType::kF32 && settings.dtype != DType::kBF16 && settings.dtype != DType::kF16) {
     fail(ErrorCode::kInvalidArgument, "weights cannot be held as {}; expected float32, bfloat16 or float16",
          dtype_name(settings.dtype));
   }
   std::vector<CheckpointTensor> expected = checkpoint_tensors(plan, quantization);
-  check_tensors(plan, expected, *tensors, folder);
+  if (tensors) check_tensors(plan, expected, *tensors, folder);
 
   std::vector<RowWork> rows(plan.rows().size());
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -191,7 +200,7 @@ std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const L
     rows[i].account.shape = plan.rows()[i].shape;
   }
   for (CheckpointTensor& t : expected) {
-    rows[t.row].sources.push_back(*tensors->find(t.name));
+    rows[t.row].sources.push_back(source(t));
     rows[t.row].names.push_back(std::move(t.name));
   }
   for (RowWork& work : rows) {
@@ -308,6 +317,17 @@ void Checkpoint::Impl::fail_nan_scale(const RowWork& work, int64_t index) const 
        work.names[1], index / blocks / outputs, index / blocks % outputs, index % blocks);
 }
 
+void Checkpoint::Impl::bind_all(std::vector<RowWork>& rows, Tasks& tasks) {
+  for (RowWork& work : rows)
+    if (work.action != Action::kAlias) bind(work, tasks);
+  for (const RowWork& work : rows) {
+    if (work.action != Action::kAlias) continue;
+    for (const RowWork& shared : rows)
+      if (shared.row->name == work.row->alias_of && shared.row->weight && shared.action != Action::kAlias)
+        *work.row->weight = *shared.row->weight;
+  }
+}
+
 Checkpoint::Checkpoint() : impl_(std::make_unique<Impl>()) {}
 Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
@@ -333,6 +353,35 @@ void Checkpoint::read(const void* source, int64_t bytes, char* to) const {
   for (const SafetensorsFile& file : impl_->tensors->files())
     if (file.maps(source)) return file.read(source, bytes, to);
   std::memcpy(to, source, static_cast<size_t>(bytes));
+}
+
+bool Checkpoint::has_tensors() const {
+  return impl_->tensors.has_value();
+}
+
+DType config_dtype(const Json& config) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    auto it = config.find(key);
+    if (it == config.end() || !it->is_string()) continue;
+    std::optional<DType> type = dtype_from_config(it->get<std::string>());
+    if (type == DType::kF32 || type == DType::kBF16 || type == DType::kF16) return *type;
+    fail(ErrorCode::kInvalidArgument, "dtype \"{}\" is not one of auto, float32, bfloat16, float16",
+         printable(it->get<std::string>()));
+  }
+  return DType::kBF16;
+}
+
+Checkpoint Checkpoint::from_config(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const bool folder = fs::is_directory(path, error);
+  const std::string config_path = folder ? (fs::path(path) / "config.json").string() : path;
+  Checkpoint checkpoint;
+  checkpoint.impl_->folder = path;
+  checkpoint.impl_->config = read_strict_json_file(config_path, kMaxConfigBytes);
+  if (!checkpoint.impl_->config.is_object()) fail(ErrorCode::kCorrupt, "{}: expected a JSON object", config_path);
+  checkpoint.impl_->quantization = parse_quantization_config(checkpoint.impl_->config, config_path);
+  return checkpoint;
 }
 
 Checkpoint Checkpoint::open(const std::string& folder) {
@@ -364,7 +413,7 @@ Checkpoint Checkpoint::open(const std::string& folder) {
 
 std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool) {
   Impl& impl = *impl_;
-  TS_CHECK(!impl.loaded, "a Checkpoint is loaded once");
+  TS_CHECK(!impl.loaded && impl.tensors, "a Checkpoint is loaded once, from files");
   std::vector<RowWork> rows = impl.plan_rows(plan, settings);
   impl.check_scales(rows, pool);
 
@@ -372,21 +421,21 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   for (const RowWork& work : rows) capacity += (work.copy_bytes() + kArenaAlign - 1) / kArenaAlign * kArenaAlign;
   impl.arena = Arena(capacity);
   Tasks tasks;
-  for (RowWork& work : rows)
-    if (work.action != Action::kAlias) impl.bind(work, tasks);
+  impl.bind_all(rows, tasks);
   parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) { tasks[static_cast<size_t>(i)](); });
-  for (const RowWork& work : rows) {
-    if (work.action != Action::kAlias) continue;
-    for (const RowWork& shared : rows)
-      if (shared.row->name == work.row->alias_of && shared.row->weight && shared.action != Action::kAlias)
-        *work.row->weight = *shared.row->weight;
-  }
   impl.tensors->check_unchanged();
   impl.loaded = true;
 
   std::vector<LoadedRow> accounts;
   for (RowWork& work : rows) accounts.push_back(std::move(work.account));
   return accounts;
+}
+
+void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& settings) {
+  std::vector<RowWork> rows = impl_->plan_rows(plan, settings);
+  impl_->arena = Arena::measuring();
+  Tasks copies;  // never run
+  impl_->bind_all(rows, copies);
 }
 
 std::vector<LoadedRow> Checkpoint::forecast(const WeightPlan& plan, const LoadSettings& settings) const {

@@ -40,10 +40,18 @@ struct LoadedRow {
   bool mapped = false;  // bytes are the file's own pages
 };
 
+// The type that config.json gives for plain weights ("dtype" or "torch_dtype"); BF16 when it names none.
+DType config_dtype(const Json& config);
+
 class Checkpoint {
  public:
   // Opens and checks the folder: every file's header is read and validated. Throws kNotFound, kCorrupt, kUnsupported.
   static Checkpoint open(const std::string& folder);
+
+  // What config.json alone says; `path` is that file or its folder. Such a Checkpoint has no tensors(): forecast()
+  // takes every weight to be there, plain ones in config_dtype(), and load() must not be called.
+  static Checkpoint from_config(const std::string& path);
+  bool has_tensors() const;
 
   const std::string& folder() const;
   const Json& config() const;
@@ -62,6 +70,9 @@ class Checkpoint {
 
   // The same account without touching tensor data.
   std::vector<LoadedRow> forecast(const WeightPlan& plan, const LoadSettings& settings) const;
+
+  // Gives the rows' targets their shapes, at addresses that must not be touched: a forward pass can be measured then.
+  void bind_shapes(const WeightPlan& plan, const LoadSettings& settings);
 
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;

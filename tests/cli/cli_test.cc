@@ -125,7 +125,11 @@ TEST_F(Cli, UnknownCommandNamesTheNearest) {
 
 TEST_F(Cli, WhatIsNoModelFolder) {
   expect_error(run_tessera({"generate", folder_ / "absent", "-p", "x"}), 1, "no such folder");
-  expect_error(run_tessera({"generate", "openai/gpt-oss-20b", "-p", "x"}), 1, "hf download openai/gpt-oss-20b");
+  setenv("HF_HUB_OFFLINE", "1", 1);  // tests/hub has the server for everything else
+  setenv("HF_HUB_CACHE", folder_.c_str(), 1);
+  expect_error(run_tessera({"generate", "openai/gpt-oss-20b", "-p", "x"}), 1, "tessera download openai/gpt-oss-20b");
+  unsetenv("HF_HUB_OFFLINE");
+  unsetenv("HF_HUB_CACHE");
   expect_error(run_tessera({"chat", file("m.gguf", "GGUF"), "x"}), 1, "GGUF");
   expect_error(run_tessera({"inspect", file("m.bin", "")}), 1, "not a model folder");
   expect_error(run_tessera({"inspect", folder_}), 1, "config.json");
