@@ -416,6 +416,28 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
                   std::max({relative_error(values(a.q), q_want), relative_error(values(a.cache.k), k_want),
                             relative_error(values(a.cache.v), v_want)}),
                   bound_of(act));
+      RopeKvArgs packed = a;
+      packed.packed = pool.raw(act, {t, q_heads + 2 * kv_heads, d});
+      const size_t width = static_cast<size_t>((q_heads + 2 * kv_heads) * d * 2);
+      auto place = [&](const Tensor& from, int64_t first) {
+        const size_t bytes = static_cast<size_t>(from.dim(1) * d * 2);
+        check(cudaMemcpy2D(packed.packed.as<char>() + first * d * 2, width, from.data, bytes, bytes, static_cast<size_t>(t),
+                           cudaMemcpyDeviceToDevice),
+              "copy");
+      };
+      place(start, 0);
+      place(k, q_heads);
+      place(a.v, q_heads + kv_heads);
+      packed.k = packed.v = {};
+      packed.cache = cache();
+      check(cudaMemset(packed.q.data, 0xff, static_cast<size_t>(packed.q.bytes())), "poison");
+      TS_CHECK(row.supports(packed));
+      row.launch(packed, stream);
+      check(cudaDeviceSynchronize(), row.name);
+      report.line(row.name, fmt::format("T={} Q={} K={} D={} {} packed", t, q_heads, kv_heads, d, name(act)),
+                  std::max({relative_error(values(packed.q), q_want), relative_error(values(packed.cache.k), k_want),
+                            relative_error(values(packed.cache.v), v_want)}),
+                  bound_of(act));
     }
   }
   struct RouterCase {

@@ -65,10 +65,12 @@ Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& co
   }
   Arena arena(context, bytes);
   std::vector<UploadPiece> pieces;
-  for (const WeightRow& row : plan.rows()) {
-    if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+  // Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can
+  // compute them.
+  for (const WeightRow& row : plan.rows())
     if (row.weight && row.kind != RowKind::kAlias) *row.weight = cuda_arrange(*row.weight, activations, arena, pieces);
-  }
+  for (const WeightRow& row : plan.rows())
+    if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
   point_aliases(plan);
   send_all(pieces, context, pool, read);
   if (report) {

@@ -58,6 +58,10 @@ std::string problem_of(const RopeArgs& a) {
 std::string problem_of(const KvWriteArgs& a) {
   return fmt::format("{} into pages of {}", act(a.k), a.cache.page_size());
 }
+std::string problem_of(const RopeKvArgs& a) {
+  return fmt::format("{}{} into pages of {}", act(a.q), a.packed.defined() ? " of packed q, k, v" : "",
+                     a.cache.page_size());
+}
 std::string problem_of(const AttentionArgs& a) {
   return fmt::format("{} of {} sequences, {} keys at most, {}", act(a.q), a.context.dim(0), a.max_context,
                      a.window > 0 ? fmt::format("window {}", a.window) : "no window");

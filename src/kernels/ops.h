@@ -163,6 +163,8 @@ struct RopeKvArgs {
   Tensor cos, sin;  // act [T, D/2]
   Tensor slots;     // I32 [T]
   KvPages cache;
+  Tensor packed;  // or act [T, Q + 2K, D]: a token's q, k and v heads side by side; k and v are undefined then, q is
+                  // output
 };
 
 // RmsNormArgs, LinearArgs with the router's weight, RouterArgs.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <optional>
 
 namespace tessera {
 
@@ -100,6 +101,37 @@ void Attention::declare(WeightPlan& plan, int64_t hidden, const Options& options
 
 namespace {
 
+// Whether b's bytes follow a's, as they do where weights were placed one after another.
+bool follows(const Tensor& a, const Tensor& b) {
+  return a.defined() == b.defined() && a.dtype == b.dtype && a.as<char>() + a.bytes() == b.as<char>();
+}
+
+// q, k and v as one matrix, when they lie so in memory.
+std::optional<Linear> packed_projection(const Attention& a) {
+  for (const Linear* l : {&a.q, &a.k, &a.v})
+    if (l->w.format != WeightFormat::kPlain || !l->bias.defined()) return std::nullopt;
+  if (!follows(a.q.w.values, a.k.w.values) || !follows(a.k.w.values, a.v.w.values)) return std::nullopt;
+  if (!follows(a.q.bias, a.k.bias) || !follows(a.k.bias, a.v.bias)) return std::nullopt;
+  Linear packed = a.q;
+  packed.w.n = (a.heads + 2 * a.kv_heads) * a.head_dim;
+  packed.w.values.shape = {packed.w.n, packed.w.k};
+  packed.bias.shape = {packed.w.n};
+  return packed;
+}
+
+// One product and one pass for all three; false, and nothing done, when no kernel does that.
+bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, const Tensor& x) {
+  const std::optional<Linear> packed = packed_projection(a);
+  if (!packed || a.q_norm.weight.defined()) return false;
+  ScratchScope scope(step);
+  RopeKvArgs args = rotated;
+  args.packed = step.alloc({x.dim(0), a.heads + 2 * a.kv_heads, a.head_dim});
+  if (step.kernels->rope_kv.choose(args) == nullptr) return false;
+  linear_into(step, *packed, x, args.packed.reshape({x.dim(0), packed->w.n}));
+  step.run(step.kernels->rope_kv, args);
+  return true;
+}
+
 // Projections, rotation and cache write of x [T, H]: the rotated queries [T, Q, D].
 Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
@@ -117,6 +149,8 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
                       .cache = cache.pages,
                       .out = q};
   if (!a.q_norm.weight.defined() && step.try_run(step.kernels->qkv, fused)) return q;
+  RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
+  if (packed_queries(step, rotated, a, x)) return q;
   Tensor k = step.alloc({tokens, a.kv_heads, a.head_dim}), v = step.alloc({tokens, a.kv_heads, a.head_dim});
   linear_into(step, a.q, x, q.reshape({tokens, a.heads * a.head_dim}));
   linear_into(step, a.k, x, k.reshape({tokens, a.kv_heads * a.head_dim}));
@@ -125,7 +159,8 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
     norm_in_place(step, a.q_norm, q, a.head_dim);
     norm_in_place(step, a.k_norm, k, a.head_dim);
   }
-  const RopeKvArgs rotated{q, k, v, rope.cos, rope.sin, cache.slots, cache.pages};
+  rotated.k = k;
+  rotated.v = v;
   if (step.try_run(step.kernels->rope_kv, rotated)) return q;
   step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
   step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});

@@ -1,4 +1,5 @@
 // The fused ops' definition: the ops they fuse, one after another.
+#include <cstring>
 #include <vector>
 
 #include "kernels/reference/rows.h"
@@ -18,10 +19,27 @@ struct Owned {
 };
 
 Verdict supports_rope_kv(const RopeKvArgs& a) {
+  if (a.packed.defined()) return require_cpu_floats({&a.q, &a.packed, &a.cos, &a.sin, &a.cache.k, &a.cache.v});
   return require_cpu_floats({&a.q, &a.k, &a.v, &a.cos, &a.sin, &a.cache.k, &a.cache.v});
 }
 
+void copy_heads(const Tensor& packed, int64_t first, const Tensor& to) {
+  const int64_t d = to.dim(2), bytes = to.dim(1) * d * dtype_size(to.dtype);
+  for (int64_t t = 0; t < to.dim(0); ++t)
+    std::memcpy(to.as<char>() + t * bytes, packed.as<char>() + (t * packed.dim(1) + first) * d * dtype_size(to.dtype),
+                static_cast<size_t>(bytes));
+}
+
 void rotate_and_write(const RopeKvArgs& a, Stream& stream) {
+  if (a.packed.defined()) {
+    const int64_t heads = a.q.dim(1), kv_heads = a.cache.k.dim(1);
+    const Shape shape{a.q.dim(0), kv_heads, a.q.dim(2)};
+    Owned k(a.q.dtype, shape), v(a.q.dtype, shape);
+    copy_heads(a.packed, 0, a.q);
+    copy_heads(a.packed, heads, k.tensor);
+    copy_heads(a.packed, heads + kv_heads, v.tensor);
+    return rotate_and_write({a.q, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache, {}}, stream);
+  }
   rope_row().launch({.x = a.q, .cos = a.cos, .sin = a.sin}, stream);
   rope_row().launch({.x = a.k, .cos = a.cos, .sin = a.sin}, stream);
   kv_write_row().launch({.k = a.k, .v = a.v, .slots = a.slots, .cache = a.cache}, stream);
@@ -40,7 +58,7 @@ void run_qkv(const QkvArgs& a, Stream& stream) {
   project(a.q, a.q_bias, a.out, heads);
   project(a.k, a.k_bias, k.tensor, kv_heads);
   project(a.v, a.v_bias, v.tensor, kv_heads);
-  rotate_and_write({a.out, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache}, stream);
+  rotate_and_write({a.out, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache, {}}, stream);
 }
 
 Verdict supports_norm_router(const NormRouterArgs& a) {
