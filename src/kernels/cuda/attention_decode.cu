@@ -3,6 +3,7 @@
 // to operand by movmatrix, V^T is built from 16-byte row loads by byte permutes. Partial results meet in a fixed order;
 // the sink enters the denominator once, at the end.
 #include "kernels/cuda/device/ptx.cuh"
+#include "kernels/cuda/device/reduce.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
@@ -13,7 +14,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kWarpKeys = 32;
 constexpr int kBlockKeys = kWarps * kWarpKeys;
-constexpr int kMaxSplits = 64;
+constexpr int kMaxSplits = 64;  // two a lane of the merge
 constexpr float kLog2e = 1.4426950408889634f;
 
 struct DecodeArgs {
@@ -196,21 +197,36 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
 }
 
 // Grid: B * Q blocks of D threads.
+// Grid: B * Q blocks of D threads. Every warp weighs all splits, a lane two of them; loads of partial results run 16 deep.
 template <class T>
 __global__ void attention_merge(DecodeArgs a, int splits) {
   wait_for_previous_grid();
   allow_next_grid();
+  __shared__ float factor[kMaxSplits];
   int64_t row = blockIdx.x;
-  int d = threadIdx.x, D = blockDim.x;
-  const float* ml = a.partial_ml + row * splits * 2;
-  float top = -INFINITY;
-  for (int s = 0; s < splits; ++s) top = fmaxf(top, ml[2 * s]);
-  float o = 0.0f, l = 0.0f;
-#pragma unroll 8
-  for (int s = 0; s < splits; ++s) {
-    float f = top == -INFINITY ? 0.0f : exp2f(ml[2 * s] - top);
-    o += f * a.partial_o[(row * splits + s) * D + d];
-    l += f * ml[2 * s + 1];
+  int d = threadIdx.x, D = blockDim.x, lane = d % 32;
+  const float2* ml = reinterpret_cast<const float2*>(a.partial_ml) + row * splits;
+  const float2 nothing = {-INFINITY, 0.0f};
+  float2 first = lane < splits ? ml[lane] : nothing, second = lane + 32 < splits ? ml[lane + 32] : nothing;
+  float top = fmaxf(first.x, second.x);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+  float f0 = top == -INFINITY ? 0.0f : exp2f(first.x - top), f1 = top == -INFINITY ? 0.0f : exp2f(second.x - top);
+  float l = warp_sum(f0 * first.y + f1 * second.y);
+  if (d < 32) {
+    factor[lane] = f0;
+    factor[lane + 32] = f1;
+  }
+  __syncthreads();
+  const float* from = a.partial_o + row * splits * D + d;
+  constexpr int kBatch = 16;
+  float o = 0.0f;
+  for (int base = 0; base < splits; base += kBatch) {
+    float v[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) v[i] = base + i < splits ? from[(base + i) * D] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) o += factor[base + i] * v[i];
   }
   static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(o, top, l, a.sinks, static_cast<int>(row % a.q_heads)));
 }
