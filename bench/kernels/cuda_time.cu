@@ -106,30 +106,8 @@ void time_linear(Bench& b) {
 // The fused ops of a decode step at gpt-oss shapes.
 void time_fused(Bench& b) {
   const DType act = DType::kBF16;
-  for (int64_t t : {1, 4, 8}) {
-    Pool pool(b.seeds);
-    const int copies = 12;
-    std::vector<QkvArgs> cases;
-    for (int i = 0; i < copies; ++i) {
-      QkvArgs a;
-      a.x = pool.normal(act, {t, kHidden}, 1.0f);
-      a.q = pool.plain(act, 4096, kHidden, 0.02f);
-      a.k = pool.plain(act, 512, kHidden, 0.02f);
-      a.v = pool.plain(act, 512, kHidden, 0.02f);
-      a.q_bias = pool.normal(act, {4096}, 1.0f), a.k_bias = pool.normal(act, {512}, 1.0f), a.v_bias = pool.normal(act, {512}, 1.0f);
-      a.cos = pool.normal(act, {t, 32}, 0.7f), a.sin = pool.normal(act, {t, 32}, 0.7f);
-      std::vector<int32_t> slots(static_cast<size_t>(t));
-      std::iota(slots.begin(), slots.end(), 0);
-      a.slots = pool.ints(slots, {t});
-      a.cache = {pool.raw(act, {1, 8, 64, 64}), pool.raw(act, {1, 8, 64, 64})};
-      a.out = pool.raw(act, {t, 64, 64});
-      cases.push_back(a);
-    }
-    double us = time_in_graph(b.stream, 4 * copies, 7, [&](int i) { b.run(b.kernels.qkv, cases[i % copies]); });
-    b.memory_line(fmt::format("qkv + rope + cache T={}", t), 2.0 * 5120 * kHidden + t * 2.0 * (kHidden + 5120), us);
-  }
   for (int64_t experts : {32, 128})
-    for (int64_t t : {1, 8, 16, 64, 256}) {
+    for (int64_t t : {24, 64, 256}) {
       Pool pool(b.seeds);
       NormRouterArgs a;
       a.residual = pool.normal(act, {t, kHidden}, 1.0f);
@@ -375,20 +353,15 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
       for (int64_t i = 0; i < layers; ++i) {
         const Layer& l = model[i];
         b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, l.norm1, 1e-5f, false, x});
-        const QkvArgs qkv{x, l.q, l.k, l.v, l.q_bias, l.k_bias, l.v_bias, cos, sin, slot, cache[i], q};
-        if (fused && b.kernels.qkv.choose(qkv)) {
-          b.run(b.kernels.qkv, qkv);
+        linear(x, l.q, l.q_bias, q);
+        linear(x, l.k, l.k_bias, k);
+        linear(x, l.v, l.v_bias, v);
+        if (fused) {
+          b.run(b.kernels.rope_kv, RopeKvArgs{q, k, v, cos, sin, slot, cache[i], {}});
         } else {
-          linear(x, l.q, l.q_bias, q);
-          linear(x, l.k, l.k_bias, k);
-          linear(x, l.v, l.v_bias, v);
-          if (fused) {
-            b.run(b.kernels.rope_kv, RopeKvArgs{q, k, v, cos, sin, slot, cache[i]});
-          } else {
-            b.run(b.kernels.rope, RopeArgs{q, cos, sin});
-            b.run(b.kernels.rope, RopeArgs{k, cos, sin});
-            b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
-          }
+          b.run(b.kernels.rope, RopeArgs{q, cos, sin});
+          b.run(b.kernels.rope, RopeArgs{k, cos, sin});
+          b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
         }
         b.run(b.kernels.attention, AttentionArgs{q, cache[i], pages, start, length, l.sinks, i % 2 == 0 ? 128 : 0, 0.125f, 1, context, mixed});
         linear(mixed, l.o, l.o_bias, delta);

@@ -78,9 +78,6 @@ std::string problem_of(const MoeAddArgs& a) {
 std::string problem_of(const SiluMulArgs& a) {
   return act(a.gate);
 }
-std::string problem_of(const QkvArgs& a) {
-  return fmt::format("{} x {} and twice {}", act(a.x), matrix(a.q), matrix(a.k));
-}
 std::string problem_of(const NormRouterArgs& a) {
   return fmt::format("{} x {}, {} chosen", act(a.residual), matrix(a.router), a.indices.dim(1));
 }

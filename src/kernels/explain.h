@@ -33,7 +33,6 @@ std::string problem_of(const RouterArgs& a);
 std::string problem_of(const MoeArgs& a);
 std::string problem_of(const MoeAddArgs& a);
 std::string problem_of(const SiluMulArgs& a);
-std::string problem_of(const QkvArgs& a);
 std::string problem_of(const NormRouterArgs& a);
 std::string problem_of(const SampleArgs& a);
 std::string problem_of(const TokenFeedArgs& a);

@@ -1,4 +1,6 @@
 // The fused ops' reference rows against the ops one by one, by this machine's best rows.
+#include <cstring>
+
 #include "kernels/testing.h"
 
 namespace tessera {
@@ -11,32 +13,32 @@ void run_best(const OpTable<Args>& table, const Args& args, ThreadPool& pool) {
   launch(*table.choose(args), args, pool);
 }
 
-TEST(Fused, QkvIsProductsRotationAndCacheWrite) {
+TEST(Fused, RopeKvIsRotationAndCacheWrite) {
   const Kernels best = Kernels::builtin(), reference = Kernels::reference();
   ThreadPool pool(2);
   for (DType act : kFloats) {
     Operands o(fresh_seed());
-    const int64_t tokens = 3, hidden = 96, heads = 4, kv_heads = 2, d = 16;
-    QkvArgs a{.x = o.normal(act, {tokens, hidden})};
-    a.q = o.plain(act, 1, heads * d, hidden), a.k = o.plain(act, 1, kv_heads * d, hidden);
-    a.v = o.plain(act, 1, kv_heads * d, hidden);
-    a.q_bias = o.normal(act, {heads * d});
+    const int64_t tokens = 3, heads = 4, kv_heads = 2, d = 16, all = heads + 2 * kv_heads;
+    Tensor packed = o.normal(act, {tokens, all, d});
+    auto heads_of = [&](int64_t first, int64_t count) {
+      Tensor out = o.guarded(act, {tokens, count, d});
+      const auto bytes = static_cast<size_t>(count * d * dtype_size(act));
+      for (int64_t t = 0; t < tokens; ++t)
+        std::memcpy(out.rows(t, 1).data, packed.as<char>() + (t * all + first) * d * dtype_size(act), bytes);
+      return out;
+    };
+    RopeKvArgs a{.q = o.guarded(act, {tokens, heads, d}), .packed = packed};
     a.cos = o.normal(act, {tokens, d / 2}), a.sin = o.normal(act, {tokens, d / 2});
     a.slots = o.ints({tokens}, {5, -1, 0});
     a.cache = {o.guarded(act, {2, kv_heads, 4, d}), o.guarded(act, {2, kv_heads, 4, d})};
-    a.out = o.guarded(act, {tokens, heads, d});
-    launch(reference.qkv.rows[0], a, pool);
+    launch(reference.rope_kv.rows[0], a, pool);
 
-    Tensor q = o.guarded(act, a.out.shape), k = o.guarded(act, {tokens, kv_heads, d});
-    Tensor v = o.guarded(act, k.shape);
+    Tensor q = heads_of(0, heads), k = heads_of(heads, kv_heads), v = heads_of(heads + kv_heads, kv_heads);
     KvPages cache{o.guarded(act, a.cache.k.shape), o.guarded(act, a.cache.v.shape)};
-    run_best(best.linear, {a.x, a.q, a.q_bias, q.reshape({tokens, heads * d})}, pool);
-    run_best(best.linear, {a.x, a.k, {}, k.reshape({tokens, kv_heads * d})}, pool);
-    run_best(best.linear, {a.x, a.v, {}, v.reshape({tokens, kv_heads * d})}, pool);
     run_best(best.rope, {q, a.cos, a.sin}, pool);
     run_best(best.rope, {k, a.cos, a.sin}, pool);
     run_best(best.kv_write, {k, v, a.slots, cache}, pool);
-    expect_close(a.out, q, 1e-5 + rounding_of(act), "queries", 2);
+    expect_close(a.q, q, 1e-5 + rounding_of(act), "queries", 2);
     expect_close(a.cache.k, cache.k, 1e-5 + rounding_of(act), "keys", 2);
     expect_close(a.cache.v, cache.v, 1e-5 + rounding_of(act), "values", 2);
     o.check_guards();

@@ -144,18 +144,6 @@ struct SiluMulArgs {
 // Fused ops: what several ops above compute, in one launch. They have rows where that pays; a layer that finds none
 // runs the ops one by one (Step::try_run). Every value is rounded where the ops one by one would round it.
 
-// The front half of an attention layer: LinearArgs for q, k and v, RopeArgs on q and k, KvWriteArgs on k and v.
-struct QkvArgs {
-  Tensor x;                       // act [T, H], normed
-  Weight q;                       // [Q*D, H]
-  Weight k, v;                    // [K*D, H]
-  Tensor q_bias, k_bias, v_bias;  // or undefined
-  Tensor cos, sin;                // act [T, D/2]
-  Tensor slots;                   // I32 [T]
-  KvPages cache;
-  Tensor out;  // act [T, Q, D]: the rotated queries
-};
-
 // RopeArgs on q and k, KvWriteArgs on k and v. k itself may be left as it was.
 struct RopeKvArgs {
   Tensor q;         // act [T, Q, D], rotated in place

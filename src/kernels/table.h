@@ -80,7 +80,6 @@ class Kernels {
   OpTable<RouterArgs> router{"router", {}};
   OpTable<MoeArgs> moe{"moe", {}};
   OpTable<SiluMulArgs> silu_mul{"silu_mul", {}};
-  OpTable<QkvArgs> qkv{"qkv", {}};
   OpTable<RopeKvArgs> rope_kv{"rope_kv", {}};
   OpTable<NormRouterArgs> norm_router{"norm_router", {}};
   OpTable<MoeAddArgs> moe_add{"moe_add", {}};
@@ -91,12 +90,12 @@ class Kernels {
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(qkv), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(qkv), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
   }
 };
 

@@ -136,19 +136,6 @@ bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, c
 Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
   Tensor q = step.alloc({tokens, a.heads, a.head_dim});
-  const QkvArgs fused{.x = x,
-                      .q = a.q.w,
-                      .k = a.k.w,
-                      .v = a.v.w,
-                      .q_bias = a.q.bias,
-                      .k_bias = a.k.bias,
-                      .v_bias = a.v.bias,
-                      .cos = rope.cos,
-                      .sin = rope.sin,
-                      .slots = cache.slots,
-                      .cache = cache.pages,
-                      .out = q};
-  if (!a.q_norm.weight.defined() && step.try_run(step.kernels->qkv, fused)) return q;
   RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
   if (packed_queries(step, rotated, a, x)) return q;
   Tensor k = step.alloc({tokens, a.kv_heads, a.head_dim}), v = step.alloc({tokens, a.kv_heads, a.head_dim});

@@ -16,6 +16,7 @@ constexpr int kWarps = 16;
 constexpr int kTokens = 8;  // of a cluster
 constexpr int kMaxExperts = 128;
 constexpr int kMaxTokens = 512;
+constexpr int64_t kMinTokens = 24;  // measured: 5.1 us apart against 7.3 at 1 token, 10.1 against 6.4 at 64
 constexpr int kPartialBytes = kWarps * 512;
 
 struct RouteArgs {
@@ -33,6 +34,7 @@ struct RouteArgs {
 template <class T, int kDepth>
 __global__ void __launch_bounds__(32 * kWarps) route(RouteArgs a) {
   uint32_t partial = dynamic_smem(), logits = partial + kPartialBytes;
+  cluster_arrive();  // nobody writes into a block that has not started
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int rank = blockIdx.x, blocks = gridDim.x, token0 = blockIdx.y * kTokens, tokens = min(kTokens, a.tokens - token0);
   int row = rank * 16 + 2 * g, steps = a.hidden / 32;
@@ -52,6 +54,7 @@ __global__ void __launch_bounds__(32 * kWarps) route(RouteArgs a) {
   store_smem(partial + (warp * 32 + lane) * 16,
              {__float_as_uint(acc[0][0]), __float_as_uint(acc[0][1]), __float_as_uint(acc[0][2]), __float_as_uint(acc[0][3])});
   __syncthreads();
+  cluster_wait();
   // Thread (token, row) adds the warps' shares.
   if (threadIdx.x < kTokens * 16) {
     int token = threadIdx.x / 16, r = threadIdx.x % 16, expert = rank * 16 + r;
@@ -91,6 +94,7 @@ Verdict supports(const NormRouterArgs& a) {
   if (!is_16_bit(a.residual.dtype)) return {"activations are not BF16 or F16"};
   if (a.router.format != WeightFormat::kPlain || a.router.values.dtype != a.residual.dtype)
     return {"weights are not of the activations' type"};
+  if (a.residual.dim(0) < kMinTokens) return {"few tokens: the ops one by one are faster"};
   if (a.residual.dim(0) > kMaxTokens) return {"more than 512 tokens"};
   if (a.residual.dim(1) % 32 != 0 || a.residual.dim(1) < 32 * kWarps) return {"the hidden size is not a multiple of 32 from 512 on"};
   if (a.logits.dim(1) > kMaxExperts) return {"more than 128 experts"};
@@ -125,7 +129,7 @@ void run(const NormRouterArgs& a, Stream& stream) {
 }  // namespace
 
 KernelRow<NormRouterArgs> norm_router_row() {
-  return {"norm_router_16bit_sm90", DeviceType::kCuda, "norm, then a cluster for 8 tokens: up to 512 tokens", supports, nullptr, run, true};
+  return {"norm_router_16bit_sm90", DeviceType::kCuda, "norm, then a cluster for 8 tokens: 24 to 512 tokens", supports, nullptr, run, true};
 }
 
 }  // namespace tessera::cuda

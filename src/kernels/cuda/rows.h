@@ -9,7 +9,6 @@ KernelRow<EmbedArgs> embed_row();
 KernelRow<RmsNormArgs> rms_norm_row();
 KernelRow<AddArgs> add_row();
 KernelRow<SiluMulArgs> silu_mul_row();
-KernelRow<QkvArgs> qkv_small_row();
 KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();

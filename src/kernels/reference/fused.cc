@@ -45,22 +45,6 @@ void rotate_and_write(const RopeKvArgs& a, Stream& stream) {
   kv_write_row().launch({.k = a.k, .v = a.v, .slots = a.slots, .cache = a.cache}, stream);
 }
 
-Verdict supports_qkv(const QkvArgs& a) {
-  return require_cpu_floats({&a.x, &a.q.values, &a.out, &a.cache.k});
-}
-
-void run_qkv(const QkvArgs& a, Stream& stream) {
-  const int64_t tokens = a.x.dim(0), heads = a.out.dim(1), kv_heads = a.cache.k.dim(1), d = a.out.dim(2);
-  Owned k(a.x.dtype, {tokens, kv_heads, d}), v(a.x.dtype, {tokens, kv_heads, d});
-  auto project = [&](const Weight& w, const Tensor& bias, const Tensor& out, int64_t count) {
-    linear_row().launch({.x = a.x, .w = w, .bias = bias, .out = out.reshape({tokens, count * d})}, stream);
-  };
-  project(a.q, a.q_bias, a.out, heads);
-  project(a.k, a.k_bias, k.tensor, kv_heads);
-  project(a.v, a.v_bias, v.tensor, kv_heads);
-  rotate_and_write({a.out, k.tensor, v.tensor, a.cos, a.sin, a.slots, a.cache, {}}, stream);
-}
-
 Verdict supports_norm_router(const NormRouterArgs& a) {
   return require_cpu_floats({&a.residual, &a.norm_weight, &a.router.values});
 }
@@ -87,10 +71,6 @@ void run_moe_add(const MoeAddArgs& a, Stream& stream) {
 }
 
 }  // namespace
-
-KernelRow<QkvArgs> qkv_row() {
-  return {"qkv_any_ref", DeviceType::kCpu, "the ops one by one", supports_qkv, nullptr, run_qkv};
-}
 
 KernelRow<RopeKvArgs> rope_kv_row() {
   return {"rope_kv_any_ref", DeviceType::kCpu, "the ops one by one", supports_rope_kv, nullptr, rotate_and_write};

@@ -20,7 +20,6 @@ void add_reference_kernels(Kernels& kernels) {
 }
 
 void add_fused_reference_kernels(Kernels& kernels) {
-  kernels.qkv.rows.push_back(reference::qkv_row());
   kernels.rope_kv.rows.push_back(reference::rope_kv_row());
   kernels.norm_router.rows.push_back(reference::norm_router_row());
   kernels.moe_add.rows.push_back(reference::moe_add_row());

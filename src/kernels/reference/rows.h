@@ -16,7 +16,6 @@ KernelRow<AttentionArgs> attention_row();
 KernelRow<RouterArgs> router_row();
 KernelRow<MoeArgs> moe_row();
 KernelRow<SiluMulArgs> silu_mul_row();
-KernelRow<QkvArgs> qkv_row();
 KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
