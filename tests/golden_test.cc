@@ -46,7 +46,7 @@ class Golden : public testing::TestWithParam<Case> {
     context_ = make_context(c.device);
     if (context_->device().type == DeviceType::kCuda)
       weights_ =
-          place_weights(plan, DType::kF32, *context_, pool_,
+          place_weights(plan, {.activations = DType::kF32}, *context_, pool_,
                         [this](const void* source, int64_t bytes, char* to) { checkpoint_->read(source, bytes, to); });
     kernels_ = c.reference ? Kernels::reference() : Kernels::builtin(cpu_isa_from_env());
     runner_ = std::make_unique<Runner>(*model_, kernels_, pool_, *context_,

@@ -5,6 +5,7 @@
 
 #include "bench/kernels/cuda_harness.cuh"
 #include "bench/kernels/cuda_reference.cuh"
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/mxfp4_atoms.h"
 
 namespace tessera::bench {
@@ -35,6 +36,18 @@ inline Weight atoms_of(Pool& pool, const Weight& w) {
   check(cudaDeviceSynchronize(), "to_atoms");
   TS_CHECK(download(largest)[0] <= cuda::kAtomMaxScale);
   return a;
+}
+
+inline Weight fp8_of(Pool& pool, const Tensor& plain) {
+  Weight w;
+  w.format = WeightFormat::kFp8Rows;
+  w.n = plain.dim(0);
+  w.k = plain.dim(1);
+  w.values = pool.poisoned(DType::kF8E4M3, {w.n, w.k});
+  w.scales = pool.poisoned(DType::kF32, {w.n});
+  cuda::quantize_fp8_rows(plain, w.values.as<uint8_t>(), w.scales.f32(), nullptr);
+  check(cudaDeviceSynchronize(), "quantize_fp8_rows");
+  return w;
 }
 
 // A distinct experts a token.

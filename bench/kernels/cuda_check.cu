@@ -1,5 +1,5 @@
 // Checks every CUDA row against F64 on fresh random operands and poisoned outputs: one line a case, exit 1 if any fails.
-//   cuda_check [seed [small | linear | moe | attention | fused | sample | repeats]]
+//   cuda_check [seed [small | linear | fp8 | moe | attention | fused | sample | repeats]]
 #include <cstring>
 #include <map>
 
@@ -73,6 +73,48 @@ void check_linear(const Kernels& kernels, Seeds& seeds, Report& report) {
     each_row(kernels.linear, a, a.out, [&](const char* row) {
       report.line(row, fmt::format("[{}, {}] x [{}, {}] {} -> {}", c.t, c.k, c.n, c.k, name(c.act), name(c.out)),
                   relative_error(download(a.out), want), bound_of(c.out == DType::kF32 ? DType::kF32 : c.act));
+    });
+  }
+}
+
+// FP8 rows: the quantisation against E4M3's own spacing, then each row against F64 on the weights as quantised.
+void check_fp8(const Kernels& kernels, Seeds& seeds, Report& report) {
+  struct Case {
+    int64_t t, n, k;
+    DType out;
+  };
+  std::vector<Case> cases;
+  for (int64_t t : {1, 2, 8, 9, 16, 17, 33, 64, 100, 300})
+    for (auto [n, k] : {std::pair<int64_t, int64_t>{5120, 2880}, {2880, 4096}, {37, 64}, {1001, 192}})
+      cases.push_back({t, n, k, t % 2 ? DType::kBF16 : DType::kF32});
+  cases.push_back({1, 201088, 2880, DType::kF32});
+  cases.push_back({40, 30000, 2880, DType::kF32});
+  for (const Case& c : cases) {
+    Pool pool(seeds);
+    LinearArgs a;
+    a.x = pool.normal(DType::kBF16, {c.t, c.k}, 1.0f);
+    Tensor plain = pool.normal(DType::kBF16, {c.n, c.k}, 0.05f);
+    a.w = fp8_of(pool, plain);
+    if (c.t != 2) a.bias = pool.normal(DType::kBF16, {c.n}, 1.0f);
+    a.out = pool.poisoned(c.out, {c.t, c.n});
+    Tensor widened = pool.raw(DType::kF32, {c.n, c.k}), ref = pool.raw(DType::kF64, {c.t, c.n});
+    widen_fp8<<<cuda::ceil_div(c.n * c.k, 256), 256>>>(a.w.values.as<uint8_t>(), a.w.scales.f32(), widened.f32(), c.n * c.k, c.k);
+    ref_linear<<<cuda::ceil_div(c.t * c.n, 128), 128>>>(any(a.x), any(widened), any(a.bias), ref.as<double>(), c.t, c.n, c.k);
+    check(cudaDeviceSynchronize(), "reference");
+    if (c.n < 10000 && c.t == 1) {
+      std::vector<double> want = download(plain), got = download(widened), scales = download(a.w.scales);
+      double worst = 0;  // of half the distance between neighbours
+      for (size_t i = 0; i < want.size(); ++i) {
+        double scale = scales[i / static_cast<size_t>(c.k)];
+        double spacing = std::max(std::exp2(std::floor(std::log2(std::max(std::abs(want[i]) / scale, 1e-30))) - 3), std::exp2(-9.0));
+        worst = std::max(worst, std::abs(got[i] - want[i]) / scale / spacing);
+      }
+      report.line("quantize_fp8_rows", fmt::format("[{}, {}] error in spacings", c.n, c.k), worst, 0.5001);
+    }
+    std::vector<double> want = download(ref);
+    each_row(kernels.linear, a, a.out, [&](const char* row) {
+      report.line(row, fmt::format("[{}, {}] x [{}, {}] fp8 -> {}", c.t, c.k, c.n, c.k, name(c.out)),
+                  relative_error(download(a.out), want), bound_of(c.out));
     });
   }
 }
@@ -587,6 +629,7 @@ int main_of(int argc, char** argv) {
     check_router(kernels, seeds, report);
   }
   if (chosen("linear")) check_linear(kernels, seeds, report);
+  if (chosen("fp8")) check_fp8(kernels, seeds, report);
   if (chosen("moe")) check_moe(kernels, seeds, report);
   if (chosen("attention")) check_attention(kernels, seeds, report);
   if (chosen("fused")) check_fused(kernels, seeds, report);

@@ -15,6 +15,14 @@ static __global__ void ref_linear(AnyVector x, AnyVector w, AnyVector bias, doub
   out[i] = sum + bias.at(i % n);
 }
 
+static __global__ void widen_fp8(const uint8_t* values, const float* scales, float* out, int64_t count, int64_t k) {
+  int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  int exponent = values[i] >> 3 & 15, mantissa = values[i] & 7;
+  float magnitude = exponent == 0 ? ldexpf(mantissa, -9) : ldexpf(8 + mantissa, exponent - 10);
+  out[i] = (values[i] & 0x80 ? -magnitude : magnitude) * scales[i / k];
+}
+
 __device__ __forceinline__ double mxfp4_at(const uint8_t* values, const uint8_t* scales, int64_t k, int64_t row, int64_t column) {
   const double table[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
   int byte = values[row * (k / 2) + column / 2];

@@ -1,6 +1,6 @@
 // Times the CUDA rows at gpt-oss shapes inside CUDA graphs, operands rotated through more memory than the L2 holds, as
 // time, bytes or operations, and per cent of the read bandwidth that the program measures first.
-//   cuda_time ops | small | linear | fused | moe | prefill | attention | sample | step [layers experts [unfused]]
+//   cuda_time ops | small | linear | fp8 | fused | moe | prefill | attention | sample | step [layers experts [unfused | fp8]]
 // `ops`: one row a shape. `step`: all kernels of a decode step chained in one graph, random weights.
 #include <cstring>
 
@@ -101,6 +101,40 @@ void time_linear(Bench& b) {
     one("qkv", t, 5120, kHidden, DType::kBF16, 8);
     one("o", t, kHidden, 4096, DType::kBF16, 8);
   }
+}
+
+void time_fp8(Bench& b) {
+  Pool pool(b.seeds);
+  int64_t slots = int64_t{3} << 29;
+  Tensor weights = pool.raw(DType::kF8E4M3, {slots});
+  fill_bytes(weights.data, slots, 0, 127, pool.seeds().next());
+  Tensor scales = pool.normal(DType::kF32, {kVocab}, 0.001f), x = pool.normal(DType::kBF16, {8192, 4096}, 1.0f);
+  Tensor bias = pool.normal(DType::kBF16, {kVocab}, 1.0f), out = pool.raw(DType::kF32, {256, kVocab});
+  auto one = [&](const char* what, int64_t t, int64_t n, int64_t k, DType out_type, int count) {
+    int64_t copies = slots / (n * k);
+    double us = time_in_graph(b.stream, count, 7, [&](int i) {
+      LinearArgs a;
+      a.x = tensor(x.data, DType::kBF16, {t, k});
+      a.w.format = WeightFormat::kFp8Rows;
+      a.w.values = tensor(weights.as<uint8_t>() + i % copies * n * k, DType::kF8E4M3, {n, k});
+      a.w.scales = tensor(scales.data, DType::kF32, {n});
+      a.w.n = n;
+      a.w.k = k;
+      if (out_type == DType::kBF16) a.bias = tensor(bias.data, DType::kBF16, {n});
+      a.out = tensor(out.data, out_type, {t, n});
+      b.run(b.kernels.linear, a);
+    });
+    std::string name = fmt::format("linear fp8 {} T={} [{}, {}]", what, t, n, k);
+    if (t <= 256) b.memory_line(name, 1.0 * n * k + 2.0 * t * k + static_cast<double>(dtype_size(out_type)) * t * n, us);
+    if (t >= 64) b.compute_line(name, 2.0 * t * n * k, us);
+  };
+  for (int64_t t : {1, 8, 16, 32, 64, 128, 256}) {
+    one("qkv", t, 5120, kHidden, DType::kBF16, 80);
+    one("o", t, kHidden, 4096, DType::kBF16, 80);
+    one("lm_head", t, kVocab, kHidden, DType::kF32, 4);
+  }
+  one("qkv", 2048, 5120, kHidden, DType::kBF16, 8);
+  one("o", 2048, kHidden, 4096, DType::kBF16, 8);
 }
 
 // The fused ops of a decode step at gpt-oss shapes.
@@ -286,7 +320,8 @@ struct Layer {
 };
 
 // The kernels of a whole decode step as the layers call them, one graph, `layers` layers of a gpt-oss.
-void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
+void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kind) {
+  const bool fused = kind != "unfused", fp8 = kind == "fp8";
   Pool pool(b.seeds);
   const DType act = DType::kBF16;
   std::vector<Layer> model;
@@ -297,6 +332,8 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
     l.k = pool.plain(act, 512, kHidden, 0.02f);
     l.v = pool.plain(act, 512, kHidden, 0.02f);
     l.o = pool.plain(act, kHidden, 4096, 0.02f);
+    if (fp8)
+      for (Weight* w : {&l.q, &l.k, &l.v, &l.o}) *w = fp8_of(pool, w->values);
     l.router = pool.plain(act, experts, kHidden, 0.02f);
     l.up = random_atoms(pool, experts, 2 * kHidden, kHidden);
     l.down = random_atoms(pool, experts, kHidden, kHidden);
@@ -306,6 +343,8 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
     model.push_back(l);
   }
   Weight head = pool.plain(act, kVocab, kHidden, 0.02f);
+  if (fp8) head = fp8_of(pool, head.values);
+  const double dense = fp8 ? 1.0 : 2.0;  // bytes a weight
   Tensor final_norm = vec({kHidden});
   check(cudaDeviceSynchronize(), "weights");
   for (auto [t, context] : {std::pair<int64_t, int64_t>{1, 128}, {1, 4096}, {8, 192}, {32, 192}, {64, 192}, {256, 192}}) {
@@ -390,11 +429,11 @@ void time_step(Bench& b, int64_t layers, int64_t experts, bool fused) {
     std::vector<double> last = download(vocabulary);
     bool finite = true;
     for (double value : last) finite = finite && std::isfinite(value);
-    double bytes = layers * (2.0 * (5120 * kHidden + 4096 * kHidden + experts * kHidden) +
+    double bytes = layers * (dense * (5120 * kHidden + 4096 * kHidden) + 2.0 * experts * kHidden +
                              t * 2048.0 * (context + std::min<int64_t>(context, 128)) / 2) +
                    distinct * (cuda::atoms_bytes(1, 2 * kHidden, kHidden) + cuda::atoms_bytes(1, kHidden, kHidden)) +
-                   2.0 * kVocab * kHidden;
-    b.memory_line(fmt::format("{}step E={} L={} T={} ctx={}: {:.0f} tok/s{}", fused ? "" : "unfused ", experts, layers, t, context, t * 1e6 / us,
+                   dense * kVocab * kHidden;
+    b.memory_line(fmt::format("{} step E={} L={} T={} ctx={}: {:.0f} tok/s{}", kind, experts, layers, t, context, t * 1e6 / us,
                               finite ? "" : " NOT FINITE"),
                   bytes, us);
   }
@@ -412,6 +451,7 @@ int main_of(int argc, char** argv) {
   auto chosen = [&](const char* name) { return what == name || what == "ops"; };
   if (chosen("small")) time_small(b);
   if (chosen("linear")) time_linear(b);
+  if (chosen("fp8")) time_fp8(b);
   if (chosen("fused")) time_fused(b);
   if (chosen("moe")) {
     time_moe(b, 32, 3, {1, 2, 4, 8, 16, 32, 64, 128, 256});
@@ -423,7 +463,7 @@ int main_of(int argc, char** argv) {
   }
   if (chosen("attention")) time_attention(b);
   if (chosen("sample")) time_sample(b);
-  if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32, argc <= 4);
+  if (what == "step") time_step(b, argc > 2 ? std::atoi(argv[2]) : 24, argc > 3 ? std::atoi(argv[3]) : 32, argc > 4 ? argv[4] : "fused");
   return 0;
 }
 

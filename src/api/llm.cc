@@ -33,6 +33,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   model->declare(plan);
   rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
   context = starting.get();
+  check_dense();
   if (context->device().type == DeviceType::kCuda) move_weights(plan);
   kernels = Kernels::builtin(cpu_isa_from_env());
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
@@ -63,10 +64,19 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
             pool.size(), dtype_name(dtype));
 }
 
+void Llm::Impl::check_dense() const {
+  if (options.dense != "auto" && options.dense != "fp8")
+    fail(ErrorCode::kInvalidArgument, "dense is \"{}\"; expected auto or fp8", options.dense);
+  if (options.dense == "fp8" && (context->device().type != DeviceType::kCuda || dtype != DType::kBF16)) {
+    fail(ErrorCode::kUnsupported, "--dense fp8 needs a GPU and bfloat16 activations; this is {} with {}",
+         context->info().name, dtype_name(dtype));
+  }
+}
+
 void Llm::Impl::move_weights(const WeightPlan& plan) {
   PlacementReport report;
   auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-  device_weights = place_weights(plan, dtype, *context, pool, read, &report);
+  device_weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report);
   log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,

@@ -18,6 +18,7 @@ namespace tessera {
 
 struct Llm::Impl {
   Impl(const std::string& folder, const LoadOptions& options);
+  void check_dense() const;
   void move_weights(const WeightPlan& plan);
 
   // The tokenizer, or kNotFound saying which file the folder lacks.

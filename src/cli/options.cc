@@ -47,6 +47,11 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->group(kLoadGroup);
   app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16 (4 times their memory)")
       ->group(kLoadGroup);
+  app.add_option("--dense", options.load.dense,
+                 "auto: attention and unembedding as stored; fp8: in 8 bits, quantised while loading (a GPU, bfloat16)")
+      ->check(CLI::IsMember({"auto", "fp8"}))
+      ->capture_default_str()
+      ->group(kLoadGroup);
   app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str()

@@ -102,6 +102,7 @@ enum class WeightFormat : uint8_t {
                 // checkpoints)
   kMxfp4Atoms,  // the same values re-arranged for GPU matrix units, scales inside: U8 [.., N/64, K/64, 2176]
                 // (kernels/cuda/mxfp4_atoms.h)
+  kFp8Rows,     // values: kF8E4M3 [N, K], row-major; scales: F32 [N]; element (n, k) is value * scales[n]
 };
 
 // One weight matrix [N, K], or E of them [E, N, K], N outputs and K inputs, in the checkpoint's own bytes where
@@ -109,7 +110,7 @@ enum class WeightFormat : uint8_t {
 struct Weight {
   WeightFormat format = WeightFormat::kPlain;
   Tensor values;
-  Tensor scales;            // kMxfp4 only
+  Tensor scales;            // kMxfp4 and kFp8Rows
   uint8_t max_scale = 255;  // kMxfp4: the largest of the scales, or 255 when that is not known
   int64_t experts = 1;
   int64_t n = 0;

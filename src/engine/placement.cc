@@ -43,6 +43,13 @@ void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, Th
   });
 }
 
+// Itself, or through an alias: tied embeddings are one matrix.
+bool is_looked_up(const WeightPlan& plan, const WeightRow& row) {
+  return row.looked_up || std::any_of(plan.rows().begin(), plan.rows().end(), [&](const WeightRow& other) {
+           return other.kind == RowKind::kAlias && other.alias_of == row.name;
+         });
+}
+
 void point_aliases(const WeightPlan& plan) {
   for (const WeightRow& row : plan.rows()) {
     if (row.kind != RowKind::kAlias) continue;
@@ -53,22 +60,33 @@ void point_aliases(const WeightPlan& plan) {
 
 }  // namespace
 
-Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context, ThreadPool& pool,
+Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report) {
   const auto start = std::chrono::steady_clock::now();
-  int64_t bytes = 0;
+  int64_t bytes = 0, pooled = 0;
   std::list<std::vector<uint16_t>> kept;
+  // The router decides by small differences, and an embedding's rows are picked: both stay as they are.
+  auto options_of = [&](const WeightRow& row) {
+    ArrangeOptions o = options;
+    o.fp8 = options.fp8 && row.kind == RowKind::kMatrix && row.split != Split::kReplicated && !is_looked_up(plan, row);
+    return o;
+  };
   for (const WeightRow& row : plan.rows()) {
-    if (row.tensor) *row.tensor = narrowed(*row.tensor, activations, kept);
+    if (row.tensor) *row.tensor = narrowed(*row.tensor, options.activations, kept);
     if (row.tensor) bytes += row.tensor->bytes() + 256;
-    if (row.weight && row.kind != RowKind::kAlias) bytes += cuda_arranged_bytes(*row.weight, activations);
+    if (!row.weight || row.kind == RowKind::kAlias) continue;
+    const ArrangedBytes arranged = cuda_arranged_bytes(*row.weight, options_of(row));
+    bytes += arranged.bytes;
+    pooled += arranged.pooled_scales;
   }
+  bytes += pooled + 256;
   Arena arena(context, bytes);
+  auto* scales = static_cast<float*>(arena.allocate(pooled));
   std::vector<UploadPiece> pieces;
   // Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can
   // compute them.
   for (const WeightRow& row : plan.rows())
-    if (row.weight && row.kind != RowKind::kAlias) *row.weight = cuda_arrange(*row.weight, activations, arena, pieces);
+    if (row.weight && row.kind != RowKind::kAlias) *row.weight = cuda_arrange(*row.weight, options_of(row), arena, scales, pieces);
   for (const WeightRow& row : plan.rows())
     if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
   point_aliases(plan);

@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/thread_pool.h"
+#include "kernels/arrange.h"
 #include "parallel/weight_plan.h"
 
 namespace tessera {
@@ -21,7 +22,7 @@ struct PlacementReport {
 
 // Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
 // again. Throws kOutOfMemory before anything was moved, and what `read` throws.
-Arena place_weights(const WeightPlan& plan, DType activations, DeviceContext& context, ThreadPool& pool,
+Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report = nullptr);
 
 }  // namespace tessera

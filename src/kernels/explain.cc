@@ -20,9 +20,10 @@ std::string_view format_name(const Weight& w) {
       return "MXFP4";
     case WeightFormat::kMxfp4Atoms:
       return "MXFP4 atoms";
-    default:
-      return "8 bits";
+    case WeightFormat::kFp8Rows:
+      return "FP8 rows";
   }
+  return "?";
 }
 
 std::string matrix(const Weight& w) {

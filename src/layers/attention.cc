@@ -103,19 +103,22 @@ namespace {
 
 // Whether b's bytes follow a's, as they do where weights were placed one after another.
 bool follows(const Tensor& a, const Tensor& b) {
+  if (!a.defined() && !b.defined()) return true;
   return a.defined() == b.defined() && a.dtype == b.dtype && a.as<char>() + a.bytes() == b.as<char>();
 }
 
 // q, k and v as one matrix, when they lie so in memory.
 std::optional<Linear> packed_projection(const Attention& a) {
   for (const Linear* l : {&a.q, &a.k, &a.v})
-    if (l->w.format != WeightFormat::kPlain || !l->bias.defined()) return std::nullopt;
+    if (l->w.format != a.q.w.format || l->w.format == WeightFormat::kMxfp4 || !l->bias.defined()) return std::nullopt;
   if (!follows(a.q.w.values, a.k.w.values) || !follows(a.k.w.values, a.v.w.values)) return std::nullopt;
+  if (!follows(a.q.w.scales, a.k.w.scales) || !follows(a.k.w.scales, a.v.w.scales)) return std::nullopt;
   if (!follows(a.q.bias, a.k.bias) || !follows(a.k.bias, a.v.bias)) return std::nullopt;
   Linear packed = a.q;
   packed.w.n = (a.heads + 2 * a.kv_heads) * a.head_dim;
   packed.w.values.shape = {packed.w.n, packed.w.k};
   packed.bias.shape = {packed.w.n};
+  if (packed.w.scales.defined()) packed.w.scales.shape = {packed.w.n};
   return packed;
 }
 

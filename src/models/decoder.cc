@@ -69,7 +69,7 @@ class Decoder final : public Model {
   void declare(WeightPlan& plan) override {
     const DecoderConfig& c = config_;
     plan.set_prefix("model.");
-    plan.matrix(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
+    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
     for (size_t i = 0; i < layers_.size(); ++i) {
       DecoderLayer& layer = layers_[i];
       layer.sparse = !c.experts.sparse.empty() && c.experts.sparse[i];

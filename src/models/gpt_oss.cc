@@ -84,7 +84,7 @@ class GptOss final : public Model {
   void declare(WeightPlan& plan) override {
     const GptOssConfig& c = config_;
     plan.set_prefix("model.");
-    plan.matrix(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
+    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
     for (size_t i = 0; i < layers_.size(); ++i) {
       GptOssLayer& layer = layers_[i];
       layer.input_norm = layer.post_norm = Norm{.eps = c.rms_norm_eps, .round_before_weight = false};

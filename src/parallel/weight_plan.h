@@ -36,6 +36,7 @@ struct WeightRow {
   Shape shape;       // the loaded form: [n], [E, n], [n, k] or [E, n, k]
   Split split = Split::kReplicated;
   bool quantizable = false;          // may be stored as MXFP4
+  bool looked_up = false;            // rows are picked, not multiplied: the embedding
   std::vector<std::string> members;  // kExpertList: "gate_proj", "up_proj"
   Tensor* tensor = nullptr;          // kVector target
   Weight* weight = nullptr;          // other targets
@@ -55,6 +56,11 @@ class WeightPlan {
   }
   void matrix(Weight& target, std::string_view name, int64_t n, int64_t k, Split split) {
     add(RowKind::kMatrix, name, {n, k}, split).weight = &target;
+  }
+  void table(Weight& target, std::string_view name, int64_t n, int64_t k, Split split) {
+    WeightRow& row = add(RowKind::kMatrix, name, {n, k}, split);
+    row.weight = &target;
+    row.looked_up = true;
   }
   void experts(Weight& target, std::string_view name, int64_t experts, int64_t n, int64_t k) {
     WeightRow& row = add(RowKind::kExperts, name, {experts, n, k}, Split::kExperts);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/mxfp4_atoms.h"
 
 namespace tessera {
@@ -11,6 +12,11 @@ namespace {
 
 constexpr int64_t round_up_256(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
+}
+
+bool becomes_fp8(const Weight& w, const ArrangeOptions& o) {
+  return o.fp8 && o.activations == DType::kBF16 && w.format == WeightFormat::kPlain && w.experts == 1 &&
+         cuda::fits_fp8_rows(w.k) && w.k * dtype_size(w.values.dtype) <= kUploadBlockBytes;
 }
 
 bool becomes_atoms(const Weight& w, DType activations) {
@@ -26,9 +32,10 @@ int64_t rows_of_a_piece(int64_t k) {
 
 }  // namespace
 
-int64_t cuda_arranged_bytes(const Weight& host, DType activations) {
-  if (!becomes_atoms(host, activations)) return host.bytes() + 512;  // each tensor is aligned to 256
-  return cuda::atoms_bytes(host.experts, host.n, host.k) + 256;
+ArrangedBytes cuda_arranged_bytes(const Weight& host, const ArrangeOptions& options) {
+  if (becomes_fp8(host, options)) return {host.n * host.k + 256, host.n * int64_t{sizeof(float)}};
+  if (!becomes_atoms(host, options.activations)) return {host.bytes() + 512};  // each tensor is aligned to 256
+  return {cuda::atoms_bytes(host.experts, host.n, host.k) + 256};
 }
 
 Tensor cuda_place(const Tensor& host, Arena& arena, std::vector<UploadPiece>& pieces) {
@@ -41,9 +48,35 @@ Tensor cuda_place(const Tensor& host, Arena& arena, std::vector<UploadPiece>& pi
   return out;
 }
 
-Weight cuda_arrange(const Weight& host, DType activations, Arena& arena, std::vector<UploadPiece>& pieces) {
+namespace {
+
+Weight arrange_fp8(const Weight& host, Arena& arena, float*& scales, std::vector<UploadPiece>& pieces) {
   Weight out = host;
-  if (!becomes_atoms(host, activations)) {
+  out.format = WeightFormat::kFp8Rows;
+  out.values = arena.tensor(DType::kF8E4M3, {host.n, host.k});
+  out.scales = {scales, {host.n}, DType::kF32, out.values.device};
+  scales += host.n;
+  const int64_t row = host.k * dtype_size(host.values.dtype), step = kUploadBlockBytes / row;
+  for (int64_t begin = 0; begin < host.n; begin += step) {
+    const int64_t n = std::min(step, host.n - begin);
+    pieces.push_back({.values = host.values.as<char>() + begin * row,
+                      .value_bytes = n * row,
+                      .n = n,
+                      .k = host.k,
+                      .dtype = host.values.dtype,
+                      .to = out.values.as<char>() + begin * host.k,
+                      .scales_to = out.scales.f32() + begin});
+  }
+  return out;
+}
+
+}  // namespace
+
+Weight cuda_arrange(const Weight& host, const ArrangeOptions& options, Arena& arena, float*& scales,
+                    std::vector<UploadPiece>& pieces) {
+  if (becomes_fp8(host, options)) return arrange_fp8(host, arena, scales, pieces);
+  Weight out = host;
+  if (!becomes_atoms(host, options.activations)) {
     out.values = cuda_place(host.values, arena, pieces);
     if (host.scales.defined()) out.scales = cuda_place(host.scales, arena, pieces);
     return out;
@@ -67,6 +100,11 @@ Weight cuda_arrange(const Weight& host, DType activations, Arena& arena, std::ve
 }
 
 void cuda_send(const UploadPiece& piece, const UploadLane::Block& block, UploadLane& lane) {
+  if (piece.scales_to != nullptr) {
+    lane.send(block.device, block.host, piece.value_bytes);
+    const Tensor rows{block.device, {piece.n, piece.k}, piece.dtype, {}};
+    return cuda::quantize_fp8_rows(rows, reinterpret_cast<uint8_t*>(piece.to), piece.scales_to, lane.native_stream());
+  }
   if (piece.scales == nullptr) return lane.send(piece.to, block.host, piece.value_bytes);
   const int64_t scales_at = round_up_256(piece.value_bytes);
   const int64_t bytes = scales_at + piece.scale_bytes;

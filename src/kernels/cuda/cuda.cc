@@ -8,7 +8,8 @@ void add_cuda_kernels(Kernels& k) {
   k.embed.rows.push_back(embed_row());
   k.rms_norm.rows.push_back(rms_norm_row());
   k.add.rows.push_back(add_row());
-  for (auto row : {linear_small_row(), linear_cublaslt_row(), linear_tiles_row(), linear_any_row()})
+  for (auto row : {linear_small_row(), linear_cublaslt_row(), linear_tiles_row(), linear_fp8_small_row(),
+                   linear_fp8_tiles_row(), linear_any_row()})
     k.linear.rows.push_back(row);
   k.rope_table.rows.push_back(rope_table_row());
   k.rope.rows.push_back(rope_row());

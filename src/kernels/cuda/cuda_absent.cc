@@ -11,11 +11,11 @@ namespace {
 constexpr const char* kWhy = "no CUDA in this build";
 }
 
-int64_t cuda_arranged_bytes(const Weight&, DType) {
+ArrangedBytes cuda_arranged_bytes(const Weight&, const ArrangeOptions&) {
   TS_CHECK(false, "{}", kWhy);
 }
 
-Weight cuda_arrange(const Weight&, DType, Arena&, std::vector<UploadPiece>&) {
+Weight cuda_arrange(const Weight&, const ArrangeOptions&, Arena&, float*&, std::vector<UploadPiece>&) {
   TS_CHECK(false, "{}", kWhy);
 }
 

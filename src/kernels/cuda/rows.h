@@ -18,6 +18,8 @@ KernelRow<TokenFeedArgs> token_feed_row();
 KernelRow<LinearArgs> linear_small_row();
 KernelRow<LinearArgs> linear_cublaslt_row();
 KernelRow<LinearArgs> linear_tiles_row();
+KernelRow<LinearArgs> linear_fp8_small_row();
+KernelRow<LinearArgs> linear_fp8_tiles_row();
 KernelRow<LinearArgs> linear_any_row();
 KernelRow<RopeTableArgs> rope_table_row();
 KernelRow<RopeArgs> rope_row();

@@ -8,6 +8,7 @@ namespace {
 
 Verdict supports(const LinearArgs& a) {
   if (Verdict v = require_cpu_floats({&a.x, &a.bias, &a.out}); !v) return v;
+  if (a.w.format == WeightFormat::kFp8Rows && a.w.values.device.type == DeviceType::kCpu) return kAccepted;
   return require_cpu_weight(a.w);
 }
 

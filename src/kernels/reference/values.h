@@ -45,10 +45,20 @@ inline void put(const Tensor& t, int64_t i, float v) {
   }
 }
 
+// OCP E4M3: bias 7, subnormals, no infinities; 0x7f and 0xff are NaN.
+inline float e4m3_to_float(uint8_t v) {
+  const int exponent = v >> 3 & 15, mantissa = v & 7;
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
+  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  return v & 0x80 ? -magnitude : magnitude;
+}
+
 // Element (expert, n, k) of a weight. MXFP4 as in the OCP MX specification: E2M1 times 2^(scale - 127), 255 is NaN.
 inline float weight_at(const Weight& w, int64_t expert, int64_t n, int64_t k) {
   int64_t i = (expert * w.n + n) * w.k + k;
   if (w.format == WeightFormat::kPlain) return get(w.values, i);
+  if (w.format == WeightFormat::kFp8Rows) return e4m3_to_float(w.values.as<uint8_t>()[i]) * w.scales.f32()[n];
   constexpr float kMagnitude[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
   uint8_t scale = w.scales.as<uint8_t>()[i / 32];
   if (scale == 255) return std::numeric_limits<float>::quiet_NaN();
