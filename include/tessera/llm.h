@@ -24,9 +24,10 @@ struct LoadOptions {
   std::string dtype =
       "auto";               // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
   bool dequantize = false;  // expand MXFP4 experts to bf16
-  std::string dense = "auto";  // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
-  int threads = 0;          // 0: all cores this process may use
-  int64_t max_context = 0;  // tokens a sequence may have; 0: the model's own limit, cut to 131072
+  std::string dense =
+      "auto";       // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
+  int threads = 0;  // 0: all cores this process may use
+  int64_t max_context = 0;   // tokens a sequence may have; 0: the model's own limit, cut to 131072
   int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 32;    // tokens in a cache page

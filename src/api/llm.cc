@@ -76,7 +76,8 @@ void Llm::Impl::check_dense() const {
 void Llm::Impl::move_weights(const WeightPlan& plan) {
   PlacementReport report;
   auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-  device_weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report);
+  device_weights =
+      place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report);
   log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,

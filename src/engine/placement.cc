@@ -86,7 +86,8 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
   // Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can
   // compute them.
   for (const WeightRow& row : plan.rows())
-    if (row.weight && row.kind != RowKind::kAlias) *row.weight = cuda_arrange(*row.weight, options_of(row), arena, scales, pieces);
+    if (row.weight && row.kind != RowKind::kAlias)
+      *row.weight = cuda_arrange(*row.weight, options_of(row), arena, scales, pieces);
   for (const WeightRow& row : plan.rows())
     if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
   point_aliases(plan);

@@ -18,9 +18,9 @@ struct UploadPiece {
   int64_t value_bytes = 0;
   const char* scales = nullptr;  // of MXFP4 rows that are re-arranged, else null
   int64_t scale_bytes = 0;
-  int64_t n = 0, k = 0;      // of rows that do not travel as they are
-  DType dtype = DType::kU8;  // of rows that are quantised
-  char* to = nullptr;        // on the device
+  int64_t n = 0, k = 0;        // of rows that do not travel as they are
+  DType dtype = DType::kU8;    // of rows that are quantised
+  char* to = nullptr;          // on the device
   float* scales_to = nullptr;  // of rows that are quantised, else null
 };
 
@@ -38,8 +38,8 @@ struct ArrangedBytes {
 };
 ArrangedBytes cuda_arranged_bytes(const Weight& host, const ArrangeOptions& options);
 
-// Takes the weight's place in the arena, on the GPU, and appends what must travel there. `scales` is the next free place
-// of the pool: scales of weights that follow one another do so too.
+// Takes the weight's place in the arena, on the GPU, and appends what must travel there. `scales` is the next free
+// place of the pool: scales of weights that follow one another do so too.
 Weight cuda_arrange(const Weight& host, const ArrangeOptions& options, Arena& arena, float*& scales,
                     std::vector<UploadPiece>& pieces);
 Tensor cuda_place(const Tensor& host, Arena& arena, std::vector<UploadPiece>& pieces);
