@@ -128,6 +128,11 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
+std::string Engine::dead() const {
+  std::lock_guard lock(mutex_);
+  return dead_;
+}
+
 void Engine::start() {
   TS_CHECK(!thread_.joinable(), "the engine runs already");
   stopping_ = false;

@@ -58,6 +58,8 @@ class Engine {
   // Takes effect before the next step; an unknown or ended id is ignored.
   void cancel(int64_t id);
   EngineStats stats() const;
+  // Why no step can run any more: a fault of the device. Empty: none.
+  std::string dead() const;
   double now() const;  // seconds since construction
 
   // One step in the calling thread; false when there was nothing to do. REQUIRES: not started.
