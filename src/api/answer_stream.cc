@@ -4,9 +4,9 @@
 
 namespace tessera {
 
-AnswerStream::AnswerStream(const Tokenizer& tokenizer, const AnswerFormat& format)
-    : tokenizer_(tokenizer), format_(format), stop_(format.stop) {
-  if (format.chat) {
+AnswerStream::AnswerStream(const Tokenizer& tokenizer, const AnswerRules& rules)
+    : tokenizer_(tokenizer), rules_(rules), stop_(rules.stop) {
+  if (rules.chat) {
     parser_ = make_reply_parser(tokenizer);
   } else {
     decoder_.emplace(tokenizer, /*skip_special=*/true);
@@ -26,7 +26,7 @@ void AnswerStream::take(const ReplyPiece& piece, std::vector<AnswerPiece>& out) 
       break;
   }
   if (piece.message != call_message_) {
-    if (format_.one_call && calls_ > 0) {
+    if (rules_.one_call && calls_ > 0) {
       ended_ = true;
       return;
     }
@@ -43,7 +43,7 @@ void AnswerStream::take(const ReplyPiece& piece, std::vector<AnswerPiece>& out) 
 void AnswerStream::take_answer(int64_t message, std::string_view text, std::vector<AnswerPiece>& out) {
   if (message != answer_message_) {
     give_answer(stop_.finish(), out);
-    stop_ = TextStream(format_.stop);
+    stop_ = TextStream(rules_.stop);
     answer_message_ = message;
   }
   seen_ += text.size();

@@ -30,7 +30,7 @@ struct AnswerEnd {
   int64_t reasoning_tokens = 0;
 };
 
-struct AnswerFormat {
+struct AnswerRules {
   bool chat = false;  // sorted by channels or tags; otherwise all text is answer
   std::vector<std::string> stop;
   bool one_call = false;  // a second tool call ends the answer before it begins
@@ -39,7 +39,7 @@ struct AnswerFormat {
 class AnswerStream {
  public:
   // The tokenizer must outlive the stream.
-  AnswerStream(const Tokenizer& tokenizer, const AnswerFormat& format);
+  AnswerStream(const Tokenizer& tokenizer, const AnswerRules& rules);
 
   // Appends pieces to `out`; false when the answer is to end here.
   bool push(int32_t id, const TokenLogprob* logprob, std::vector<AnswerPiece>& out);
@@ -51,7 +51,7 @@ class AnswerStream {
   void give_answer(std::string text, std::vector<AnswerPiece>& out);
 
   const Tokenizer& tokenizer_;
-  AnswerFormat format_;
+  AnswerRules rules_;
   std::unique_ptr<ReplyParser> parser_;   // of a chat
   std::optional<StreamDecoder> decoder_;  // of a completion
   TextStream stop_;

@@ -68,7 +68,7 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
   auto asked = std::make_shared<Asked>(
       Asked{machine_.engine, observer_, std::move(queue), question.first_answer, {}, {}});
   for (int k = 0; k < samples; ++k)
-    asked->answers.push_back({AnswerStream(llm_.impl().text(), question.format), 0});
+    asked->answers.push_back({AnswerStream(llm_.impl().text(), question.rules), 0});
   return machine_.engine.submit(
       {.prompt = std::move(question.prompt),
        .params = std::move(question.params),

@@ -23,8 +23,8 @@ class ServiceObserver {
 
 struct Question {
   std::vector<int32_t> prompt;
-  SamplingParams params;  // its stop strings are format.stop
-  AnswerFormat format;
+  SamplingParams params;  // its stop strings are rules.stop
+  AnswerRules rules;
   int samples = 1;
   int first_answer = 0;  // the number of sample 0 in the queue
   int priority = 0;
