@@ -22,7 +22,7 @@ void AnswerQueue::append(int answer, AnswerPiece& piece) {
     if (!events_.back().end && last.part == piece.part && last.message == piece.message && !last.call_begins) {
       last.text += piece.text;
       last.logprobs.insert(last.logprobs.end(), std::make_move_iterator(piece.logprobs.begin()),
-                            std::make_move_iterator(piece.logprobs.end()));
+                           std::make_move_iterator(piece.logprobs.end()));
       return;
     }
   }

@@ -32,8 +32,7 @@ void AnswerStream::take(const ReplyPiece& piece, std::vector<AnswerPiece>& out) 
     }
     call_message_ = piece.message;
     ++calls_;
-    out.push_back(
-        {.part = piece.part, .message = piece.message, .call_begins = true, .name = std::string(piece.name)});
+    out.push_back({.part = piece.part, .message = piece.message, .call_begins = true, .name = std::string(piece.name)});
   }
   if (!piece.text.empty())
     out.push_back({.part = piece.part, .message = piece.message, .text = std::string(piece.text)});

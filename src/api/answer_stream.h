@@ -16,7 +16,7 @@ namespace tessera {
 
 struct AnswerPiece {
   ReplyPart part = ReplyPart::kAnswer;
-  int64_t message = 0;    // grows; pieces of one message have the same
+  int64_t message = 0;       // grows; pieces of one message have the same
   bool call_begins = false;  // of a tool call: `name` says whose, and there is no text
   std::string text;
   std::string name;

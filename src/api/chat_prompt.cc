@@ -77,9 +77,8 @@ std::vector<int32_t> ChatPrompt::harmony_prompt(const ConversationInput& input) 
   messages.erase(messages.begin());  // the library's system message; the template's stands for it
   const std::vector<HarmonyPiece> pieces = render_harmony_for_completion(
       messages, HarmonyRole::kAssistant, {.drop = HarmonyDrop::kFinished, .recipient_in_channel = true});
-  const std::vector<int32_t> rest = harmony_ids(pieces, *tokens_, [&](std::string_view text) {
-    return tokenizer_.encode(text, {.parse_special = false});
-  });
+  const std::vector<int32_t> rest = harmony_ids(
+      pieces, *tokens_, [&](std::string_view text) { return tokenizer_.encode(text, {.parse_special = false}); });
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
 }

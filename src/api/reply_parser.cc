@@ -156,9 +156,8 @@ class TaggedReply final : public ReplyParser {
       const OrderedJson arguments = call.value("arguments", OrderedJson::object());
       const ToolCall& out = parts_.tool_calls.emplace_back(ToolCall{
           .name = call["name"].get<std::string>(),
-          .arguments = arguments.is_string()
-                           ? arguments.get<std::string>()
-                           : arguments.dump(-1, ' ', false, OrderedJson::error_handler_t::replace)});
+          .arguments = arguments.is_string() ? arguments.get<std::string>()
+                                             : arguments.dump(-1, ' ', false, OrderedJson::error_handler_t::replace)});
       emit({ReplyPart::kToolCall, {}, message_, out.name});
       if (!out.arguments.empty()) emit({ReplyPart::kToolCall, out.arguments, message_, out.name});
     } else {

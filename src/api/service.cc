@@ -65,10 +65,9 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
   question.params.validate(vocab_size());
   question.params.stop.clear();
   const int samples = std::clamp(question.samples, 0, 128);  // the engine refuses others
-  auto asked = std::make_shared<Asked>(
-      Asked{machine_.engine, observer_, std::move(queue), question.first_answer, {}, {}});
-  for (int k = 0; k < samples; ++k)
-    asked->answers.push_back({AnswerStream(llm_.impl().text(), question.rules), 0});
+  auto asked =
+      std::make_shared<Asked>(Asked{machine_.engine, observer_, std::move(queue), question.first_answer, {}, {}});
+  for (int k = 0; k < samples; ++k) asked->answers.push_back({AnswerStream(llm_.impl().text(), question.rules), 0});
   return machine_.engine.submit(
       {.prompt = std::move(question.prompt),
        .params = std::move(question.params),
@@ -83,6 +82,13 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
 std::vector<int32_t> Service::chat_prompt(const ConversationInput& input) const {
   if (!prompts_) fail(ErrorCode::kUnsupported, "this model does not chat: {}", no_chat_);
   return prompts_->ids(input);
+}
+
+std::shared_ptr<const TokenConstraint> Service::constraint(const ReplyShape& shape, const std::vector<int32_t>&, bool) {
+  if (shape.format != AnswerFormat::kText) fail(ErrorCode::kUnsupported, "response_format: only text can be asked for");
+  if (shape.choice == ToolChoice::kRequired || shape.choice == ToolChoice::kNamed)
+    fail(ErrorCode::kUnsupported, "tool_choice: only none and auto can be asked for");
+  return nullptr;
 }
 
 std::vector<int32_t> Service::encode(std::string_view text, bool parse_special, bool add_special) const {

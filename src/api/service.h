@@ -1,5 +1,5 @@
-// A loaded model that answers many requests at once: the engine on its own thread, and text on both of its sides. What a
-// server talks to. All functions are thread-safe.
+// A loaded model that answers many requests at once: the engine on its own thread, and text on both of its sides. What
+// a server talks to. All functions are thread-safe.
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "api/answer_queue.h"
 #include "api/batch_engine.h"
 #include "api/chat_prompt.h"
+#include "api/reply_constraint.h"
 
 namespace tessera {
 
@@ -25,6 +26,7 @@ struct Question {
   std::vector<int32_t> prompt;
   SamplingParams params;  // its stop strings are rules.stop
   AnswerRules rules;
+  std::shared_ptr<const TokenConstraint> constraint;  // null: none
   int samples = 1;
   int first_answer = 0;  // the number of sample 0 in the queue
   int priority = 0;
@@ -49,6 +51,10 @@ class Service {
   // Throws kUnsupported when the model has no chat template, kInvalidArgument for messages that it refuses.
   std::vector<int32_t> chat_prompt(const ConversationInput& input) const;
   std::vector<int32_t> encode(std::string_view text, bool parse_special, bool add_special) const;
+  // What an answer of that shape, after `prompt`, is held to; null: nothing. Throws kInvalidArgument and kUnsupported
+  // with a message that begins with the request's field.
+  std::shared_ptr<const TokenConstraint> constraint(const ReplyShape& shape, const std::vector<int32_t>& prompt,
+                                                    bool chat);
   std::string decode(const std::vector<int32_t>& ids) const { return llm_.decode(ids, /*skip_special=*/false); }
   std::string token_bytes(int32_t id) const { return llm_.impl().text().token_bytes(id); }
 

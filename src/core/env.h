@@ -6,7 +6,7 @@
 
 namespace tessera {
 
-enum class Env { kLog, kThreads, kIsa, kNoColor, kStateHome, kHome };
+enum class Env { kLog, kThreads, kIsa, kNoColor, kStateHome, kHome, kApiKey };
 
 struct EnvRow {
   Env id;

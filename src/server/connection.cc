@@ -62,7 +62,7 @@ void Connection::close() {
   if (phase_ == Phase::kClosed) return;
   const bool answering = phase_ == Phase::kAnswering;
   phase_ = Phase::kClosed;
-  job_.reset();  // cancels
+  job_.reset();                                  // cancels
   if (answering && status_ == 0) status_ = 499;  // as nginx calls it: the client has gone
   finish_request();
   error_code ignored;
@@ -97,9 +97,8 @@ void Connection::next_request() {
 void Connection::watch() {
   if (reading_ || buffer_.size() >= kMaxPipelined) return;
   reading_ = true;
-  socket_.async_read_some(buffer_.prepare(kWatchBytes), [self = shared_from_this()](error_code ec, size_t bytes) {
-    self->on_watched(ec, bytes);
-  });
+  socket_.async_read_some(buffer_.prepare(kWatchBytes),
+                          [self = shared_from_this()](error_code ec, size_t bytes) { self->on_watched(ec, bytes); });
 }
 
 void Connection::on_watched(error_code ec, size_t bytes) {
@@ -127,8 +126,8 @@ void Connection::read_head() {
 
 void Connection::on_head(error_code ec) {
   if (phase_ != Phase::kHead) return;
-  if (ec == http::error::end_of_stream || ec == asio::error::connection_reset ||
-      ec == asio::error::operation_aborted || ec == asio::error::eof || ec == asio::error::broken_pipe)
+  if (ec == http::error::end_of_stream || ec == asio::error::connection_reset || ec == asio::error::operation_aborted ||
+      ec == asio::error::eof || ec == asio::error::broken_pipe)
     return close();
   request_.id = random_id("req_");
   if (ec) {
@@ -136,8 +135,8 @@ void Connection::on_head(error_code ec) {
     if (ec == http::error::header_limit || ec == http::error::buffer_overflow)
       return refuse(HttpError(431, "the request's head is too large"));
     if (ec == http::error::body_limit)
-      return refuse(HttpError(413, fmt::format("the body is larger than {} bytes",
-                                               shared_.state.options.max_body_bytes)));
+      return refuse(
+          HttpError(413, fmt::format("the body is larger than {} bytes", shared_.state.options.max_body_bytes)));
     if (ec == http::error::bad_version) return refuse(HttpError(505, "only HTTP/1.0 and 1.1 are spoken here"));
     return refuse(HttpError(400, fmt::format("not a well-formed HTTP request: {}", ec.message())));
   }
@@ -265,7 +264,8 @@ void Connection::check_key() {
   if (equal_ignoring_case(scheme, "bearer")) given = rest;
   if (equal_ignoring_case(scheme, "basic")) {  // a browser's way: the key is the password
     const std::string decoded = base64_decode(rest);
-    given = decoded.substr(std::min(decoded.size(), decoded.find(':') == std::string::npos ? 0 : decoded.find(':') + 1));
+    given =
+        decoded.substr(std::min(decoded.size(), decoded.find(':') == std::string::npos ? 0 : decoded.find(':') + 1));
   }
   bool right = false;
   for (const std::string& key : keys) right |= equal_in_constant_time(given, key);
@@ -302,8 +302,8 @@ void Connection::on_body(error_code ec) {
   if (ec) {
     keep_alive_ = false;
     if (ec == http::error::body_limit)
-      return refuse(HttpError(413, fmt::format("the body is larger than {} bytes",
-                                               shared_.state.options.max_body_bytes)));
+      return refuse(
+          HttpError(413, fmt::format("the body is larger than {} bytes", shared_.state.options.max_body_bytes)));
     if (ec == http::error::partial_message || ec.category() != http::make_error_code(http::error::bad_chunk).category())
       return close();
     return refuse(HttpError(400, fmt::format("not a well-formed HTTP request: {}", ec.message())));

@@ -134,8 +134,8 @@ OrderedJson parse_body(const std::string& body) {
   } catch (const OrderedJson::exception& e) {
     std::string why = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     if (size_t at = why.find("] "); at != std::string::npos) why.erase(0, at + 2);
-    throw HttpError(400, "The body is not valid JSON: " + OrderedJson(why).dump(-1, ' ', true,
-                                                             OrderedJson::error_handler_t::replace));
+    throw HttpError(400, "The body is not valid JSON: " +
+                             OrderedJson(why).dump(-1, ' ', true, OrderedJson::error_handler_t::replace));
   }
   if (!json.is_object()) throw HttpError(400, "The body must be a JSON object.");
   return json;

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "server/http.h"
 
@@ -47,9 +48,21 @@ using FieldTable = std::span<const std::span<const Field>>;
 // one, so that a stranger could otherwise make it slow). Throws HttpError 400.
 OrderedJson parse_body(const std::string& body);
 
+[[noreturn]] void bad_type(const std::string& param, unsigned types, const OrderedJson& value);
+[[noreturn]] void bad_value(const std::string& param, const std::string& message);
+[[noreturn]] void unsupported(const std::string& param, const std::string& message);
+
 // Removes members that are null and checks the others against the table. `where` is put before names: "messages[0].".
 // Throws HttpError 400 naming the field.
 void check_fields(OrderedJson& object, FieldTable table, const std::string& where = {});
+
+// The same for a member that should be an object: `param` is its name.
+template <size_t N>
+void check_rows(OrderedJson& object, const Field (&rows)[N], const std::string& param) {
+  if (!object.is_object()) bad_type(param, kObject, object);
+  const std::span<const Field> table[] = {rows};
+  check_fields(object, table, param + ".");
+}
 
 // Values that check_fields() has seen; `otherwise` when absent.
 const OrderedJson* find(const OrderedJson& object, std::string_view key);
@@ -57,10 +70,6 @@ double number_or(const OrderedJson& object, std::string_view key, double otherwi
 int64_t integer_or(const OrderedJson& object, std::string_view key, int64_t otherwise);
 bool boolean_or(const OrderedJson& object, std::string_view key, bool otherwise);
 std::string string_or(const OrderedJson& object, std::string_view key, const std::string& otherwise);
-
-[[noreturn]] void bad_type(const std::string& param, unsigned types, const OrderedJson& value);
-[[noreturn]] void bad_value(const std::string& param, const std::string& message);
-[[noreturn]] void unsupported(const std::string& param, const std::string& message);
 
 // JSON text of any value; bytes that are not UTF-8 become U+FFFD.
 std::string dump(const OrderedJson& value);

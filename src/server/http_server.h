@@ -1,6 +1,6 @@
 // The HTTP/1.1 server: one I/O thread for all connections, a few workers that read JSON and encode prompts. Bounded
-// everywhere: connections, requests, head and body sizes, bodies in memory, time for each of a request's phases, and what
-// a slow reader leaves unread. A client that goes away ends its request at once.
+// everywhere: connections, requests, head and body sizes, bodies in memory, time for each of a request's phases, and
+// what a slow reader leaves unread. A client that goes away ends its request at once.
 #pragma once
 
 #include <cstdint>

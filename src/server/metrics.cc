@@ -20,7 +20,7 @@ const prometheus::Histogram::BucketBoundaries kLatency = {0.001, 0.0025, 0.005, 
                                                           0.5,   1,      2.5,   5,    10,    30,   60,  120};
 const prometheus::Histogram::BucketBoundaries kGap = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016,
                                                       0.032,  0.064, 0.128, 0.256, 0.512, 1.024};
-const prometheus::Histogram::BucketBoundaries kTokens = {1,   2,    5,    10,   20,   50,    100,   200,
+const prometheus::Histogram::BucketBoundaries kTokens = {1,   2,    5,    10,   20,    50,    100,   200,
                                                          500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 
 // A value of the engine's own statistics.
@@ -120,11 +120,8 @@ struct Metrics::Impl {
                                                          .Name("tessera_http_refused_total")
                                                          .Help("Requests turned away, by reason.")
                                                          .Register(registry);
-  prometheus::Gauge& connections = prometheus::BuildGauge()
-                                       .Name("tessera_http_connections")
-                                       .Help("Open connections.")
-                                       .Register(registry)
-                                       .Add({});
+  prometheus::Gauge& connections =
+      prometheus::BuildGauge().Name("tessera_http_connections").Help("Open connections.").Register(registry).Add({});
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -167,8 +164,8 @@ std::string Metrics::text(const Service* service) const {
   if (service != nullptr) {
     const EngineStats stats = service->stats();
     for (const EngineRow& row : kEngineRows) families.push_back(family(row.name, row.help, row.type, row.value(stats)));
-    families.push_back(family("tessera_cache_bytes", "Memory of the cache.", kGauge,
-                              static_cast<double>(service->cache_bytes())));
+    families.push_back(
+        family("tessera_cache_bytes", "Memory of the cache.", kGauge, static_cast<double>(service->cache_bytes())));
     families.push_back(kernel_family(*service));
   }
   return prometheus::TextSerializer().Serialize(families);

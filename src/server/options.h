@@ -17,8 +17,8 @@ struct ServerOptions {
   bool log_bodies = false;
 
   int64_t max_connections = 4096;
-  int64_t max_open_requests = 4096;              // being read, waiting, running
-  int64_t max_body_bytes = int64_t{8} << 20;     // of one request
+  int64_t max_open_requests = 4096;               // being read, waiting, running
+  int64_t max_body_bytes = int64_t{8} << 20;      // of one request
   int64_t max_bodies_bytes = int64_t{256} << 20;  // of all that are held at once
   int64_t max_header_bytes = 16 << 10;
   int64_t max_pending_bytes = 4 << 20;  // of one answer that its client has not read yet

@@ -28,10 +28,10 @@ struct Route {
   const char* summary;
   FieldTable fields = {};  // of the body
   Dialect dialect = Dialect::kOpenAi;
-  bool open = false;         // asks for no key
-  bool needs_model = true;   // 503 while there is none
-  bool generates = false;    // may wait for the engine: counted against max_open_requests
-  bool streams = false;      // "stream": true answers with server-sent events
+  bool open = false;        // asks for no key
+  bool needs_model = true;  // 503 while there is none
+  bool generates = false;   // may wait for the engine: counted against max_open_requests
+  bool streams = false;     // "stream": true answers with server-sent events
 };
 
 std::span<const Route> routes();

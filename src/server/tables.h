@@ -1,0 +1,23 @@
+// Tables of fields, and what the generating routes share. Thread-safe.
+#pragma once
+
+#include "api/reply_constraint.h"
+#include "server/generation.h"
+
+namespace tessera::server {
+
+extern const FieldTable kChatTable;
+extern const FieldTable kCompletionTable;
+extern const FieldTable kResponsesTable;
+extern const FieldTable kMessagesTable;
+extern const FieldTable kTokenizeTable;
+extern const FieldTable kDetokenizeTable;
+
+// "max_completion_tokens" or "max_tokens"; 0: neither.
+int64_t read_max_tokens(const OrderedJson& body);
+// Fills the question's prompt, constraint and rules for calls. Throws HttpError 400.
+void ask_chat(Service& service, Question& question, ConversationInput& input, ReplyShape& shape);
+// 400 context_length_exceeded for a prompt that fills the context.
+void check_context(const Service& service, const Question& question, const char* param);
+
+}  // namespace tessera::server
