@@ -54,6 +54,7 @@ std::span<const Route> routes() {
        .handle = handle_openapi,
        .summary = "this description",
        .needs_model = false},
+      {.method = "GET", .path = "/", .handle = handle_page, .summary = "a chat page", .needs_model = false},
   };
   return kRoutes;
 }

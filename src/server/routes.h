@@ -56,6 +56,7 @@ std::unique_ptr<Job> handle_tokenize(RouteCall& call);
 std::unique_ptr<Job> handle_detokenize(RouteCall& call);
 std::unique_ptr<Job> handle_health(RouteCall& call);
 std::unique_ptr<Job> handle_metrics(RouteCall& call);
+std::unique_ptr<Job> handle_page(RouteCall& call);
 std::unique_ptr<Job> handle_openapi(RouteCall& call);
 
 }  // namespace tessera::server

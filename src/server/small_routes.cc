@@ -1,6 +1,7 @@
 // The routes that answer at once: models, tokens, health, metrics.
 #include "server/chat_input.h"
 #include "server/openapi.h"
+#include "server/page/page.h"
 #include "server/sampling_fields.h"
 #include "server/tables.h"
 
@@ -100,6 +101,15 @@ std::unique_ptr<Job> handle_health(RouteCall& call) {
 std::unique_ptr<Job> handle_metrics(RouteCall& call) {
   return std::make_unique<ReadyJob>(HttpResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",
                                                  .body = call.state.metrics.text(call.service.get())});
+}
+
+std::unique_ptr<Job> handle_page(RouteCall&) {
+  return std::make_unique<ReadyJob>(
+      HttpResponse{.content_type = "text/html; charset=utf-8",
+                   .body = std::string(chat_page()),
+                   .headers = {{"Content-Security-Policy", std::string(chat_page_policy())},
+                               {"Referrer-Policy", "no-referrer"},
+                               {"X-Frame-Options", "DENY"}}});
 }
 
 std::unique_ptr<Job> handle_openapi(RouteCall&) {
