@@ -102,17 +102,18 @@ void add_message(OrderedJson& message, const std::string& where, OrderedJson& ou
     const std::string type = block["type"];
     const bool of_user = type == "tool_result";
     if (type != "text" && of_user != user)
-      bad_value(here + ".type", fmt::format("a message of role {} has no {}", message["role"].get<std::string>(), type));
+      bad_value(here + ".type",
+                fmt::format("a message of role {} has no {}", message["role"].get<std::string>(), type));
     if (type == "text") {
       text += text_of(block, "text", here);
     } else if (type == "thinking") {
       thinking += text_of(block, "thinking", here);
     } else if (type == "tool_use") {
-      turn["tool_calls"].push_back(
-          {{"id", text_of(block, "id", here)},
-           {"type", "function"},
-           {"function",
-            {{"name", text_of(block, "name", here)}, {"arguments", dump(block.value("input", OrderedJson::object()))}}}});
+      turn["tool_calls"].push_back({{"id", text_of(block, "id", here)},
+                                    {"type", "function"},
+                                    {"function",
+                                     {{"name", text_of(block, "name", here)},
+                                      {"arguments", dump(block.value("input", OrderedJson::object()))}}}});
     } else if (type == "tool_result") {
       const std::string result =
           block.contains("content") ? plain_text(block["content"], here + ".content") : std::string();

@@ -19,11 +19,10 @@ class MessagesFormatter final : public Formatter {
     }
     if (piece.text.empty()) return;
     text_ += piece.text;
-    OrderedJson delta = part_ == ReplyPart::kToolCall
-                            ? OrderedJson{{"type", "input_json_delta"}, {"partial_json", piece.text}}
-                        : part_ == ReplyPart::kReasoning
-                            ? OrderedJson{{"type", "thinking_delta"}, {"thinking", piece.text}}
-                            : OrderedJson{{"type", "text_delta"}, {"text", piece.text}};
+    OrderedJson delta =
+        part_ == ReplyPart::kToolCall    ? OrderedJson{{"type", "input_json_delta"}, {"partial_json", piece.text}}
+        : part_ == ReplyPart::kReasoning ? OrderedJson{{"type", "thinking_delta"}, {"thinking", piece.text}}
+                                         : OrderedJson{{"type", "text_delta"}, {"text", piece.text}};
     event("content_block_delta", {{"index", content_.size()}, {"delta", std::move(delta)}}, out);
   }
 
@@ -34,10 +33,10 @@ class MessagesFormatter final : public Formatter {
               {"cache_creation_input_tokens", 0},
               {"cache_read_input_tokens", r.cached_tokens},
               {"output_tokens", r.completion_tokens}};
-    stop_reason_ = end.stop                                 ? "stop_sequence"
+    stop_reason_ = end.stop                                ? "stop_sequence"
                    : end.reason == FinishReason::kToolCall ? "tool_use"
                    : end.reason == FinishReason::kLength   ? "max_tokens"
-                                                            : "end_turn";
+                                                           : "end_turn";
     if (end.stop) stop_sequence_ = *end.stop;
   }
 
@@ -79,10 +78,8 @@ class MessagesFormatter final : public Formatter {
     text_.clear();
     switch (part_) {
       case ReplyPart::kToolCall:
-        block_ = {{"type", "tool_use"},
-                  {"id", random_id("toolu_")},
-                  {"name", piece.name},
-                  {"input", OrderedJson::object()}};
+        block_ = {
+            {"type", "tool_use"}, {"id", random_id("toolu_")}, {"name", piece.name}, {"input", OrderedJson::object()}};
         break;
       case ReplyPart::kReasoning:
         block_ = {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}};

@@ -66,12 +66,8 @@ class ResponsesFormatter final : public Formatter {
 
  private:
   OrderedJson response(const char* status) const {
-    OrderedJson out = {{"id", id_},
-                       {"object", "response"},
-                       {"created_at", created_},
-                       {"status", status},
-                       {"error", nullptr},
-                       {"incomplete_details", nullptr}};
+    OrderedJson out = {{"id", id_},        {"object", "response"}, {"created_at", created_},
+                       {"status", status}, {"error", nullptr},     {"incomplete_details", nullptr}};
     if (std::string_view(status) == "incomplete") out["incomplete_details"] = {{"reason", "max_output_tokens"}};
     out.update(format_.request);
     out["output"] = output_;

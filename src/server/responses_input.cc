@@ -130,8 +130,7 @@ class Items {
   void add_output(OrderedJson& item, const std::string& where) {
     check_rows(item, kOutputItem, where);
     open_ = false;
-    messages_.push_back(
-        {{"role", "tool"}, {"tool_call_id", item["call_id"]}, {"content", std::move(item["output"])}});
+    messages_.push_back({{"role", "tool"}, {"tool_call_id", item["call_id"]}, {"content", std::move(item["output"])}});
   }
 
   OrderedJson& messages_;
