@@ -34,7 +34,11 @@ bool AnswerQueue::push(int answer, std::vector<AnswerPiece>& pieces) {
   bool wake = false;
   {
     std::lock_guard lock(mutex_);
-    if (closed_ || overflown_) return false;
+    if (overflown_) return false;
+    if (closed_) {
+      pieces.clear();
+      return true;  // whoever closed it cancels the request
+    }
     wake = events_.empty() && !pieces.empty();
     for (AnswerPiece& piece : pieces) append(answer, piece);
     if (bytes_ > max_bytes_) overflown_ = true;

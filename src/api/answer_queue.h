@@ -24,11 +24,11 @@ class AnswerQueue {
   // return at once. More than max_bytes waiting ends the answers with an error.
   AnswerQueue(size_t max_bytes, std::function<void()> wake) : max_bytes_(max_bytes), wake_(std::move(wake)) {}
 
-  // False: nobody reads any more, or too slowly.
+  // False: it is read too slowly.
   bool push(int answer, std::vector<AnswerPiece>& pieces);
   void end(int answer, AnswerEnd end);
   std::vector<AnswerEvent> take();
-  // The reader has gone: what comes is dropped, and push() says so.
+  // The reader has gone: what comes is dropped.
   void close();
 
  private:

@@ -69,6 +69,8 @@ void add_server_options(CLI::App& app, Options& options) {
     app.add_option(name, target, help)->check(CLI::Range(0.001, 1e6))->capture_default_str()->group(kGroup);
   };
   seconds("--request-timeout", s.request_seconds, "seconds until an unfinished answer is an error");
+  seconds("--read-timeout", s.header_seconds, "seconds for a request's head, and for its body and each MB of it");
+  seconds("--write-timeout", s.write_seconds, "seconds for a client to take what it was sent");
   seconds("--drain-timeout", s.drain_seconds, "seconds that running answers have after SIGTERM");
   app.add_flag("--log-bodies", s.log_bodies, "log requests with their text (with --log-level info)")->group(kGroup);
 }
@@ -116,14 +118,14 @@ int cmd_serve(Invocation& call) {
   check_model_folder(options.model.model);
   options.server.api_keys = read_keys(options.key_file);
   options.server.model_path = options.model.model;
+  options.server.body_seconds = options.server.header_seconds;
   if (options.server.model_name.empty()) options.server.model_name = folder_name(options.model.model);
-  if (options.server.api_keys.empty() && options.server.host != "127.0.0.1" && options.server.host != "localhost" &&
-      options.server.host != "::1")
-    log::warn("anyone who reaches {} can use this server; set TESSERA_API_KEY", options.server.host);
-
   std::optional<Llm> llm;
   server::ServerState state(options.server);
   server::HttpServer http(state);
+  if (options.server.api_keys.empty() && options.server.host != "127.0.0.1" && options.server.host != "localhost" &&
+      options.server.host != "::1")
+    log::warn("anyone who reaches {} can use this server; set TESSERA_API_KEY", options.server.host);
   http.drain_on_signals();
   std::exception_ptr failure;
   std::thread loading([&] {

@@ -18,6 +18,7 @@ constexpr size_t kWatchBytes = 4096;
 constexpr size_t kMaxPipelined = 64 << 10;  // bytes of further requests that are kept while one is answered
 constexpr int kSendBuffer = 128 << 10;      // the kernel's, so that slow readers do not fill its memory
 constexpr double kLingerSeconds = 2;
+constexpr size_t kMaxLingerBytes = 16 << 20;
 
 std::string_view view(boost::beast::string_view s) {
   return {s.data(), s.size()};
@@ -106,7 +107,8 @@ void Connection::on_watched(error_code ec, size_t bytes) {
   if (phase_ == Phase::kClosed) return;
   if (ec == asio::error::operation_aborted && phase_ == Phase::kIdle && buffer_.size() > 0) return read_head();
   if (ec) return close();
-  if (phase_ == Phase::kLingering) return watch();  // what it still sends is dropped
+  if (phase_ == Phase::kLingering)  // what it still sends is dropped
+    return (lingered_ += bytes) < kMaxLingerBytes ? watch() : close();
   buffer_.commit(bytes);
   if (phase_ == Phase::kIdle) return read_head();
   watch();

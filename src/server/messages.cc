@@ -157,6 +157,24 @@ std::string effort_of(const OrderedJson& thinking) {
 
 const FieldTable kMessagesTable = kMessagesParts;
 
+MessagesInput read_messages_body(OrderedJson& body) {
+  MessagesInput out;
+  OrderedJson messages = OrderedJson::array();
+  if (auto system = body.find("system"); system != body.end())
+    messages.push_back({{"role", "system"}, {"content", plain_text(*system, "system")}});
+  for (size_t i = 0; i < body["messages"].size(); ++i)
+    add_message(body["messages"][i], fmt::format("messages[{}]", i), messages);
+  out.conversation.messages = read_chat_messages(messages);
+  if (auto thinking = body.find("thinking"); thinking != body.end()) {
+    check_rows(*thinking, kThinkingRows, "thinking");
+    out.thinking = (*thinking)["type"] != "disabled";
+    out.conversation.reasoning_effort = out.thinking ? effort_of(*thinking) : "low";
+  }
+  if (body.contains("tools")) out.shape.tools = read_messages_tools(body["tools"]);
+  if (body.contains("tool_choice")) read_choice(body["tool_choice"], out.shape);
+  return out;
+}
+
 std::unique_ptr<Job> handle_messages(RouteCall& call) {
   Service& service = *call.service;
   OrderedJson body = parse_body(call.request.body);
@@ -170,21 +188,9 @@ std::unique_ptr<Job> handle_messages(RouteCall& call) {
   question.params.max_tokens = integer_or(body, "max_tokens", 0);
   question.rules = {.chat = true, .stop = read_stop(body, "stop_sequences")};
 
-  OrderedJson messages = OrderedJson::array();
-  if (auto system = body.find("system"); system != body.end())
-    messages.push_back({{"role", "system"}, {"content", plain_text(*system, "system")}});
-  for (size_t i = 0; i < body["messages"].size(); ++i)
-    add_message(body["messages"][i], fmt::format("messages[{}]", i), messages);
-  ConversationInput input{.messages = read_chat_messages(messages)};
-  if (auto thinking = body.find("thinking"); thinking != body.end()) {
-    check_rows(*thinking, kThinkingRows, "thinking");
-    format.thinking = (*thinking)["type"] != "disabled";
-    input.reasoning_effort = format.thinking ? effort_of(*thinking) : "low";
-  }
-  ReplyShape shape;
-  if (body.contains("tools")) shape.tools = read_messages_tools(body["tools"]);
-  if (body.contains("tool_choice")) read_choice(body["tool_choice"], shape);
-  ask_chat(service, question, input, shape);
+  MessagesInput read = read_messages_body(body);
+  format.thinking = read.thinking;
+  ask_chat(service, question, read.conversation, read.shape);
   plan.questions.push_back(std::move(question));
   plan.formatter = make_messages_formatter(std::move(format));
   return generate(call, std::move(plan));

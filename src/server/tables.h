@@ -15,6 +15,13 @@ extern const FieldTable kDetokenizeTable;
 
 // "max_completion_tokens" or "max_tokens"; 0: neither.
 int64_t read_max_tokens(const OrderedJson& body);
+// What a body of /v1/messages, checked against its table, asks for.
+struct MessagesInput {
+  ConversationInput conversation;
+  ReplyShape shape;
+  bool thinking = true;  // shown
+};
+MessagesInput read_messages_body(OrderedJson& body);
 // Fills the question's prompt, constraint and rules for calls. Throws HttpError 400.
 void ask_chat(Service& service, Question& question, ConversationInput& input, ReplyShape& shape);
 // 400 context_length_exceeded for a prompt that fills the context.
