@@ -47,7 +47,9 @@ struct Asked {
 }  // namespace
 
 Service::Service(Llm& llm, const BatchOptions& options, ServiceObserver* observer)
-    : llm_(llm), observer_(observer), default_sampling_(llm.default_sampling()), machine_(llm.impl(), options) {
+    : llm_(llm), observer_(observer), default_sampling_(llm.default_sampling()),
+      constraints_(llm.impl().text(), llm.impl().eos_ids, llm.vocab_size()),
+      machine_(llm.impl(), options) {
   try {
     prompts_ = std::make_unique<ChatPrompt>(llm.impl().checkpoint.folder(), llm.impl().text());
   } catch (const Error& e) {
@@ -72,6 +74,7 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
       {.prompt = std::move(question.prompt),
        .params = std::move(question.params),
        .eos_ids = llm_.impl().eos_ids,
+       .constraint = std::move(question.constraint),
        .samples = question.samples,
        .priority = question.priority,
        .timeout_seconds = question.timeout_seconds,
@@ -84,11 +87,12 @@ std::vector<int32_t> Service::chat_prompt(const ConversationInput& input) const 
   return prompts_->ids(input);
 }
 
-std::shared_ptr<const TokenConstraint> Service::constraint(const ReplyShape& shape, const std::vector<int32_t>&, bool) {
-  if (shape.format != AnswerFormat::kText) fail(ErrorCode::kUnsupported, "response_format: only text can be asked for");
-  if (shape.choice == ToolChoice::kRequired || shape.choice == ToolChoice::kNamed)
-    fail(ErrorCode::kUnsupported, "tool_choice: only none and auto can be asked for");
-  return nullptr;
+std::shared_ptr<const TokenConstraint> Service::constraint(const ReplyShape& shape, const std::vector<int32_t>& prompt,
+                                                           bool chat) {
+  constexpr size_t kPromptEnd = 64;  // tokens: more than any header that a prompt may leave open
+  if (!chat) return constraints_.completion(shape);
+  const std::vector<int32_t> end(prompt.end() - static_cast<long>(std::min(prompt.size(), kPromptEnd)), prompt.end());
+  return constraints_.chat(shape, decode(end));
 }
 
 std::vector<int32_t> Service::encode(std::string_view text, bool parse_special, bool add_special) const {

@@ -74,6 +74,7 @@ class Service {
   SamplingParams default_sampling_;
   std::unique_ptr<ChatPrompt> prompts_;  // null: the model has no chat template
   std::string no_chat_;                  // why
+  ReplyConstraints constraints_;
   BatchEngine machine_;
 };
 

@@ -42,6 +42,15 @@ HttpError no_response(const std::string& id, const char* param) {
   return {404, "Response with id '" + id + "' not found.", param, "response_not_found"};
 }
 
+// The format has another name here than in chat completions.
+HttpError as_text_format(const HttpError& e) {
+  constexpr std::string_view kThere = "response_format.json_schema", kHere = "text.format";
+  std::string message = e.what(), param = e.param();
+  for (std::string* text : {&message, &param})
+    if (text->starts_with(kThere)) text->replace(0, kThere.size(), kHere);
+  return {e.status(), std::move(message), std::move(param), e.code()};
+}
+
 bool wants_logprobs(const OrderedJson& body) {
   const OrderedJson* include = find(body, "include");
   bool wants = find(body, "top_logprobs") != nullptr;
@@ -122,7 +131,11 @@ std::unique_ptr<Job> handle_responses(RouteCall& call) {
   OrderedJson tools;
   if (body.contains("tools")) tools = read_response_tools(body["tools"]);
   ReplyShape shape = read_response_shape(body, std::move(tools));
-  ask_chat(service, question, input, shape);
+  try {
+    ask_chat(service, question, input, shape);
+  } catch (const HttpError& e) {
+    throw as_text_format(e);
+  }
   plan.questions.push_back(std::move(question));
   plan.formatter = make_responses_formatter({.state = call.state,
                                              .service = call.service,
