@@ -74,10 +74,10 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
       {.prompt = std::move(question.prompt),
        .params = std::move(question.params),
        .eos_ids = llm_.impl().eos_ids,
-       .constraint = std::move(question.constraint),
        .samples = question.samples,
        .priority = question.priority,
        .timeout_seconds = question.timeout_seconds,
+       .constraint = std::move(question.constraint),
        .on_token = [asked](int k, int32_t id, const TokenLogprob* logprob) { return asked->on_token(k, id, logprob); },
        .on_end = [asked](int k, const RequestResult& result) { asked->on_end(k, result); }});
 }
