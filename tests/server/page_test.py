@@ -102,13 +102,11 @@ def holds(text, *parts):
 
 # ---- With the stand-in -------------------------------------------------------------------------------------------------
 def test_markdown(user, server):
-    user.say("markdown", wait=False)
-    user.wait("document.querySelector('.live summary i')?.textContent.includes('markdown')")
-    user.done()
+    user.say("markdown")
     holds(user.text("summary"), "Thought for")
     assert not user.find(".think .md").is_visible()
     user.find("summary").click()
-    same(user.text(".think .md"), "The user wants to see markdown. So be it.")
+    user.until(lambda: user.text(".think .md") == "The user wants to see markdown. So be it.")
     body = "article > .md "
     same(user.text(body + "h3"), "A heading")
     same([user.text(body + tag) for tag in ("p > em", "p > strong", "s", "p > code")], ["emphasis", "strength", "gone", "code with <b>"])
@@ -129,6 +127,18 @@ def test_markdown(user, server):
     user.until(lambda: user.page.evaluate("navigator.clipboard.readText()").startswith("def hello"))
     user.find("article.assistant [title^=Copy]").last.click()
     user.until(lambda: user.page.evaluate("navigator.clipboard.readText()") == MARKDOWN)
+
+
+def test_reasoning_while_it_comes(user, server):
+    user.say("think slowly", wait=False)
+    user.wait("document.querySelector('.live summary i')?.textContent.includes('thought9')")
+    same(user.text("summary b"), "Thinking")
+    user.find("summary").click()
+    user.wait("document.querySelector('.live .think .md').textContent.includes('thought30')")
+    user.press("Escape")
+    user.done()
+    user.say("markdown")  # reasoning stays open once it was opened
+    user.until(user.find(".think .md").last.is_visible)
 
 
 def test_hostile_text(user, server):
@@ -465,12 +475,13 @@ def test_unchanged_blocks_stay(user, server):
 
 # ---- With a real server that has models/glossary -------------------------------------------------------------------------
 def real_chat(user, server):
+    user.settings(temperature="0")
     user.say("What does serendipity mean?")
     holds(user.answer().inner_text(), "good luck in making unexpected and fortunate discoveries", "tokens/s")
     assert user.find("summary").is_visible()
     assert re.match(r"[1-9]\d* of 4,096 tokens$", user.text("#tokens")), user.text("#tokens")
     user.find("summary").click()
-    holds(user.text(".think .md"), "serendipity")
+    user.until(lambda: "serendipity" in user.text(".think .md"))
     user.say("Which word did I ask about first?")
     holds(user.answer().inner_text(), "serendipity")
     user.find("article.assistant [title='Answer again']").last.click()
@@ -479,6 +490,7 @@ def real_chat(user, server):
 
 
 def real_effort(user, server):
+    user.settings(temperature="0")
     lengths = []
     for effort in ("low", "high"):
         user.find(f"#effort [value={effort}]").check()
@@ -530,7 +542,7 @@ def screens(browser, url, folder, real):
             shot = lambda name: user.page.screenshot(path=os.path.join(folder, f"{scheme}-{width}-{name}.png"))
             user.page.wait_for_timeout(400)
             shot("empty")
-            user.settings(tools=WEATHER)
+            user.settings(tools=WEATHER, temperature="0")
             for name, question in ((("answer", "What does serendipity mean?"), ("tool", "What is the weather in Paris?")) if real else
                                    (("answer", "markdown"), ("tool", "tool"), ("error", "busy"))):
                 user.say(question, wait=False)
