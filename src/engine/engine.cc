@@ -14,10 +14,17 @@ namespace tessera {
 // One answer that is being made.
 struct Engine::Sample : Job {
   Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size);
+  void make_mask();
 
   Live& live;
   int index;
   Sampler sampler;
+  std::unique_ptr<TokenConstraint> constraint;  // null: none
+  // Of the next token. Empty with mask_ready: every token may come.
+  std::vector<uint32_t> mask;
+  size_t mask_words = 0;
+  bool mask_ready = false;
+  std::optional<Error> mask_error;
   RequestResult result;
   bool ended = false;  // with static batching it may go on running
 };
@@ -36,6 +43,7 @@ struct Engine::Row {
   float* logits = nullptr;   // [rows, V]; the first follows the known tokens, the others a draft token each
   int64_t rows = 1;
   std::vector<std::pair<int32_t, TokenLogprob>> tokens;  // sampled: right drafts, and one more
+  bool failed = false;  // the constraint did, see Sample::mask_error; the last token means nothing
 };
 
 Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size)
@@ -44,6 +52,23 @@ Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_siz
   prompt_length = static_cast<int64_t>(tokens.size());
   priority = owner.request.priority;
   sampler.observe_prompt(tokens);
+  if (owner.request.constraint) constraint = owner.request.constraint->clone();
+  mask_words = static_cast<size_t>((vocab_size + 31) / 32);
+}
+
+void Engine::Sample::make_mask() {
+  if (mask_ready || mask_error) return;
+  try {
+    mask.resize(mask_words);
+    if (!constraint->fill_mask(mask)) {
+      mask.clear();
+    } else if (std::all_of(mask.begin(), mask.end(), [](uint32_t word) { return word == 0; })) {
+      mask_error.emplace(ErrorCode::kUnsupported, "the answer's grammar allows no token here");
+    }
+    mask_ready = true;
+  } catch (const Error& e) {
+    mask_error = e;
+  }
 }
 
 namespace {
@@ -238,9 +263,12 @@ std::optional<Tensor> Engine::forward(const StepPlan& plan) {
                                                 : WantLogits::kLast});
   }
   std::optional<Tensor> logits;
+  begin_masks(plan);
   try {
     logits = runner_.forward(items_);
+    masks_.wait();
   } catch (const Error& e) {
+    masks_.wait();
     log::error("the engine stops: {}", e.what());
     {
       std::lock_guard lock(mutex_);
@@ -291,21 +319,44 @@ void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
   }
 }
 
-void Engine::sample_rows() {
+void Engine::begin_masks(const StepPlan& plan) {
+  std::vector<Sample*> constrained;
+  for (const StepItem& item : plan.items) {
+    Sample& sample = static_cast<Sample&>(*item.job);
+    if (item.sample && sample.constraint && !sample.ended) constrained.push_back(&sample);
+  }
+  if (constrained.empty()) return;
+  masks_.begin([samples = std::move(constrained)] {
+    for (Sample* sample : samples) sample->make_mask();
+  });
+}
+
+void Engine::sample_row(Row& row) {
   const auto vocab_size = static_cast<size_t>(runner_.vocab_size());
-  auto sample_range = [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      Row& row = rows_[static_cast<size_t>(i)];
-      Sample& s = *row.sample;
-      const bool report = s.live.request.params.logprobs >= 0;
-      // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
-      for (int64_t r = 0; r < row.rows; ++r) {
-        auto& [id, logprob] = row.tokens.emplace_back();
-        id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size},
-                              report ? &logprob : nullptr);
-        if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
-      }
+  Sample& s = *row.sample;
+  const bool report = s.live.request.params.logprobs >= 0;
+  TokenConstraint* constraint = s.ended ? nullptr : s.constraint.get();
+  // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
+  for (int64_t r = 0; r < row.rows; ++r) {
+    auto& [id, logprob] = row.tokens.emplace_back();
+    if (constraint) s.make_mask();
+    row.failed = constraint && s.mask_error;
+    if (row.failed) return;
+    id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size}, report ? &logprob : nullptr,
+                          constraint ? std::span<const uint32_t>(s.mask) : std::span<const uint32_t>());
+    if (constraint) {
+      const bool accepted = constraint->accept(id);
+      TS_CHECK(accepted, "token {} was allowed by its mask and is refused", id);
+      s.mask_ready = false;
+      if (constraint->ended()) return;
     }
+    if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
+  }
+}
+
+void Engine::sample_rows() {
+  auto sample_range = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) sample_row(rows_[static_cast<size_t>(i)]);
   };
   runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
 }
@@ -339,6 +390,7 @@ void Engine::commit(const StepPlan& plan) {
 void Engine::deliver(Row& row) {
   Sample& sample = *row.sample;
   if (sample.ended) return;
+  if (row.failed) return fail_sample(sample, sample.mask_error->code(), sample.mask_error->what());
   const Request& request = sample.live.request;
   int64_t budget = runner_.options().max_context - sample.prompt_length;
   if (request.params.max_tokens > 0) budget = std::min(budget, request.params.max_tokens);
@@ -357,7 +409,8 @@ void Engine::deliver(Row& row) {
       return fail_sample(sample, ErrorCode::kCancelled, "the receiver of the tokens failed");
     }
     auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
-    if (!wanted || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
+    const bool last = &row.tokens.back().first == &id && sample.constraint && sample.constraint->ended();
+    if (!wanted || last || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
       sample.result.reason = FinishReason::kStop;
       return close(sample);
     }

@@ -15,6 +15,7 @@
 #include "engine/runner.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/side_thread.h"
 
 namespace tessera {
 
@@ -74,6 +75,8 @@ class Engine {
   void take_messages();
   void draft();
   std::optional<Tensor> forward(const StepPlan& plan);
+  void begin_masks(const StepPlan& plan);
+  void sample_row(Row& row);
   void build_rows(const StepPlan& plan, const Tensor& logits);
   void sample_rows();
   void commit(const StepPlan& plan);
@@ -98,6 +101,7 @@ class Engine {
   std::vector<Row> rows_;
   std::vector<float> copies_;  // of rows that several samples draw from
   EngineStats counts_;
+  SideThread masks_;  // makes the masks of the next rows while the device works
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
