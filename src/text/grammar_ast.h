@@ -40,6 +40,7 @@ class GrammarAst {
     std::string name;
     Node body = -1;
     bool json = false;    // a JSON value: only white space, commas, colons and brackets follow it
+    bool any_length = false;  // has one counted loop, whose bounds do not matter for sharing masks
     bool apart = false;   // called even where it could be inlined, so that grammars share its masks
   };
 

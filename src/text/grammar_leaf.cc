@@ -1,7 +1,6 @@
 #include "text/grammar_leaf.h"
 
 #include <algorithm>
-#include <map>
 #include <mutex>
 
 namespace tessera {
@@ -75,7 +74,7 @@ LeafMasks::LeafMasks(const GrammarProgram& program, const GrammarRule& rule, con
   for (int32_t loop = first_loop; loop <= last_loop; ++loop) loops_.push_back(program.loops[static_cast<size_t>(loop)]);
   for (State& state : states_)
     if (state.loop >= 0) state.loop -= first_loop;
-  bounds_in_key_ = loops_.size() > 1;
+  bounds_in_key_ = !rule.any_length;
 }
 
 std::string LeafMasks::key() const {
@@ -103,7 +102,7 @@ struct LeafMasks::Walk {
 
 std::unique_ptr<LeafAnswer> LeafMasks::compute(const VocabularyIndex& v, uint32_t state, uint32_t node,
                                                int64_t& visited) {
-  std::map<int32_t, std::vector<int32_t>> inside, outside;
+  std::vector<std::vector<int32_t>> inside, outside;  // by rounds
   auto answer = std::make_unique<LeafAnswer>();
   std::vector<Walk> path{{.node = node, .state = state, .in_first_loop = states_[state].loop >= 0}};
   for (uint32_t n = node + 1; n < v.end[node];) {
@@ -150,8 +149,11 @@ std::unique_ptr<LeafAnswer> LeafMasks::compute(const VocabularyIndex& v, uint32_
     }
     const std::span<const int32_t> tokens = v.tokens_at(n);
     if (!tokens.empty()) {
-      std::vector<int32_t>& list = next.left_after >= 0 ? outside[next.left_after] : inside[next.in_first_loop ? next.rounds : 0];
-      list.insert(list.end(), tokens.begin(), tokens.end());
+      const bool left = next.left_after >= 0;
+      const auto rounds = static_cast<size_t>(left ? next.left_after : next.in_first_loop ? next.rounds : 0);
+      std::vector<std::vector<int32_t>>& groups = left ? outside : inside;
+      if (rounds >= groups.size()) groups.resize(rounds + 1);
+      groups[rounds].insert(groups[rounds].end(), tokens.begin(), tokens.end());
     }
     if (n + 1 < v.end[n]) {
       if (to.accept) {
@@ -168,11 +170,12 @@ std::unique_ptr<LeafAnswer> LeafMasks::compute(const VocabularyIndex& v, uint32_
   }
   size_t count = 0;
   auto flatten = [&](const auto& groups, std::vector<LeafAnswer::Group>& out) {
-    for (const auto& [rounds, ids] : groups) {
+    for (size_t rounds = 0; rounds < groups.size(); ++rounds) {
+      if (groups[rounds].empty()) continue;
       const auto begin = static_cast<uint32_t>(answer->tokens.size());
-      answer->tokens.insert(answer->tokens.end(), ids.begin(), ids.end());
-      out.push_back({rounds, begin, static_cast<uint32_t>(answer->tokens.size())});
-      count += ids.size();
+      answer->tokens.insert(answer->tokens.end(), groups[rounds].begin(), groups[rounds].end());
+      out.push_back({static_cast<int32_t>(rounds), begin, static_cast<uint32_t>(answer->tokens.size())});
+      count += groups[rounds].size();
     }
   };
   flatten(inside, answer->inside);
@@ -187,7 +190,6 @@ std::unique_ptr<LeafAnswer> LeafMasks::compute(const VocabularyIndex& v, uint32_
   for (const LeafAnswer::Group& g : answer->outside)
     for (uint32_t i = g.begin; i < g.end; ++i) set_bit(mask, answer->tokens[i]);
   answer->everything = std::move(mask);
-  answer->tokens.shrink_to_fit();
   return answer;
 }
 

@@ -48,7 +48,7 @@ class LeafMasks {
   LeafMasks(const GrammarProgram& program, const GrammarRule& rule, const ByteSet& follow);
   ~LeafMasks();
 
-  // What it is, without the bounds of an only loop: equal keys have equal answers.
+  // What it is, without its loop's bounds where the rule is for any length: equal keys have equal answers.
   std::string key() const;
 
   // state: counted from the rule's first. Null: cannot be told without the loop's bounds, or there is no room to keep it.

@@ -253,7 +253,7 @@ GrammarProgram build_program(GrammarAst ast) {
   program.root = static_cast<uint32_t>(ast.root);
   // Rules that are inlined everywhere are not built; building one may add rules.
   for (int32_t rule = 0; rule < ast.rule_count(); ++rule) {
-    program.rules.push_back({.name = ast.rule(rule).name, .json = ast.rule(rule).json});
+    program.rules.push_back({.name = ast.rule(rule).name, .json = ast.rule(rule).json, .any_length = ast.rule(rule).any_length});
     const bool inlined = static_cast<size_t>(rule) < plan.inlined.size() && plan.inlined[static_cast<size_t>(rule)];
     if (!inlined || rule == ast.root) {
       determinize_rule(program, ast, plan, rule);

@@ -247,6 +247,7 @@ class Reader {
       // Unbounded strings are counted too, so that all strings are one automaton.
       const Node inside = ast_.counted(json_any_char(ast_), min, max);
       rule = leaf_rule("a string", ast_.seq({ast_.bytes("\""), inside, ast_.bytes("\"")}));
+      ast_.rule(rule).any_length = true;
     }
     return ast_.call(rule);
   }
