@@ -72,7 +72,8 @@ GrammarVocabulary::GrammarVocabulary(std::vector<std::string> tokens, std::vecto
   CompiledGrammar::compile(std::move(ast), *this);
 }
 
-GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size)
+GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size,
+                                     std::span<const int32_t> also_special)
     : GrammarVocabulary(
           [&] {
             std::vector<std::string> tokens(static_cast<size_t>(vocab_size));
@@ -86,6 +87,7 @@ GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_s
             for (int64_t id = 0; id < vocab_size; ++id)
               special[static_cast<size_t>(id)] =
                   id < tokenizer.vocab_size() && tokenizer.is_special(static_cast<int32_t>(id));
+            for (int32_t id : also_special) special[static_cast<size_t>(id)] = true;
             return special;
           }()) {}
 

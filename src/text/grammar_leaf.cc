@@ -86,7 +86,8 @@ std::string LeafMasks::key() const {
       put(key, static_cast<uint64_t>(e.target) << 24 | uint64_t{e.op} << 16 | uint64_t{e.first} << 8 | e.last);
   }
   if (bounds_in_key_)
-    for (const GrammarLoop& loop : loops_) put(key, static_cast<uint64_t>(loop.min) << 32 | static_cast<uint32_t>(loop.max));
+    for (const GrammarLoop& loop : loops_)
+      put(key, static_cast<uint64_t>(loop.min) << 32 | static_cast<uint32_t>(loop.max));
   return key;
 }
 

@@ -1,7 +1,7 @@
-// Masks inside a leaf, whatever calls it: for a state of its automaton and a node of the vocabulary's tree, which tokens
-// below the node stay in the leaf, and at which nodes the leaf may have ended with bytes left over. In a counted loop
-// both depend on the count; tokens are kept by how many rounds they take. Thread-safe: answers are computed when first
-// asked for, and then kept.
+// Masks inside a leaf, whatever calls it: for a state of its automaton and a node of the vocabulary's tree, which
+// tokens below the node stay in the leaf, and at which nodes the leaf may have ended with bytes left over. In a counted
+// loop both depend on the count; tokens are kept by how many rounds they take. Thread-safe: answers are computed when
+// first asked for, and then kept.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,8 @@ class LeafMasks {
   // What it is, without its loop's bounds where the rule is for any length: equal keys have equal answers.
   std::string key() const;
 
-  // state: counted from the rule's first. Null: cannot be told without the loop's bounds, or there is no room to keep it.
+  // state: counted from the rule's first. Null: cannot be told without the loop's bounds, or there is no room to keep
+  // it.
   const LeafAnswer* find(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node);
   // Computes what the rule's states need at the root, while `budget` (nodes to walk) lasts.
   void prepare(const VocabularyIndex& vocabulary, int64_t& budget);
