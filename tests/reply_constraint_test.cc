@@ -85,7 +85,7 @@ std::vector<int32_t> drawn(const TokenConstraint& prototype, const std::vector<i
 
 ReplyParser::Parts parsed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
   std::unique_ptr<ReplyParser> parser = make_reply_parser(tokenizer);
-  const ReplyParser::Emit ignore = [](ReplyPart, std::string_view) {};
+  const ReplyParser::Emit ignore = [](auto&&...) {};
   for (int32_t id : ids) parser->push(id, ignore);
   parser->finish(ignore);
   return parser->parts();

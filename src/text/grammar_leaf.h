@@ -40,6 +40,9 @@ struct LeafAnswer {
   // missing: rounds until the loop's minimum; left: rounds until its maximum. Outside loops: 0 and INT32_MAX.
   void add_to(std::span<uint32_t> mask, int32_t missing, int32_t left) const;
   int64_t bytes() const;
+  // stay, leave: tokens by rounds. words: of a mask.
+  void fill(const std::vector<std::vector<int32_t>>& stay, const std::vector<std::vector<int32_t>>& leave,
+            size_t words);
 };
 
 class LeafMasks {
@@ -70,6 +73,9 @@ class LeafMasks {
   };
   struct Walk;
 
+  const Edge& edge(uint32_t state, uint8_t byte);
+  bool advance(const Walk& at, const Edge& edge, Walk& next) const;
+  bool escapes(const VocabularyIndex& vocabulary, const Walk& at) const;
   const LeafAnswer* find_or_compute(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node, int64_t& visited);
   std::unique_ptr<LeafAnswer> compute(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node,
                                       int64_t& visited);
