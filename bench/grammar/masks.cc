@@ -1,14 +1,15 @@
 // Constrained decoding against a real vocabulary: how long a schema takes to compile, and a mask to compute.
 //
 //   bench_grammar TOKENIZER.json SCHEMA.json...
+//   bench_grammar --texts TOKENIZER.json SCHEMA.json... | tools/check_schema_texts.py
 //
 // Each schema is compiled once, cold; the vocabulary is ready, as in a server. Then texts are
 // drawn under its masks, with many kinds of tokens, and encoded again as the tokenizer would; the masks along both are
 // timed, each once, the first ones included.
 #include <fmt/format.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <random>
 #include <vector>
@@ -21,8 +22,11 @@
 namespace tessera {
 namespace {
 
+// Of this thread's own time on a core, so that a busy machine does not show.
 double now_us() {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) / 1e3;
 }
 
 double quantile(std::vector<double> values, double q) {
@@ -44,7 +48,7 @@ struct Walks {
   }
 
   // Draws a text; its strings end about where people's do.
-  std::string draw(const CompiledGrammar& grammar, int32_t end_id, int most) {
+  std::pair<std::string, bool> draw(const CompiledGrammar& grammar, int32_t end_id, int most) {
     GrammarMatcher matcher(grammar);
     std::string text;
     for (int step = 0; step < most && !matcher.ended(); ++step) {
@@ -65,7 +69,7 @@ struct Walks {
       if (!matcher.accept(id)) fmt::print(stderr, "an allowed token is refused after {}\n", text);
       if (id != end_id) text += tokenizer.token_bytes(id);
     }
-    return text;
+    return {text, matcher.ended()};
   }
 
   // As the tokenizer writes the text.
@@ -78,9 +82,19 @@ struct Walks {
   }
 };
 
+// Twenty texts of each schema, one JSON object a line.
+void print_texts(const std::string& path, const CompiledGrammar& grammar, Walks walks, int32_t end_id) {
+  for (int round = 0; round < 20; ++round) {
+    const auto [text, ended] = walks.draw(grammar, end_id, 400);
+    if (ended) fmt::print("{}\n", Json{{"schema", path}, {"text", text}}.dump());
+  }
+}
+
 int run(int argc, char** argv) {
+  const bool texts = argc > 1 && std::string_view(argv[1]) == "--texts";
+  if (texts) ++argv, --argc;
   if (argc < 3) {
-    fmt::print(stderr, "usage: bench_grammar TOKENIZER.json SCHEMA.json...\n");
+    fmt::print(stderr, "usage: bench_grammar [--texts] TOKENIZER.json SCHEMA.json...\n");
     return 2;
   }
   const Tokenizer tokenizer = Tokenizer::from_file(argv[1]);
@@ -89,8 +103,8 @@ int run(int argc, char** argv) {
   vocab_size = std::max<int64_t>(vocab_size, vocab_size > 200000 ? 201088 : 0);  // as gpt-oss pads it
   double begin = now_us();
   const GrammarVocabulary vocabulary(tokenizer, vocab_size);
-  fmt::print("vocabulary of {}: {:.0f} ms, once\n", vocab_size, (now_us() - begin) / 1000);
-  fmt::print("| schema | compile ms | masks | p50 us | p99 us | max us |\n|---|---|---|---|---|---|\n");
+  if (!texts) fmt::print("vocabulary of {}: {:.0f} ms, once\n", vocab_size, (now_us() - begin) / 1000);
+  if (!texts) fmt::print("| schema | compile ms | masks | p50 us | p99 us | max us |\n|---|---|---|---|---|---|\n");
   std::vector<double> all, compiles;
   for (int i = 2; i < argc; ++i) {
     const OrderedJson schema = OrderedJson::parse(read_text_file(argv[i]));
@@ -100,15 +114,20 @@ int run(int argc, char** argv) {
     const double compile_ms = (now_us() - begin) / 1000;
     compiles.push_back(compile_ms);
     Walks walks{tokenizer, {}, std::vector<uint32_t>(static_cast<size_t>((vocab_size + 31) / 32))};
-    for (int round = 0; round < 10; ++round) walks.follow(grammar, walks.draw(grammar, end_id, 300));
+    if (texts) {
+      print_texts(argv[i], grammar, std::move(walks), end_id);
+      continue;
+    }
+    for (int round = 0; round < 10; ++round) walks.follow(grammar, walks.draw(grammar, end_id, 300).first);
     all.insert(all.end(), walks.times.begin(), walks.times.end());
     fmt::print("| {} | {:.2f} | {} | {:.1f} | {:.1f} | {:.1f} |\n", std::filesystem::path(argv[i]).stem().string(),
                compile_ms, walks.times.size(), quantile(walks.times, 0.5), quantile(walks.times, 0.99),
                quantile(walks.times, 1));
   }
-  fmt::print("| all {} | median {:.2f}, max {:.2f} | {} | {:.1f} | {:.1f} | {:.1f} |\n", compiles.size(),
-             quantile(compiles, 0.5), quantile(compiles, 1), all.size(), quantile(all, 0.5), quantile(all, 0.99),
-             quantile(all, 1));
+  if (!texts)
+    fmt::print("| all {} | median {:.2f}, max {:.2f} | {} | {:.1f} | {:.1f} | {:.1f} |\n", compiles.size(),
+               quantile(compiles, 0.5), quantile(compiles, 1), all.size(), quantile(all, 0.5), quantile(all, 0.99),
+               quantile(all, 1));
   return 0;
 }
 

@@ -21,6 +21,22 @@ using Node = GrammarAst::Node;
 
 constexpr size_t kKeptGrammars = 64;
 
+// Tags of a reply without channels, where the tokenizer has tokens for them: then only those are tags (see
+// reply_parser.cc). Otherwise -1, and their text is.
+struct Tags {
+  int32_t think = -1, think_end = -1, call = -1, call_end = -1;
+
+  static Tags of(const Tokenizer& tokenizer) {
+    auto id = [&](std::string_view text) { return tokenizer.token_to_id(text).value_or(-1); };
+    return {id("<think>"), id("</think>"), id("<tool_call>"), id("</tool_call>")};
+  }
+  std::vector<int32_t> ids() const {
+    std::vector<int32_t> out{think, think_end, call, call_end};
+    std::erase(out, -1);
+    return out;
+  }
+};
+
 // What the prompt has opened for the model.
 enum class Opened : char { kNothing = '0', kReasoning = '1', kAnswer = '2' };
 
@@ -71,7 +87,8 @@ std::vector<Tool> read_tools(const ReplyShape& shape) {
       fail(ErrorCode::kInvalidArgument, "tools[{}].function.name: expected a string", i);
     const std::string name = f["name"];
     const bool fits = !name.empty() && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+             c == '.';
     });
     if (!fits) {
       fail(ErrorCode::kInvalidArgument,
@@ -115,7 +132,8 @@ class Builder {
     auto message = [&](const char* channel) {
       return ast_.seq({special(HarmonySpecial::kChannel), ast_.bytes(channel), special(HarmonySpecial::kMessage)});
     };
-    const Node close = ast_.seq({text, special(HarmonySpecial::kEnd), special(HarmonySpecial::kStart), ast_.bytes("assistant")});
+    const Node close =
+        ast_.seq({text, special(HarmonySpecial::kEnd), special(HarmonySpecial::kStart), ast_.bytes("assistant")});
     const std::vector<Tool> tools = chosen_tools();
     std::vector<Node> asides{ast_.seq({message("analysis"), close})};
     if (!tools.empty()) asides.push_back(ast_.seq({message("commentary"), close}));
@@ -129,18 +147,25 @@ class Builder {
   }
 
   // Text with <think> and <tool_call> tags.
-  void tagged(bool thinks, Opened opened) {
-    const Node thought = ast_.seq({free_text({"</think>"}), ast_.bytes("</think>")});
+  void tagged(const Tags& tags, bool thinks, Opened opened) {
+    tags_ = tags;
+    const Node thought =
+        ast_.seq({free_text(texts_of({{tags.think_end, "</think>"}})), tag(tags.think_end, "</think>")});
     Node before = ast_.empty();
     if (opened == Opened::kReasoning) {
       before = thought;
     } else if (thinks && opened == Opened::kNothing) {
-      before = ast_.optional(ast_.seq({ast_.bytes("<think>"), thought}));
+      before = ast_.optional(ast_.seq({tag(tags.think, "<think>"), thought}));
     }
     const Node lines = ast_.repeat(ast_.bytes("\n"), 0, 2);
     const std::vector<Tool> tools = chosen_tools();
     std::vector<Node> rest;
-    if (may_answer()) rest.push_back(answer({"<think>", "</think>", "<tool_call>", "</tool_call>"}));
+    if (may_answer()) {
+      rest.push_back(answer(texts_of({{tags.think, "<think>"},
+                                      {tags.think_end, "</think>"},
+                                      {tags.call, "<tool_call>"},
+                                      {tags.call_end, "</tool_call>"}})));
+    }
     if (!tools.empty()) {
       std::vector<Node> kinds;
       for (const Tool& tool : tools) kinds.push_back(tagged_call(tool));
@@ -170,6 +195,15 @@ class Builder {
     return tools;
   }
 
+  Node tag(int32_t id, const char* text) { return id >= 0 ? ast_.token(id) : ast_.bytes(text); }
+  // Those tags that are text.
+  static std::vector<std::string> texts_of(std::initializer_list<std::pair<int32_t, const char*>> tags) {
+    std::vector<std::string> out;
+    for (const auto& [id, text] : tags)
+      if (id < 0) out.emplace_back(text);
+    return out;
+  }
+
   // What ends the reply, but for one id.
   Node end(int32_t but) {
     std::vector<Node> ends;
@@ -193,7 +227,8 @@ class Builder {
       case AnswerFormat::kJsonObject:
         return ast_.call(json_object_rule(ast_));
       case AnswerFormat::kJsonSchema:
-        return ast_.call(at_place("response_format.json_schema.schema", [&] { return schema_rule(ast_, shape_.schema); }));
+        return ast_.call(
+            at_place("response_format.json_schema.schema", [&] { return schema_rule(ast_, shape_.schema); }));
       case AnswerFormat::kRegex:
         rule = ast_.add_rule("the pattern");
         ast_.define(rule, at_place("regex", [&] { return regex_node(ast_, shape_.grammar, {}).node; }));
@@ -235,19 +270,23 @@ class Builder {
   }
 
   Node tagged_call(const Tool& tool) {
-    return ast_.seq({ast_.bytes("<tool_call>\n{\"name\": \"" + tool.name + "\", \"arguments\": "), arguments(tool),
-                     ast_.bytes("}\n</tool_call>")});
+    return ast_.seq({tag(tags_.call, "<tool_call>"), ast_.bytes("\n{\"name\": \"" + tool.name + "\", \"arguments\": "),
+                     arguments(tool), ast_.bytes("}\n"), tag(tags_.call_end, "</tool_call>")});
   }
 
   const ReplyShape& shape_;
   const std::vector<int32_t>& eos_ids_;
   GrammarAst ast_;
+  Tags tags_;
 };
 
 std::string key_of(const ReplyShape& shape) {
-  OrderedJson key = {{"format", static_cast<int>(shape.format)}, {"schema", shape.schema},
-                     {"grammar", shape.grammar},                 {"tools", shape.tools},
-                     {"choice", static_cast<int>(shape.choice)}, {"name", shape.tool_name},
+  OrderedJson key = {{"format", static_cast<int>(shape.format)},
+                     {"schema", shape.schema},
+                     {"grammar", shape.grammar},
+                     {"tools", shape.tools},
+                     {"choice", static_cast<int>(shape.choice)},
+                     {"name", shape.tool_name},
                      {"parallel", shape.parallel_tool_calls}};
   return key.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
@@ -256,10 +295,9 @@ std::string key_of(const ReplyShape& shape) {
 
 struct ReplyConstraints::Impl {
   Impl(const Tokenizer& tokenizer, std::vector<int32_t> eos, int64_t vocab_size)
-      : eos_ids(std::move(eos)), vocabulary(tokenizer, vocab_size) {
+      : eos_ids(std::move(eos)), tags(Tags::of(tokenizer)), vocabulary(tokenizer, vocab_size, tags.ids()) {
     auto id_of = [&](std::string_view name) { return tokenizer.token_to_id(name); };
     if (id_of("<|channel|>") && id_of("<|start|>") && id_of("<|message|>")) harmony = HarmonyTokens::from(id_of);
-    thinks = id_of("<think>").has_value();
     if (harmony && std::find(eos_ids.begin(), eos_ids.end(), harmony->id(HarmonySpecial::kReturn)) == eos_ids.end())
       eos_ids.push_back(harmony->id(HarmonySpecial::kReturn));
   }
@@ -285,9 +323,9 @@ struct ReplyConstraints::Impl {
   }
 
   std::vector<int32_t> eos_ids;
+  Tags tags;
   GrammarVocabulary vocabulary;
   std::optional<HarmonyTokens> harmony;
-  bool thinks = false;
 
   std::mutex mutex;
   std::list<std::pair<std::string, std::shared_ptr<const TokenConstraint>>> kept;  // most recent first
@@ -305,7 +343,7 @@ std::shared_ptr<const TokenConstraint> ReplyConstraints::chat(const ReplyShape& 
   const std::string key = std::string("chat") + static_cast<char>(opened) + key_of(shape);
   return impl_->make(key, shape, [&](Builder& builder) {
     if (impl_->harmony) return builder.harmony(*impl_->harmony, opened);
-    builder.tagged(impl_->thinks, opened);
+    builder.tagged(impl_->tags, impl_->tags.think >= 0, opened);
   });
 }
 

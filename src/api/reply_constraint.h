@@ -25,8 +25,8 @@ struct ReplyShape {
   std::string grammar;  // kRegex, kEbnf: the text
   OrderedJson tools;    // OpenAI's array of function tools (or of the inner objects); null: none
   ToolChoice choice = ToolChoice::kAuto;
-  std::string tool_name;           // kNamed
-  bool parallel_tool_calls = true; // false: at most one call
+  std::string tool_name;            // kNamed
+  bool parallel_tool_calls = true;  // false: at most one call
 };
 
 // Makes constraints for one tokenizer and keeps the grammars it has compiled (the most recent ones). Thread-safe.

@@ -1,5 +1,8 @@
 #include "api/reply_parser.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "api/chat_prompt.h"
 #include "core/error.h"
 #include "core/json.h"
@@ -85,15 +88,23 @@ class HarmonyReply final : public ReplyParser {
   std::optional<ReplyPart> part_;
 };
 
-// Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes.
+// Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes. A tag that
+// the tokenizer has a token for is that token: the same characters in other tokens are text.
 class TaggedReply final : public ReplyParser {
  public:
-  explicit TaggedReply(const Tokenizer& tokenizer)
-      : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {}
+  explicit TaggedReply(const Tokenizer& tokenizer) : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {
+    for (size_t i = 0; i < std::size(kTags); ++i) ids_[i] = tokenizer.token_to_id(kTags[i].text).value_or(-1);
+  }
 
   void push(int32_t id, const Emit& emit) override {
-    held_ += decoder_.push(id);
-    drain(emit, false);
+    if (const Tag* tag = tag_of(id)) {
+      held_ += decoder_.flush();
+      drain(emit, true);
+      enter(emit, tag->to);
+    } else if (std::find(std::begin(ids_), std::end(ids_), id) == std::end(ids_)) {
+      held_ += decoder_.push(id);
+      drain(emit, false);
+    }
     if (part_ == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
   }
 
@@ -118,12 +129,26 @@ class TaggedReply final : public ReplyParser {
                                   {"<tool_call>", ReplyPart::kAnswer, ReplyPart::kToolCall},
                                   {"</tool_call>", ReplyPart::kToolCall, ReplyPart::kAnswer}};
 
+  // The tag that a token is where the text stands now.
+  const Tag* tag_of(int32_t id) const {
+    for (size_t i = 0; i < std::size(kTags); ++i)
+      if (ids_[i] == id && kTags[i].from == part_) return &kTags[i];
+    return nullptr;
+  }
+
+  void enter(const Emit& emit, ReplyPart part) {
+    if (part_ == ReplyPart::kToolCall) close_call(emit);
+    if (part_ != part) ++message_;
+    part_ = part;
+  }
+
   void drain(const Emit& emit, bool last) {
     for (;;) {
       const Tag* next = nullptr;
       size_t at = std::string::npos, keep = 0;
-      for (const Tag& tag : kTags) {
-        if (tag.from != part_) continue;
+      for (size_t i = 0; i < std::size(kTags); ++i) {
+        const Tag& tag = kTags[i];
+        if (tag.from != part_ || ids_[i] >= 0) continue;
         size_t found = held_.find(tag.text);
         if (found < at) at = found, next = &tag;
         for (size_t n = std::min(tag.text.size() - 1, held_.size()); n > keep; --n)
@@ -133,9 +158,7 @@ class TaggedReply final : public ReplyParser {
       give(emit, held_.substr(0, out));
       held_.erase(0, next ? at + next->text.size() : out);
       if (!next) return;
-      if (part_ == ReplyPart::kToolCall) close_call(emit);
-      if (part_ != next->to) ++message_;
-      part_ = next->to;
+      enter(emit, next->to);
     }
   }
 
@@ -172,6 +195,7 @@ class TaggedReply final : public ReplyParser {
 
   const Tokenizer& tokenizer_;
   StreamDecoder decoder_;
+  int32_t ids_[std::size(kTags)];  // of the tags that are tokens; -1: text
   ReplyPart part_ = ReplyPart::kAnswer;
   int64_t message_ = 0;
   std::string held_;  // may begin a tag

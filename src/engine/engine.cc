@@ -415,7 +415,8 @@ void Engine::deliver(Row& row) {
     }
     auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
     const bool last = &row.tokens.back().first == &id && sample.constraint && sample.constraint->ended();
-    if (!wanted || last || (!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
+    if (!wanted || last || (!request.params.ignore_eos && ends(request.eos_ids)) ||
+        ends(request.params.stop_token_ids)) {
       sample.result.reason = FinishReason::kStop;
       return close(sample);
     }

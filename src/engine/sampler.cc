@@ -106,7 +106,8 @@ int32_t Sampler::draw(std::span<const float> logits) {
   };
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i)
-    if (logits[i] != -std::numeric_limits<float>::infinity()) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
+    if (logits[i] != -std::numeric_limits<float>::infinity())
+      candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   if (candidates_.empty()) candidates_.emplace_back(logits[0], 0);
   if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k - 1, candidates_.end(), before);

@@ -37,21 +37,6 @@ void set_root(GrammarAst& ast, int32_t rule, std::span<const int32_t> end_ids) {
   ast.define(ast.root, ast.seq({ast.call(rule), end_node(ast, end_ids)}));
 }
 
-// Decides for which of a leaf's states its masks can be asked.
-void mark_masked(GrammarProgram& p, const GrammarRule& rule) {
-  int32_t loop = -1;
-  bool several = false;
-  for (uint32_t s = 0; s < rule.state_count; ++s) {
-    const int32_t of_state = p.states[rule.first_state + s].loop;
-    several |= of_state >= 0 && loop >= 0 && of_state != loop;
-    if (of_state >= 0) loop = of_state;
-  }
-  for (uint32_t s = 0; s < rule.state_count; ++s) {
-    GrammarState& state = p.states[rule.first_state + s];
-    state.masked = several || loop < 0 || state.loop >= 0;
-  }
-}
-
 void make_leaves(GrammarProgram& p) {
   const std::vector<ByteSet> follow = follow_sets(p);
   int64_t budget = kPrepareNodes;
@@ -68,7 +53,10 @@ void make_leaves(GrammarProgram& p) {
     const ByteSet after = rule.json ? follow[r] | json_follow() : follow[r];
     auto fresh = std::make_shared<LeafMasks>(p, rule, after);
     p.leaves.push_back(p.vocabulary->shared_leaf(fresh->key(), fresh));
-    mark_masked(p, rule);
+    for (uint32_t s = 0; s < rule.state_count; ++s) {
+      GrammarState& state = p.states[rule.first_state + s];
+      state.masked = !rule.any_length || state.loop >= 0;
+    }
     p.leaves.back()->prepare(*p.vocabulary, budget);
   }
 }
@@ -84,7 +72,8 @@ GrammarVocabulary::GrammarVocabulary(std::vector<std::string> tokens, std::vecto
   CompiledGrammar::compile(std::move(ast), *this);
 }
 
-GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size)
+GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size,
+                                     std::span<const int32_t> also_special)
     : GrammarVocabulary(
           [&] {
             std::vector<std::string> tokens(static_cast<size_t>(vocab_size));
@@ -98,6 +87,7 @@ GrammarVocabulary::GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_s
             for (int64_t id = 0; id < vocab_size; ++id)
               special[static_cast<size_t>(id)] =
                   id < tokenizer.vocab_size() && tokenizer.is_special(static_cast<int32_t>(id));
+            for (int32_t id : also_special) special[static_cast<size_t>(id)] = true;
             return special;
           }()) {}
 

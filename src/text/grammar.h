@@ -26,8 +26,9 @@ struct VocabularyIndex;
 // A tokenizer's tokens by their bytes. Immutable, thread-safe, cheap to copy. About 20 MB at V = 201,088.
 class GrammarVocabulary {
  public:
-  // V: width of a mask; ids without a token in the tokenizer are never allowed.
-  GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size);
+  // V: width of a mask; ids without a token in the tokenizer are never allowed. `also_special`: further tokens that
+  // text never matches, such as tags.
+  GrammarVocabulary(const Tokenizer& tokenizer, int64_t vocab_size, std::span<const int32_t> also_special = {});
   // tokens[id]: its bytes; empty: none. special[id]: never matched by text.
   GrammarVocabulary(std::vector<std::string> tokens, std::vector<bool> special);
 

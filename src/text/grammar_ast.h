@@ -1,5 +1,6 @@
 // A grammar as its authors wrote it: rules made of expressions over bytes, characters and special tokens. Built by the
-// readers of JSON schema, regex and EBNF, and by the api for whole replies; read by grammar_program.cc. Not thread-safe.
+// readers of JSON schema, regex and EBNF, and by the api for whole replies; read by grammar_program.cc. Not
+// thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -29,18 +30,19 @@ class GrammarAst {
   enum class Op : uint8_t { kBytes, kChars, kSeq, kAlt, kRepeat, kCall, kToken, kTextWithout, kMembers };
   struct Expr {
     Op op;
-    int32_t min = 0, max = 0;         // kRepeat; kCall: the rule; kToken: the id
-    std::vector<Node> children;       // kSeq, kAlt, kRepeat; kMembers: members, separator
-    std::string bytes;                // kBytes; kMembers: a kind for each member
-    bool counted = false;             // kRepeat
-    std::vector<CodeRange> ranges;    // kChars, normalized
-    std::vector<std::string> texts;   // kTextWithout
+    int32_t min = 0, max = 0;        // kRepeat; kCall: the rule; kToken: the id
+    std::vector<Node> children;      // kSeq, kAlt, kRepeat; kMembers: members, separator
+    std::string bytes;               // kBytes; kMembers: a kind for each member
+    bool counted = false;            // kRepeat
+    std::vector<CodeRange> ranges;   // kChars, normalized
+    std::vector<std::string> texts;  // kTextWithout
   };
   struct Rule {
     std::string name;
     Node body = -1;
-    bool json = false;    // a JSON value: only white space, commas, colons and brackets follow it
-    bool apart = false;   // called even where it could be inlined, so that grammars share its masks
+    bool json = false;        // a JSON value: only white space, commas, colons and brackets follow it
+    bool any_length = false;  // has one counted loop, whose bounds do not matter for sharing masks
+    bool apart = false;       // called even where it could be inlined, so that grammars share its masks
   };
 
   // All throw kUnsupported when the grammar has more than kMaxNodes nodes.

@@ -117,7 +117,8 @@ class Determinizer {
       // A round that may be empty cannot be counted.
       if (s == nfa_.end || nfa_.head(s)) return clash(state.loop);
       for (const GrammarNfa::Edge& e : at(s).edges)
-        moves.push_back({e.first, e.last, static_cast<uint8_t>(op | kEdgeCount | (entering ? kEdgeEnter : 0)), e.target});
+        moves.push_back(
+            {e.first, e.last, static_cast<uint8_t>(op | kEdgeCount | (entering ? kEdgeEnter : 0)), e.target});
     }
     if (entering && nfa_.loops[static_cast<size_t>(state.loop)].min > 0) return;
     if (++head_depth_ > 100) return clash(state.loop);
@@ -184,8 +185,8 @@ class Determinizer {
       const int32_t target_loop = loop_of(set);
       if (target_loop >= 0 && !(op & kEdgeEnter) && ((op & kEdgeExit) || target_loop != loop)) op |= kEdgeEnter;
       const uint32_t target = state_of(std::move(set));
-      const bool joins = !edges.empty() && edges.back().last + 1u == byte && edges.back().target == target &&
-                         edges.back().op == op;
+      const bool joins =
+          !edges.empty() && edges.back().last + 1u == byte && edges.back().target == target && edges.back().op == op;
       if (joins) {
         edges.back().last = static_cast<uint8_t>(last);
       } else {

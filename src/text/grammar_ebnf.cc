@@ -64,7 +64,8 @@ class Reader {
     return true;
   }
   [[noreturn]] void error(const std::string& what) const {
-    const auto line = std::count(text_.begin(), text_.begin() + static_cast<long>(std::min(at_, text_.size())), '\n') + 1;
+    const auto line =
+        std::count(text_.begin(), text_.begin() + static_cast<long>(std::min(at_, text_.size())), '\n') + 1;
     fail(ErrorCode::kInvalidArgument, "line {} of the grammar: {}", line, what);
   }
 

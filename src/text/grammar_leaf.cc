@@ -1,7 +1,6 @@
 #include "text/grammar_leaf.h"
 
 #include <algorithm>
-#include <map>
 #include <mutex>
 
 namespace tessera {
@@ -75,7 +74,7 @@ LeafMasks::LeafMasks(const GrammarProgram& program, const GrammarRule& rule, con
   for (int32_t loop = first_loop; loop <= last_loop; ++loop) loops_.push_back(program.loops[static_cast<size_t>(loop)]);
   for (State& state : states_)
     if (state.loop >= 0) state.loop -= first_loop;
-  bounds_in_key_ = loops_.size() > 1;
+  bounds_in_key_ = !rule.any_length;
 }
 
 std::string LeafMasks::key() const {
@@ -87,7 +86,8 @@ std::string LeafMasks::key() const {
       put(key, static_cast<uint64_t>(e.target) << 24 | uint64_t{e.op} << 16 | uint64_t{e.first} << 8 | e.last);
   }
   if (bounds_in_key_)
-    for (const GrammarLoop& loop : loops_) put(key, static_cast<uint64_t>(loop.min) << 32 | static_cast<uint32_t>(loop.max));
+    for (const GrammarLoop& loop : loops_)
+      put(key, static_cast<uint64_t>(loop.min) << 32 | static_cast<uint32_t>(loop.max));
   return key;
 }
 
@@ -101,94 +101,104 @@ struct LeafMasks::Walk {
   bool in_first_loop = false;
 };
 
+// The step over one edge. False: a loop's bounds forbid it. REQUIRES bounds that may be looked at, or an edge that does
+// not enter a loop.
+bool LeafMasks::advance(const Walk& at, const Edge& edge, Walk& next) const {
+  const State& to = states_[next.state];
+  if (edge.op & kEdgeExit) {
+    if (at.in_first_loop) {
+      next.left_after = at.rounds;
+      next.in_first_loop = false;
+    } else if (at.rounds < loops_[static_cast<size_t>(states_[at.state].loop)].min) {
+      return false;
+    }
+  }
+  if (edge.op & kEdgeEnter) {
+    next.rounds = 0;
+    next.in_first_loop = false;
+  }
+  if (!(edge.op & kEdgeCount)) return true;
+  ++next.rounds;
+  const int32_t max = loops_[static_cast<size_t>(to.loop)].max;
+  return next.in_first_loop || max == GrammarAst::kUnbounded || next.rounds <= max;
+}
+
+// Whether the leaf may have ended where the walk stands, with bytes behind that may follow it.
+bool LeafMasks::escapes(const VocabularyIndex& v, const Walk& at) const {
+  const State& state = states_[at.state];
+  if (!state.accept) return false;
+  if (state.head && !at.in_first_loop && at.rounds < loops_[static_cast<size_t>(state.loop)].min) return false;
+  for (uint32_t child = at.node + 1; child < v.end[at.node]; child = v.end[child])
+    if (follow_[v.byte[child]]) return true;
+  return false;
+}
+
+const LeafMasks::Edge& LeafMasks::edge(uint32_t state, uint8_t byte) {
+  State& from = states_[state];
+  if (from.row.empty()) {
+    from.row.resize(256);
+    for (const GrammarEdge& e : from.edges)
+      for (size_t b = e.first; b <= e.last; ++b) from.row[b] = {static_cast<int32_t>(e.target), e.op};
+  }
+  return from.row[byte];
+}
+
 std::unique_ptr<LeafAnswer> LeafMasks::compute(const VocabularyIndex& v, uint32_t state, uint32_t node,
                                                int64_t& visited) {
-  std::map<int32_t, std::vector<int32_t>> inside, outside;
+  std::vector<std::vector<int32_t>> inside, outside;  // by rounds
   auto answer = std::make_unique<LeafAnswer>();
   std::vector<Walk> path{{.node = node, .state = state, .in_first_loop = states_[state].loop >= 0}};
   for (uint32_t n = node + 1; n < v.end[node];) {
     while (n >= v.end[path.back().node]) path.pop_back();
     const Walk& at = path.back();
     ++visited;
-    State& from = states_[at.state];
-    if (from.row.empty()) {
-      from.row.resize(256);
-      for (const GrammarEdge& e : from.edges)
-        for (size_t byte = e.first; byte <= e.last; ++byte) from.row[byte] = {static_cast<int32_t>(e.target), e.op};
-    }
-    const Edge edge = from.row[v.byte[n]];
-    if (edge.target < 0) {
+    const Edge& taken = edge(at.state, v.byte[n]);
+    if (taken.target >= 0 && (taken.op & kEdgeEnter) && !bounds_in_key_) return nullptr;
+    Walk next{n, static_cast<uint32_t>(taken.target), at.rounds, at.left_after, at.in_first_loop};
+    if (taken.target < 0 || !advance(at, taken, next)) {
       n = v.end[n];
       continue;
     }
-    Walk next{n, static_cast<uint32_t>(edge.target), at.rounds, at.left_after, at.in_first_loop};
-    const State& to = states_[next.state];
-    bool possible = true;
-    if (edge.op & kEdgeExit) {
-      if (at.in_first_loop) {
-        next.left_after = at.rounds;
-        next.in_first_loop = false;
-      } else {
-        possible = at.rounds >= loops_[static_cast<size_t>(from.loop)].min;
-      }
-    }
-    if (edge.op & kEdgeEnter) {
-      next.rounds = 0;
-      next.in_first_loop = false;
-      if (!bounds_in_key_) return nullptr;
-    }
-    if (edge.op & kEdgeCount) {
-      ++next.rounds;
-      if (!next.in_first_loop) {
-        const int32_t max = loops_[static_cast<size_t>(to.loop)].max;
-        possible &= max == GrammarAst::kUnbounded || next.rounds <= max;
-      }
-    }
-    if (!possible) {
-      n = v.end[n];
-      continue;
-    }
-    const std::span<const int32_t> tokens = v.tokens_at(n);
-    if (!tokens.empty()) {
-      std::vector<int32_t>& list = next.left_after >= 0 ? outside[next.left_after] : inside[next.in_first_loop ? next.rounds : 0];
-      list.insert(list.end(), tokens.begin(), tokens.end());
+    if (const std::span<const int32_t> tokens = v.tokens_at(n); !tokens.empty()) {
+      const bool left = next.left_after >= 0;
+      const auto rounds = static_cast<size_t>(left ? next.left_after : next.in_first_loop ? next.rounds : 0);
+      std::vector<std::vector<int32_t>>& groups = left ? outside : inside;
+      if (rounds >= groups.size()) groups.resize(rounds + 1);
+      groups[rounds].insert(groups[rounds].end(), tokens.begin(), tokens.end());
     }
     if (n + 1 < v.end[n]) {
-      if (to.accept) {
-        const bool leaves_now = to.head && next.in_first_loop;
-        const bool may = !to.head || next.in_first_loop || next.rounds >= loops_[static_cast<size_t>(to.loop)].min;
-        bool follows = false;
-        for (uint32_t child = n + 1; may && !follows && child < v.end[n]; child = v.end[child])
-          follows = follow_[v.byte[child]];
-        if (follows) answer->escapes.push_back({n, leaves_now ? next.rounds : next.left_after});
-      }
+      const bool leaves_now = states_[next.state].head && next.in_first_loop;
+      if (escapes(v, next)) answer->escapes.push_back({n, leaves_now ? next.rounds : next.left_after});
       path.push_back(next);
     }
     ++n;
   }
-  size_t count = 0;
-  auto flatten = [&](const auto& groups, std::vector<LeafAnswer::Group>& out) {
-    for (const auto& [rounds, ids] : groups) {
-      const auto begin = static_cast<uint32_t>(answer->tokens.size());
-      answer->tokens.insert(answer->tokens.end(), ids.begin(), ids.end());
-      out.push_back({rounds, begin, static_cast<uint32_t>(answer->tokens.size())});
-      count += ids.size();
+  answer->fill(inside, outside, static_cast<size_t>((v.size + 31) / 32));
+  return answer;
+}
+
+void LeafAnswer::fill(const std::vector<std::vector<int32_t>>& stay, const std::vector<std::vector<int32_t>>& leave,
+                      size_t words) {
+  auto flatten = [&](const std::vector<std::vector<int32_t>>& groups, std::vector<Group>& out) {
+    for (size_t rounds = 0; rounds < groups.size(); ++rounds) {
+      if (groups[rounds].empty()) continue;
+      const auto begin = static_cast<uint32_t>(tokens.size());
+      tokens.insert(tokens.end(), groups[rounds].begin(), groups[rounds].end());
+      out.push_back({static_cast<int32_t>(rounds), begin, static_cast<uint32_t>(tokens.size())});
     }
   };
-  flatten(inside, answer->inside);
-  flatten(outside, answer->outside);
-  if (count < kManyTokens) return answer;
-  std::vector<uint32_t> mask(static_cast<size_t>((v.size + 31) / 32));
-  for (const LeafAnswer::Group& g : answer->inside) {
-    for (uint32_t i = g.begin; i < g.end; ++i) set_bit(mask, answer->tokens[i]);
-    if (answer->inside.size() > 1 && answer->up_to.size() < kMasksUpTo) answer->up_to.push_back(mask);
+  flatten(stay, inside);
+  flatten(leave, outside);
+  if (tokens.size() < kManyTokens) return;
+  std::vector<uint32_t> mask(words);
+  for (const Group& g : inside) {
+    for (uint32_t i = g.begin; i < g.end; ++i) set_bit(mask, tokens[i]);
+    if (inside.size() > 1 && up_to.size() < kMasksUpTo) up_to.push_back(mask);
   }
-  answer->all_inside = mask;
-  for (const LeafAnswer::Group& g : answer->outside)
-    for (uint32_t i = g.begin; i < g.end; ++i) set_bit(mask, answer->tokens[i]);
-  answer->everything = std::move(mask);
-  answer->tokens.shrink_to_fit();
-  return answer;
+  all_inside = mask;
+  for (const Group& g : outside)
+    for (uint32_t i = g.begin; i < g.end; ++i) set_bit(mask, tokens[i]);
+  everything = std::move(mask);
 }
 
 LeafMasks::~LeafMasks() {

@@ -1,7 +1,7 @@
-// Masks inside a leaf, whatever calls it: for a state of its automaton and a node of the vocabulary's tree, which tokens
-// below the node stay in the leaf, and at which nodes the leaf may have ended with bytes left over. In a counted loop
-// both depend on the count; tokens are kept by how many rounds they take. Thread-safe: answers are computed when first
-// asked for, and then kept.
+// Masks inside a leaf, whatever calls it: for a state of its automaton and a node of the vocabulary's tree, which
+// tokens below the node stay in the leaf, and at which nodes the leaf may have ended with bytes left over. In a counted
+// loop both depend on the count; tokens are kept by how many rounds they take. Thread-safe: answers are computed when
+// first asked for, and then kept.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +40,9 @@ struct LeafAnswer {
   // missing: rounds until the loop's minimum; left: rounds until its maximum. Outside loops: 0 and INT32_MAX.
   void add_to(std::span<uint32_t> mask, int32_t missing, int32_t left) const;
   int64_t bytes() const;
+  // stay, leave: tokens by rounds. words: of a mask.
+  void fill(const std::vector<std::vector<int32_t>>& stay, const std::vector<std::vector<int32_t>>& leave,
+            size_t words);
 };
 
 class LeafMasks {
@@ -48,10 +51,11 @@ class LeafMasks {
   LeafMasks(const GrammarProgram& program, const GrammarRule& rule, const ByteSet& follow);
   ~LeafMasks();
 
-  // What it is, without the bounds of an only loop: equal keys have equal answers.
+  // What it is, without its loop's bounds where the rule is for any length: equal keys have equal answers.
   std::string key() const;
 
-  // state: counted from the rule's first. Null: cannot be told without the loop's bounds, or there is no room to keep it.
+  // state: counted from the rule's first. Null: cannot be told without the loop's bounds, or there is no room to keep
+  // it.
   const LeafAnswer* find(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node);
   // Computes what the rule's states need at the root, while `budget` (nodes to walk) lasts.
   void prepare(const VocabularyIndex& vocabulary, int64_t& budget);
@@ -69,6 +73,9 @@ class LeafMasks {
   };
   struct Walk;
 
+  const Edge& edge(uint32_t state, uint8_t byte);
+  bool advance(const Walk& at, const Edge& edge, Walk& next) const;
+  bool escapes(const VocabularyIndex& vocabulary, const Walk& at) const;
   const LeafAnswer* find_or_compute(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node, int64_t& visited);
   std::unique_ptr<LeafAnswer> compute(const VocabularyIndex& vocabulary, uint32_t state, uint32_t node,
                                       int64_t& visited);

@@ -54,7 +54,8 @@ void GrammarMachine::add(uint32_t state, uint32_t frame, int32_t count) {
   if (size >= kMaxConfigs)
     fail(ErrorCode::kUnsupported, "the grammar is too ambiguous: more than {} ways are open at once", kMaxConfigs);
   auto slot_of = [&](const Config& c) {
-    uint64_t hash = (uint64_t{c.state} << 32 | c.frame) * 0x9e3779b97f4a7c15u ^ static_cast<uint32_t>(c.count) * 0x85ebca6bu;
+    uint64_t hash =
+        (uint64_t{c.state} << 32 | c.frame) * 0x9e3779b97f4a7c15u ^ static_cast<uint32_t>(c.count) * 0x85ebca6bu;
     hash ^= hash >> 29;
     for (size_t i = hash & (seen_.size() - 1);; i = (i + 1) & (seen_.size() - 1))
       if (seen_[i] == 0 || configs_[first + seen_[i] - 1] == c) return i;

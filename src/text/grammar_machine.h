@@ -59,8 +59,8 @@ class GrammarMachine {
     uint32_t links, links_end;
   };
   struct Position {
-    uint32_t configs;              // the first
-    uint32_t frames, links;        // how many there were before this position
+    uint32_t configs;        // the first
+    uint32_t frames, links;  // how many there were before this position
     bool can_end;
   };
 

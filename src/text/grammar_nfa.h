@@ -46,6 +46,7 @@ inline constexpr int32_t kUnrolledRounds = 8;  // of a repetition, before it is 
 
 // `unrolled`: repetitions that cannot be counted. Rules that the grammar turns out to need (counted loops in a rule
 // with calls) are added to the ast. Throws kUnsupported when there are too many states.
-GrammarNfa build_nfa(GrammarAst& ast, const GrammarPlan& plan, int32_t rule, const std::set<GrammarAst::Node>& unrolled);
+GrammarNfa build_nfa(GrammarAst& ast, const GrammarPlan& plan, int32_t rule,
+                     const std::set<GrammarAst::Node>& unrolled);
 
 }  // namespace tessera

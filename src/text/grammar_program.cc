@@ -218,9 +218,8 @@ class Trimmer {
       };
       keep(p_.edges, edges, s.edges, s.edges_end, [&](const GrammarEdge& e) { return alive_[e.target]; });
       keep(p_.tokens, tokens, s.tokens, s.tokens_end, [&](const GrammarTokenEdge& e) { return alive_[e.target]; });
-      keep(p_.calls, calls, s.calls, s.calls_end, [&](const GrammarCall& e) {
-        return alive_[e.target] && alive_[p_.rules[e.rule].first_state];
-      });
+      keep(p_.calls, calls, s.calls, s.calls_end,
+           [&](const GrammarCall& e) { return alive_[e.target] && alive_[p_.rules[e.rule].first_state]; });
       s.last = s.accept && s.loop < 0 && s.edges == s.edges_end && s.calls == s.calls_end && s.tokens == s.tokens_end;
     }
     p_.edges = std::move(edges);
@@ -253,7 +252,8 @@ GrammarProgram build_program(GrammarAst ast) {
   program.root = static_cast<uint32_t>(ast.root);
   // Rules that are inlined everywhere are not built; building one may add rules.
   for (int32_t rule = 0; rule < ast.rule_count(); ++rule) {
-    program.rules.push_back({.name = ast.rule(rule).name, .json = ast.rule(rule).json});
+    program.rules.push_back(
+        {.name = ast.rule(rule).name, .json = ast.rule(rule).json, .any_length = ast.rule(rule).any_length});
     const bool inlined = static_cast<size_t>(rule) < plan.inlined.size() && plan.inlined[static_cast<size_t>(rule)];
     if (!inlined || rule == ast.root) {
       determinize_rule(program, ast, plan, rule);

@@ -60,6 +60,7 @@ struct GrammarRule {
   int32_t leaf = -1;                          // into GrammarProgram::leaves
   bool nullable = false;
   bool json = false;
+  bool any_length = false;  // masks are shared with rules whose only loop has other bounds
 };
 
 struct GrammarProgram {

@@ -31,12 +31,15 @@ const GrammarVocabulary& toy_vocabulary() {
     std::vector<std::string> tokens{""};
     for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
     for (const char* text :
-         {"\":", "\": ", "\": \"", "\",", "\", \"", "\"}", "\"]", "\"}]", "{\"", "[\"", "[{\"", " \"", "  ", "\n  ", "\n    ", "\":{\"",
-          "\":[", "},", "}, {\"", "],", "]}", "}}", "true", "false", "null", "tr", "ue", "nu", "ll", "12", "123", "0.", ".5", "-1", "e1",
-          "1e", "10", "99", "00", "100", ",1", ", 2", "1,", "2]", "name", "na", "me\"", "a\":", "b\":", "\"a", "\"b\"", "abc", "ab", "bc",
-          "c\"", "foo", "foo\"", "foo\",", "\"foo\":", "bar", "\\n", "\\\"", "\\u00", "\\u", "00e9", "\\\\", "é", "éa", "\xc3", "\xa9\"",
-          "€", "\xe2\x82", "😀", "\xf0\x9f", "x,y", "-0", "--", "2024-", "-01", "T10", ":00", "aaaaaaaa", "aaaa\"", "aa\"}", "aaa,",
-          "item", "+", "+a", "(a", "a)", "))", "((", "*", "a+b", "/", "end"})
+         {"\":",   "\": ",  "\": \"", "\",",      "\", \"",   "\"}",      "\"]",   "\"}]",     "{\"",  "[\"",  "[{\"",
+          " \"",   "  ",    "\n  ",   "\n    ",   "\":{\"",   "\":[",     "},",    "}, {\"",   "],",   "]}",   "}}",
+          "true",  "false", "null",   "tr",       "ue",       "nu",       "ll",    "12",       "123",  "0.",   ".5",
+          "-1",    "e1",    "1e",     "10",       "99",       "00",       "100",   ",1",       ", 2",  "1,",   "2]",
+          "name",  "na",    "me\"",   "a\":",     "b\":",     "\"a",      "\"b\"", "abc",      "ab",   "bc",   "c\"",
+          "foo",   "foo\"", "foo\",", "\"foo\":", "bar",      "\\n",      "\\\"",  "\\u00",    "\\u",  "00e9", "\\\\",
+          "é",     "éa",    "\xc3",   "\xa9\"",   "€",        "\xe2\x82", "😀",     "\xf0\x9f", "x,y",  "-0",   "--",
+          "2024-", "-01",   "T10",    ":00",      "aaaaaaaa", "aaaa\"",   "aa\"}", "aaa,",     "item", "+",    "+a",
+          "(a",    "a)",    "))",     "((",       "*",        "a+b",      "/",     "end"})
       tokens.emplace_back(text);
     std::vector<bool> special(tokens.size());
     special[0] = true;
@@ -124,7 +127,8 @@ OrderedJson random_string_schema(Random& random) {
       s["maxLength"] = random.below(30);
       break;
     case 2: {
-      static const char* const kPatterns[] = {"^[a-c]{2,12}$", "^a+b?$", "^(foo|bar)[0-9]{1,3}$", "x", "^\\w{10,30}$", "^[^a]{3}$"};
+      static const char* const kPatterns[] = {"^[a-c]{2,12}$", "^a+b?$",   "^(foo|bar)[0-9]{1,3}$", "x",
+                                              "^\\w{10,30}$",  "^[^a]{3}$"};
       s["pattern"] = kPatterns[random.below(6)];
       break;
     }
@@ -149,8 +153,10 @@ OrderedJson random_number_schema(Random& random) {
   if (random.chance(50)) s[random.chance(50) ? "minimum" : "exclusiveMinimum"] = bound();
   if (random.chance(50)) {
     const OrderedJson high = bound();
-    const OrderedJson low = s.contains("minimum") ? s["minimum"] : s.value("exclusiveMinimum", OrderedJson(high.get<double>() - 2));
-    s[random.chance(50) ? "maximum" : "exclusiveMaximum"] = high.get<double>() < low.get<double>() + 2 ? OrderedJson(low.get<double>() + 2.5) : high;
+    const OrderedJson low =
+        s.contains("minimum") ? s["minimum"] : s.value("exclusiveMinimum", OrderedJson(high.get<double>() - 2));
+    s[random.chance(50) ? "maximum" : "exclusiveMaximum"] =
+        high.get<double>() < low.get<double>() + 2 ? OrderedJson(low.get<double>() + 2.5) : high;
   }
   return s;
 }
@@ -169,7 +175,8 @@ OrderedJson random_object_schema(Random& random, int depth) {
       if (std::find(unique.begin(), unique.end(), name) == unique.end()) unique.push_back(name);
     s["required"] = unique;
   }
-  if (random.chance(30)) s["additionalProperties"] = random.chance(50) ? OrderedJson(false) : random_value_schema(random, 0);
+  if (random.chance(30))
+    s["additionalProperties"] = random.chance(50) ? OrderedJson(false) : random_value_schema(random, 0);
   return s;
 }
 
@@ -184,7 +191,8 @@ OrderedJson random_value_schema(Random& random, int depth) {
     case 4:
       return {{"type", random.chance(50) ? "boolean" : "null"}};
     case 5:
-      return random.chance(50) ? OrderedJson{{"enum", {"foo", "bar", 12, nullptr, "a\"b"}}} : OrderedJson{{"const", "abc"}};
+      return random.chance(50) ? OrderedJson{{"enum", {"foo", "bar", 12, nullptr, "a\"b"}}}
+                               : OrderedJson{{"const", "abc"}};
     case 6:
     case 7:
       return random_object_schema(random, depth);
@@ -195,7 +203,9 @@ OrderedJson random_value_schema(Random& random, int depth) {
       return s;
     }
     case 9:
-      return {{"type", "array"}, {"prefixItems", {random_value_schema(random, depth - 1), random_value_schema(random, 0)}}, {"minItems", random.below(3)}};
+      return {{"type", "array"},
+              {"prefixItems", {random_value_schema(random, depth - 1), random_value_schema(random, 0)}},
+              {"minItems", random.below(3)}};
     case 10:
       return {{"anyOf", {random_value_schema(random, depth - 1), random_value_schema(random, depth - 1)}}};
     default:
@@ -236,7 +246,8 @@ bool string_holds(const std::string& text, const OrderedJson& s) {
   if (s.contains("format") && !has_format(text, s["format"])) return false;
   if (!s.contains("pattern")) return true;
   const std::string pattern = s["pattern"];
-  if (pattern == "^[^a]{3}$") return length_of(text) == 3 && text.find('a') == std::string::npos;  // std::regex counts bytes
+  if (pattern == "^[^a]{3}$")
+    return length_of(text) == 3 && text.find('a') == std::string::npos;  // std::regex counts bytes
   return std::regex_search(text, std::regex(pattern));
 }
 
@@ -269,7 +280,8 @@ bool holds(const OrderedJson& v, const OrderedJson& s, const OrderedJson& root) 
   if (s.is_boolean()) return s.get<bool>();
   if (s.contains("$ref")) return holds(v, root["$defs"]["node"], root);
   if (s.contains("anyOf"))
-    return std::any_of(s["anyOf"].begin(), s["anyOf"].end(), [&](const OrderedJson& one) { return holds(v, one, root); });
+    return std::any_of(s["anyOf"].begin(), s["anyOf"].end(),
+                       [&](const OrderedJson& one) { return holds(v, one, root); });
   if (s.contains("type") && !type_holds(v, s["type"])) return false;
   if (s.contains("const") && v != s["const"]) return false;
   if (s.contains("enum") && std::find(s["enum"].begin(), s["enum"].end(), v) == s["enum"].end()) return false;

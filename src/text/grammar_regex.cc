@@ -32,10 +32,9 @@ std::vector<CodeRange> category_ranges(std::string_view name) {
 }
 
 bool known_category(std::string_view name) {
-  static constexpr std::string_view kNames[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me",
-                                                "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi",
-                                                "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl",
-                                                "Zp"};
+  static constexpr std::string_view kNames[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",
+                                                "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po",
+                                                "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp"};
   return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
@@ -127,7 +126,7 @@ class Reader {
       if (!first) in_.error("a repetition of a repetition");
       if (!take("?") && peek() == '+') in_.error("possessive repetitions are not supported");
       node.shortest = std::min(node.shortest * min, RegexNode::kUnboundedLength);
-      node.longest = node.longest == 0                  ? 0
+      node.longest = node.longest == 0               ? 0
                      : max == GrammarAst::kUnbounded ? RegexNode::kUnboundedLength
                                                      : std::min(node.longest * max, RegexNode::kUnboundedLength);
       node.node = ast_.repeat(node.node, min, max);
@@ -138,7 +137,8 @@ class Reader {
     auto number = [&]() -> int32_t {
       if (peek() < '0' || peek() > '9') in_.error("a count must look like {2}, {2,} or {2,5}; write \\{ for a brace");
       int64_t value = 0;
-      while (peek() >= '0' && peek() <= '9') value = std::min<int64_t>(value * 10 + (in_.text[in_.at++] - '0'), 1 << 30);
+      while (peek() >= '0' && peek() <= '9')
+        value = std::min<int64_t>(value * 10 + (in_.text[in_.at++] - '0'), 1 << 30);
       if (value > GrammarAst::kMaxRepeat) in_.error("a count above 100000");
       return static_cast<int32_t>(value);
     };
@@ -220,7 +220,10 @@ char32_t ClassReader::hex(int digits) {
   char32_t value = 0;
   for (int i = 0; i < digits; ++i) {
     const char c = at < text.size() ? text[at++] : '\0';
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                             : -1;
     if (digit < 0) error("a hexadecimal digit is missing");
     value = value * 16 + static_cast<char32_t>(digit);
   }
@@ -338,11 +341,11 @@ std::vector<CodeRange> ClassReader::read() {
 }
 
 GrammarAst::Node json_chars(GrammarAst& ast, const std::vector<CodeRange>& ranges) {
-  static constexpr std::pair<char, const char*> kShort[] = {{'"', "\\\""}, {'\\', "\\\\"}, {'\b', "\\b"},
-                                                            {'\f', "\\f"}, {'\n', "\\n"},  {'\r', "\\r"},
-                                                            {'\t', "\\t"}};
+  static constexpr std::pair<char, const char*> kShort[] = {{'"', "\\\""}, {'\\', "\\\\"}, {'\b', "\\b"}, {'\f', "\\f"},
+                                                            {'\n', "\\n"}, {'\r', "\\r"},  {'\t', "\\t"}};
   auto contains = [&](char32_t code) {
-    return std::any_of(ranges.begin(), ranges.end(), [&](const CodeRange& r) { return code >= r.first && code <= r.last; });
+    return std::any_of(ranges.begin(), ranges.end(),
+                       [&](const CodeRange& r) { return code >= r.first && code <= r.last; });
   };
   std::vector<GrammarAst::Node> parts;
   std::vector<CodeRange> plain;
@@ -374,10 +377,10 @@ GrammarAst::Node json_any_char(GrammarAst& ast) {
   // No half of a surrogate pair without the other.
   const GrammarAst::Node d = ast.chars({{'D', 'D'}, {'d', 'd'}});
   const GrammarAst::Node low = ast.seq({ast.bytes("\\u"), d, ast.chars({{'C', 'F'}, {'c', 'f'}}), digits(2)});
-  const GrammarAst::Node code = ast.alt(
-      {ast.seq({ast.chars({{'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'}}), digits(3)}),
-       ast.seq({d, ast.chars({{'0', '7'}}), digits(2)}),
-       ast.seq({d, ast.chars({{'8', '9'}, {'A', 'B'}, {'a', 'b'}}), digits(2), low})});
+  const GrammarAst::Node code =
+      ast.alt({ast.seq({ast.chars({{'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'}}), digits(3)}),
+               ast.seq({d, ast.chars({{'0', '7'}}), digits(2)}),
+               ast.seq({d, ast.chars({{'8', '9'}, {'A', 'B'}, {'a', 'b'}}), digits(2), low})});
   return ast.alt({plain, ast.seq({ast.bytes("\\"), ast.alt({simple, ast.seq({ast.bytes("u"), code})})})});
 }
 

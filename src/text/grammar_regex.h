@@ -11,8 +11,8 @@
 namespace tessera {
 
 struct RegexOptions {
-  bool json = false;      // the text is what stands between a JSON string's quotes, escaped where JSON says so
-  bool anchored = true;   // false: the text only contains a match, where ^ and $ do not say otherwise
+  bool json = false;     // the text is what stands between a JSON string's quotes, escaped where JSON says so
+  bool anchored = true;  // false: the text only contains a match, where ^ and $ do not say otherwise
 };
 
 struct RegexNode {

@@ -20,10 +20,10 @@ using Node = GrammarAst::Node;
 using Member = GrammarAst::Member;
 
 constexpr size_t kMaxSchemaBytes = 256 * 1024;
-constexpr size_t kMaxRules = 4000;    // different schemas inside one
-constexpr int64_t kMaxItems = 1000;   // of an array whose number of items is bounded
-constexpr size_t kMaxKnownName = 200; // bytes of a property beside which others may come
-constexpr int kMaxValueDepth = 200;   // of schemas within schemas, references followed
+constexpr size_t kMaxRules = 4000;     // different schemas inside one
+constexpr int64_t kMaxItems = 1000;    // of an array whose number of items is bounded
+constexpr size_t kMaxKnownName = 200;  // bytes of a property beside which others may come
+constexpr int kMaxValueDepth = 200;    // of schemas within schemas, references followed
 
 // Strings of `format`, as patterns. Dates are of every year's months, without a 29th of February.
 constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
@@ -34,11 +34,13 @@ constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
      R"(T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d))"},
     {"duration", R"(P(\d{1,4}W|\d{1,4}Y(\d{1,2}M)?(\d{1,3}D)?|\d{1,2}M(\d{1,3}D)?|\d{1,3}D)|PT\d{1,4}[HMS])"},
     {"uuid", R"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"},
-    {"email", R"([a-zA-Z0-9_+-]{1,32}(\.[a-zA-Z0-9_+-]{1,16})?@([a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?\.){1,3}[a-zA-Z]{2,12})"},
+    {"email",
+     R"([a-zA-Z0-9_+-]{1,32}(\.[a-zA-Z0-9_+-]{1,16})?@([a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?\.){1,3}[a-zA-Z]{2,12})"},
     {"hostname", R"(([a-z0-9]{1,20}(-[a-z0-9]{1,20})?\.){0,3}[a-z]{1,20})"},
     {"ipv4", R"(((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d))"},
     {"ipv6", R"(([0-9a-f]{1,4}:){7}[0-9a-f]{1,4})"},
-    {"uri", R"(https?://([a-z0-9]{1,20}(-[a-z0-9]{1,20})?\.){1,4}[a-z]{2,12}(:[1-9]\d{1,3})?(/[A-Za-z0-9._~-]{0,40}){0,8}(\?[A-Za-z0-9._~=&-]{1,100})?(#[A-Za-z0-9._~-]{1,40})?)"},
+    {"uri",
+     R"(https?://([a-z0-9]{1,20}(-[a-z0-9]{1,20})?\.){1,4}[a-z]{2,12}(:[1-9]\d{1,3})?(/[A-Za-z0-9._~-]{0,40}){0,8}(\?[A-Za-z0-9._~=&-]{1,100})?(#[A-Za-z0-9._~-]{1,40})?)"},
 };
 
 class Reader {
@@ -130,14 +132,31 @@ class Reader {
   }
 
   static void check_keywords(const OrderedJson& s, const std::string& path) {
-    static const std::set<std::string_view> kKnown = {
-        "type",      "enum",      "const",     "properties", "required", "additionalProperties", "minProperties",
-        "maxProperties", "items", "prefixItems", "minItems", "maxItems", "minLength",            "maxLength",
-        "pattern",   "format",    "minimum",   "maximum",    "exclusiveMinimum", "exclusiveMaximum", "nullable",
-        "multipleOf", "uniqueItems"};
+    static const std::set<std::string_view> kKnown = {"type",
+                                                      "enum",
+                                                      "const",
+                                                      "properties",
+                                                      "required",
+                                                      "additionalProperties",
+                                                      "minProperties",
+                                                      "maxProperties",
+                                                      "items",
+                                                      "prefixItems",
+                                                      "minItems",
+                                                      "maxItems",
+                                                      "minLength",
+                                                      "maxLength",
+                                                      "pattern",
+                                                      "format",
+                                                      "minimum",
+                                                      "maximum",
+                                                      "exclusiveMinimum",
+                                                      "exclusiveMaximum",
+                                                      "nullable",
+                                                      "multipleOf",
+                                                      "uniqueItems"};
     for (const auto& [key, value] : s.items())
-      if (!kKnown.contains(key))
-        fail(ErrorCode::kUnsupported, "{}: the keyword \"{}\" is not supported", path, key);
+      if (!kKnown.contains(key)) fail(ErrorCode::kUnsupported, "{}: the keyword \"{}\" is not supported", path, key);
     if (s.contains("uniqueItems") && s["uniqueItems"] != false)
       fail(ErrorCode::kUnsupported, "{}: the keyword \"uniqueItems\" is not supported", path);
     if (s.contains("multipleOf") && !(s["multipleOf"] == 1 && s.value("type", OrderedJson()) == "integer"))
@@ -152,8 +171,10 @@ class Reader {
       const OrderedJson list = s["type"].is_array() ? s["type"] : OrderedJson::array({s["type"]});
       for (const OrderedJson& type : list) {
         if (!type.is_string() || !kNames.contains(type))
-          fail(ErrorCode::kInvalidArgument, "{}.type: {} is not a type; expected null, boolean, object, array, number, "
-               "integer or string", path, type.dump().substr(0, 40));
+          fail(ErrorCode::kInvalidArgument,
+               "{}.type: {} is not a type; expected null, boolean, object, array, number, "
+               "integer or string",
+               path, type.dump().substr(0, 40));
         out.push_back(type);
       }
       return out;
@@ -216,7 +237,10 @@ class Reader {
   static std::optional<int64_t> count(const OrderedJson& s, const char* key, const std::string& path) {
     if (!s.contains(key)) return std::nullopt;
     const OrderedJson& v = s[key];
-    const bool whole = v.is_number_integer() || (v.is_number_float() && v.get<double>() == static_cast<double>(static_cast<int64_t>(std::clamp(v.get<double>(), -1e15, 1e15))));
+    const bool whole =
+        v.is_number_integer() ||
+        (v.is_number_float() &&
+         v.get<double>() == static_cast<double>(static_cast<int64_t>(std::clamp(v.get<double>(), -1e15, 1e15))));
     if (!whole || v.get<double>() < 0)
       fail(ErrorCode::kInvalidArgument, "{}.{}: expected a whole number of 0 or more", path, key);
     return static_cast<int64_t>(std::min(v.get<double>(), 1e15));
@@ -228,7 +252,9 @@ class Reader {
   // A line break with its indentation, or a space, or nothing.
   Node space() {
     if (space_ < 0) {
-      space_ = leaf_rule("space", ast_.alt({ast_.bytes(" "), ast_.seq({ast_.bytes("\n"), ast_.repeat(ast_.chars({{' ', ' '}, {'\t', '\t'}}), 0, 40)})}));
+      space_ = leaf_rule(
+          "space", ast_.alt({ast_.bytes(" "), ast_.seq({ast_.bytes("\n"),
+                                                        ast_.repeat(ast_.chars({{' ', ' '}, {'\t', '\t'}}), 0, 40)})}));
     }
     return ast_.optional(ast_.call(space_));
   }
@@ -247,6 +273,7 @@ class Reader {
       // Unbounded strings are counted too, so that all strings are one automaton.
       const Node inside = ast_.counted(json_any_char(ast_), min, max);
       rule = leaf_rule("a string", ast_.seq({ast_.bytes("\""), inside, ast_.bytes("\"")}));
+      ast_.rule(rule).any_length = true;
     }
     return ast_.call(rule);
   }
@@ -268,8 +295,8 @@ class Reader {
     const Node pair = ast_.seq({plain_string(0, GrammarAst::kUnbounded), ast_.bytes(":"), space(), v});
     ast_.define(any_object_, braces("{", ast_.members({{pair, Member::kRepeated}}, comma()), "}"));
     const Node items = braces("[", ast_.members({{v, Member::kRepeated}}, comma()), "]");
-    ast_.define(any_value_, ast_.alt({ast_.call(any_object_), items, plain_string(0, GrammarAst::kUnbounded), plain_number(),
-                                      ast_.bytes("true"), ast_.bytes("false"), ast_.bytes("null")}));
+    ast_.define(any_value_, ast_.alt({ast_.call(any_object_), items, plain_string(0, GrammarAst::kUnbounded),
+                                      plain_number(), ast_.bytes("true"), ast_.bytes("false"), ast_.bytes("null")}));
   }
 
   Node plain_number() {
@@ -320,8 +347,8 @@ class Reader {
     if (most && (open || *most < static_cast<int64_t>(members.size())))
       fail(ErrorCode::kUnsupported, "{}: \"maxProperties\" below the number of declared ones is not supported", path);
     if (open) {
-      const Node value = rest == true ? ast_.call(any_value())
-                                      : ast_.call(rule_for(rest, path + ".additionalProperties"));
+      const Node value =
+          rest == true ? ast_.call(any_value()) : ast_.call(rule_for(rest, path + ".additionalProperties"));
       members.emplace_back(ast_.seq({other_key(names, path), ast_.bytes(":"), space(), value}), Member::kRepeated);
     }
     if (members.empty()) return ast_.bytes("{}");
@@ -334,8 +361,10 @@ class Reader {
     std::vector<std::u32string> codes;
     for (const std::string& name : names) {
       if (name.size() > kMaxKnownName)
-        fail(ErrorCode::kUnsupported, "{}: \"additionalProperties\" beside a property whose name has {} bytes is not "
-             "supported", path, name.size());
+        fail(ErrorCode::kUnsupported,
+             "{}: \"additionalProperties\" beside a property whose name has {} bytes is not "
+             "supported",
+             path, name.size());
       std::u32string& code = codes.emplace_back();
       ClassReader in{name};
       while (in.at < name.size()) code += in.next_code();
@@ -400,14 +429,16 @@ class Reader {
     if (most == 0) return ast_.bytes("[]");
     std::vector<Node> elements;
     for (int64_t i = 0; i < fixed && (most < 0 || i < most); ++i)
-      elements.push_back(ast_.call(rule_for(prefix[static_cast<size_t>(i)], fmt::format("{}.prefixItems[{}]", path, i))));
+      elements.push_back(
+          ast_.call(rule_for(prefix[static_cast<size_t>(i)], fmt::format("{}.prefixItems[{}]", path, i))));
     Node tail = ast_.empty();  // what follows the fixed elements, and with it a comma before each
     if (open && (most < 0 || most > fixed)) {
       const Node item = items == true ? ast_.call(any_value()) : ast_.call(rule_for(items, path + ".items"));
       const auto more = static_cast<int32_t>(std::max<int64_t>(0, least - fixed));
       const int32_t at_most = most < 0 ? GrammarAst::kUnbounded : static_cast<int32_t>(most - fixed);
       if (fixed == 0) {
-        const Node rest = ast_.repeat(ast_.seq({comma(), item}), std::max(0, more - 1), at_most < 0 ? at_most : at_most - 1);
+        const Node rest =
+            ast_.repeat(ast_.seq({comma(), item}), std::max(0, more - 1), at_most < 0 ? at_most : at_most - 1);
         tail = ast_.seq({item, rest});
         if (least == 0) tail = ast_.optional(tail);
       } else {
@@ -437,7 +468,8 @@ class Reader {
     if (s.contains("format")) {
       if (!s["format"].is_string()) fail(ErrorCode::kInvalidArgument, "{}.format: expected a string", path);
       const std::string name = s["format"];
-      const auto* format = std::find_if(std::begin(kFormats), std::end(kFormats), [&](const auto& f) { return f.first == name; });
+      const auto* format =
+          std::find_if(std::begin(kFormats), std::end(kFormats), [&](const auto& f) { return f.first == name; });
       if (format == std::end(kFormats))
         fail(ErrorCode::kUnsupported, "{}: the format \"{}\" is not supported", path, name.substr(0, 60));
       inside = regex_node(ast_, format->second, {.json = true});
@@ -451,8 +483,10 @@ class Reader {
       }
     }
     if (inside.shortest < least.value_or(0) || inside.longest > most.value_or(RegexNode::kUnboundedLength)) {
-      fail(ErrorCode::kUnsupported, "{}: \"minLength\" and \"maxLength\" beside a pattern or format that may be shorter "
-           "or longer are not supported", path);
+      fail(ErrorCode::kUnsupported,
+           "{}: \"minLength\" and \"maxLength\" beside a pattern or format that may be shorter "
+           "or longer are not supported",
+           path);
     }
     return ast_.call(leaf_rule(path.substr(0, 120), ast_.seq({ast_.bytes("\""), inside.node, ast_.bytes("\"")})));
   }
@@ -473,7 +507,8 @@ class Reader {
     if (s.contains("format")) {
       static const std::set<std::string> kNumbers = {"int32", "int64", "float", "double"};
       if (!s["format"].is_string() || !kNumbers.contains(s["format"]))
-        fail(ErrorCode::kUnsupported, "{}: the format {} of a number is not supported", path, s["format"].dump().substr(0, 60));
+        fail(ErrorCode::kUnsupported, "{}: the format {} of a number is not supported", path,
+             s["format"].dump().substr(0, 60));
     }
     if (!low && !high && !integer) return plain_number();
     const Node node = integer ? integer_node(ast_, low, high, path) : number_node(ast_, low, high, path);

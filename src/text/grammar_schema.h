@@ -6,7 +6,8 @@
 //   array    items, prefixItems, minItems, maxItems
 //   string   minLength, maxLength, pattern, format (see grammar_schema_text.h)
 //   number   minimum, maximum, exclusiveMinimum, exclusiveMaximum
-//   nullable (OpenAPI's); title, description, default, examples, deprecated, readOnly, writeOnly, $schema, $id, $comment: no effect
+//   nullable (OpenAPI's); title, description, default, examples, deprecated, readOnly, writeOnly, $schema, $id,
+//   $comment: no effect
 //
 // Any other keyword is refused by name. Properties come in the schema's order. Where `properties` is given and
 // additionalProperties is not, there are none beside them; `additionalProperties: true` allows them, behind the others.

@@ -84,22 +84,24 @@ std::string unescape_pointer(std::string_view text) {
 }  // namespace
 
 bool is_annotation(const std::string& keyword) {
-  static constexpr std::string_view kNames[] = {"title",    "description", "default",     "examples",   "example",
-                                                "$comment", "deprecated",  "readOnly",    "writeOnly",  "$schema",
+  static constexpr std::string_view kNames[] = {"title",    "description", "default",     "examples",     "example",
+                                                "$comment", "deprecated",  "readOnly",    "writeOnly",    "$schema",
                                                 "$id",      "$defs",       "definitions", "discriminator"};
   return std::find(std::begin(kNames), std::end(kNames), keyword) != std::end(kNames) || keyword.starts_with("x-");
 }
 
 const OrderedJson& SchemaMerger::resolve(const std::string& reference, const std::string& path) const {
   if (!reference.starts_with("#"))
-    fail(ErrorCode::kUnsupported, "{}.$ref: \"{}\" is not in this schema; only references such as \"#/$defs/x\" are "
-         "supported", path, reference);
+    fail(ErrorCode::kUnsupported,
+         "{}.$ref: \"{}\" is not in this schema; only references such as \"#/$defs/x\" are "
+         "supported",
+         path, reference);
   const OrderedJson* at = &document_;
   std::string_view rest = std::string_view(reference).substr(1);
   auto nowhere = [&] { fail(ErrorCode::kInvalidArgument, "{}.$ref: \"{}\" is not in the schema", path, reference); };
   if (!rest.empty() && rest[0] != '/')
-    fail(ErrorCode::kUnsupported, "{}.$ref: \"{}\" names an anchor; only paths such as \"#/$defs/x\" are supported", path,
-         reference);
+    fail(ErrorCode::kUnsupported, "{}.$ref: \"{}\" names an anchor; only paths such as \"#/$defs/x\" are supported",
+         path, reference);
   while (!rest.empty()) {
     rest.remove_prefix(1);
     const size_t slash = std::min(rest.find('/'), rest.size());

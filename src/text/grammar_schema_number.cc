@@ -57,9 +57,7 @@ class Builder {
  public:
   explicit Builder(GrammarAst& ast) : ast_(ast) {}
 
-  Node digit(char low, char high) {
-    return ast_.chars({{static_cast<char32_t>(low), static_cast<char32_t>(high)}});
-  }
+  Node digit(char low, char high) { return ast_.chars({{static_cast<char32_t>(low), static_cast<char32_t>(high)}}); }
   Node digits(int min, int max) { return ast_.repeat(digit('0', '9'), min, max); }
   Node any_whole() { return ast_.alt({ast_.bytes("0"), ast_.seq({digit('1', '9'), digits(0, kDigits - 1)})}); }
   Node any_fraction() { return ast_.optional(ast_.seq({ast_.bytes("."), digits(1, kFractionDigits)})); }
@@ -91,7 +89,7 @@ class Builder {
   }
 
   struct FractionBounds {
-    const std::string* low = nullptr;   // null: none
+    const std::string* low = nullptr;  // null: none
     const std::string* high = nullptr;
     bool low_exclusive = false, high_exclusive = false;
   };
@@ -200,7 +198,8 @@ Node number_span(GrammarAst& ast, Builder& build, const Span& s) {
     if (at_low.low && at_low.high && *at_low.low > *at_low.high) return ast.nothing();
     return ast.seq({ast.bytes(low), build.tail(at_low)});
   }
-  std::vector<Node> parts{ast.seq({ast.bytes(low), build.tail(at_low)}), ast.seq({ast.bytes(high), build.tail(at_high)})};
+  std::vector<Node> parts{ast.seq({ast.bytes(low), build.tail(at_low)}),
+                          ast.seq({ast.bytes(high), build.tail(at_high)})};
   const std::string first = stepped(low, 1), last = stepped(high, -1);
   if (compare(first, last) <= 0) parts.push_back(ast.seq({build.whole_between(first, last), build.any_fraction()}));
   return ast.alt(std::move(parts));
@@ -252,10 +251,9 @@ Node integer_node(GrammarAst& ast, const std::optional<NumberBound>& low, const 
 Node number_node(GrammarAst& ast, const std::optional<NumberBound>& low, const std::optional<NumberBound>& high,
                  const std::string& path) {
   Builder build(ast);
-  if (low || high)
-    return both_signs(ast, low, high, path, [&](const Span& s) { return number_span(ast, build, s); });
-  const Node exponent = ast.seq({ast.chars({{'e', 'e'}, {'E', 'E'}}), ast.optional(ast.chars({{'+', '+'}, {'-', '-'}})),
-                                 build.digits(1, 2)});
+  if (low || high) return both_signs(ast, low, high, path, [&](const Span& s) { return number_span(ast, build, s); });
+  const Node exponent = ast.seq(
+      {ast.chars({{'e', 'e'}, {'E', 'E'}}), ast.optional(ast.chars({{'+', '+'}, {'-', '-'}})), build.digits(1, 2)});
   return ast.seq({ast.optional(ast.bytes("-")), build.any_whole(), build.any_fraction(), ast.optional(exponent)});
 }
 

@@ -60,10 +60,20 @@ TEST(GrammarRegex, MatchesWholeTexts) {
       {"a|bc|", {"a", "bc", ""}, {"b", "abc"}},
       {"(ab)*c", {"c", "abc", "ababc"}, {"ab", "aabc"}},
       {"a{2,3}", {"aa", "aaa"}, {"a", "aaaa"}},
-      {"a{20,30}b", {std::string(20, 'a') + "b", std::string(30, 'a') + "b"}, {std::string(19, 'a') + "b", std::string(31, 'a') + "b"}},
+      {"a{20,30}b",
+       {std::string(20, 'a') + "b", std::string(30, 'a') + "b"},
+       {std::string(19, 'a') + "b", std::string(31, 'a') + "b"}},
       {"a{20,30}a", {std::string(21, 'a'), std::string(31, 'a')}, {std::string(20, 'a'), std::string(32, 'a')}},
-      {"(a{10}b){10,}", {[] { std::string s; for (int i = 0; i < 11; ++i) s += "aaaaaaaaaab"; return s; }()}, {"aaaaaaaaaab"}},
-      {"a{9,}b{9}c", {std::string(12, 'a') + std::string(9, 'b') + "c"}, {std::string(8, 'a') + std::string(9, 'b') + "c", std::string(9, 'a') + std::string(10, 'b') + "c"}},
+      {"(a{10}b){10,}",
+       {[] {
+         std::string s;
+         for (int i = 0; i < 11; ++i) s += "aaaaaaaaaab";
+         return s;
+       }()},
+       {"aaaaaaaaaab"}},
+      {"a{9,}b{9}c",
+       {std::string(12, 'a') + std::string(9, 'b') + "c"},
+       {std::string(8, 'a') + std::string(9, 'b') + "c", std::string(9, 'a') + std::string(10, 'b') + "c"}},
       {"[^a-c]", {"d", "é", "😀"}, {"a", "dd"}},
       {"\\d+\\.\\w\\s", {"12.x "}, {"12x ", "12.- "}},
       {"[\\d_-]+", {"1-_"}, {"a"}},
@@ -130,21 +140,27 @@ TEST(GrammarEbnf, ReadsTheDialect) {
 }
 
 TEST(GrammarSchema, ObjectsAndOptionalMembers) {
-  const CompiledGrammar g = schema(R"({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"},
+  const CompiledGrammar g =
+      schema(R"({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"},
     "c": {"type": "boolean"}}, "required": ["b"]})");
-  for (const char* yes : {R"({"b":"x"})", R"({"a": 1, "b": "x"})", R"({"b":"","c":true})", "{\n  \"a\": -5,\n  \"b\": \"\\u00e9\\n\"\n}"})
+  for (const char* yes :
+       {R"({"b":"x"})", R"({"a": 1, "b": "x"})", R"({"b":"","c":true})", "{\n  \"a\": -5,\n  \"b\": \"\\u00e9\\n\"\n}"})
     EXPECT_TRUE(matches(g, yes)) << yes;
-  for (const char* no : {R"({})", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x",})", R"({"b":"x","d":1})", R"({"a":1.5,"b":""})",
-                         R"({"a":01,"b":""})", R"({,"b":""})", "{\"b\":\"\n\"}", R"({"b":"\ud800"})"})
+  for (const char* no :
+       {R"({})", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x",})", R"({"b":"x","d":1})", R"({"a":1.5,"b":""})",
+        R"({"a":01,"b":""})", R"({,"b":""})", "{\"b\":\"\n\"}", R"({"b":"\ud800"})"})
     EXPECT_FALSE(matches(g, no)) << no;
 }
 
 TEST(GrammarSchema, OtherPropertiesAreNoneOfTheDeclared) {
-  const CompiledGrammar g = schema(R"({"type": "object", "properties": {"name": {"type": "integer"}, "nam": {"type": "null"}},
+  const CompiledGrammar g =
+      schema(R"({"type": "object", "properties": {"name": {"type": "integer"}, "nam": {"type": "null"}},
     "additionalProperties": {"type": "boolean"}})");
-  for (const char* yes : {R"({})", R"({"name":1,"nam":null,"x":true})", R"({"names":true,"na":false,"":true})", R"({"nom":true})"})
+  for (const char* yes :
+       {R"({})", R"({"name":1,"nam":null,"x":true})", R"({"names":true,"na":false,"":true})", R"({"nom":true})"})
     EXPECT_TRUE(matches(g, yes)) << yes;
-  for (const char* no : {R"({"name":true})", R"({"x":1})", R"({"nam":true})", R"({"x":true,"name":1})", R"({"n\u0061me":true})"})
+  for (const char* no :
+       {R"({"name":true})", R"({"x":1})", R"({"nam":true})", R"({"x":true,"name":1})", R"({"n\u0061me":true})"})
     EXPECT_FALSE(matches(g, no)) << no;
 }
 
@@ -154,12 +170,20 @@ TEST(GrammarSchema, NumbersWithinBounds) {
     std::vector<const char*> yes, no;
   };
   const Case cases[] = {
-      {R"({"type":"integer","minimum":-5,"maximum":120})", {"-5", "-1", "0", "7", "99", "120"}, {"-6", "-0", "121", "1.0", "00", "1000"}},
+      {R"({"type":"integer","minimum":-5,"maximum":120})",
+       {"-5", "-1", "0", "7", "99", "120"},
+       {"-6", "-0", "121", "1.0", "00", "1000"}},
       {R"({"type":"integer","exclusiveMinimum":0})", {"1", "10", "999999999999999999"}, {"0", "-1"}},
-      {R"({"type":"integer","minimum":995,"maximum":1005})", {"995", "999", "1000", "1005"}, {"994", "1006", "99", "1050"}},
+      {R"({"type":"integer","minimum":995,"maximum":1005})",
+       {"995", "999", "1000", "1005"},
+       {"994", "1006", "99", "1050"}},
       {R"({"type":"integer","maximum":-3.5})", {"-4", "-100"}, {"-3", "0", "4"}},
-      {R"({"type":"number","minimum":0,"maximum":1})", {"0", "0.5", "1", "1.0", "0.99999"}, {"1.1", "-0.1", "2", "1.01", "0."}},
-      {R"({"type":"number","exclusiveMinimum":0.25,"exclusiveMaximum":0.5})", {"0.26", "0.2501", "0.3", "0.4999"}, {"0.25", "0.5", "0.250", "0.50", "0.2", "0"}},
+      {R"({"type":"number","minimum":0,"maximum":1})",
+       {"0", "0.5", "1", "1.0", "0.99999"},
+       {"1.1", "-0.1", "2", "1.01", "0."}},
+      {R"({"type":"number","exclusiveMinimum":0.25,"exclusiveMaximum":0.5})",
+       {"0.26", "0.2501", "0.3", "0.4999"},
+       {"0.25", "0.5", "0.250", "0.50", "0.2", "0"}},
       {R"({"type":"number","minimum":-1.5})", {"-1.5", "-1.49", "-0.1", "0", "12345.6"}, {"-1.51", "-2", "-1.6"}},
       {R"({"type":"number"})", {"-0.5e+10", "1E5", "0"}, {"1e", ".5", "+1", "1e999"}},
   };
@@ -176,14 +200,22 @@ TEST(GrammarSchema, StringsArraysUnionsReferences) {
     std::vector<const char*> yes, no;
   };
   const Case cases[] = {
-      {R"({"type":"string","minLength":2,"maxLength":3})", {"\"ab\"", "\"é€😀\"", "\"\\n\\u00e9\""}, {"\"a\"", "\"abcd\"", "ab"}},
+      {R"({"type":"string","minLength":2,"maxLength":3})",
+       {"\"ab\"", "\"é€😀\"", "\"\\n\\u00e9\""},
+       {"\"a\"", "\"abcd\"", "ab"}},
       {R"({"type":"string","pattern":"^a\"\\n?$"})", {"\"a\\\"\"", "\"a\\\"\\n\""}, {"\"a\"", "\"a\\\"\n\""}},
       {R"({"type":"string","pattern":"b"})", {"\"abc\"", "\"b\"", "\"\\tb\""}, {"\"ac\"", "\"\""}},
-      {R"({"type":"string","format":"date"})", {"\"2024-02-28\"", "\"1999-12-31\""}, {"\"2024-13-01\"", "\"2024-02-30\"", "\"24-01-01\""}},
+      {R"({"type":"string","format":"date"})",
+       {"\"2024-02-28\"", "\"1999-12-31\""},
+       {"\"2024-13-01\"", "\"2024-02-30\"", "\"24-01-01\""}},
       {R"({"type":"string","format":"ipv4"})", {"\"255.0.10.1\""}, {"\"256.0.0.1\"", "\"01.0.0.1\""}},
-      {R"({"type":"array","items":{"type":"null"},"minItems":1,"maxItems":3})", {"[null]", "[null, null,null]"}, {"[]", "[null,null,null,null]", "[null,]"}},
+      {R"({"type":"array","items":{"type":"null"},"minItems":1,"maxItems":3})",
+       {"[null]", "[null, null,null]"},
+       {"[]", "[null,null,null,null]", "[null,]"}},
       {R"({"type":"array","items":{"type":"null"}})", {"[]", "[ null ]", "[null,null]"}, {"[1]"}},
-      {R"({"prefixItems":[{"const":1},{"const":2}],"items":{"const":3},"minItems":1})", {"[1]", "[1,2]", "[1,2,3,3]"}, {"[]", "[2]", "[1,3]"}},
+      {R"({"prefixItems":[{"const":1},{"const":2}],"items":{"const":3},"minItems":1})",
+       {"[1]", "[1,2]", "[1,2,3,3]"},
+       {"[]", "[2]", "[1,3]"}},
       {R"({"prefixItems":[{"const":1}],"items":false})", {"[]", "[1]"}, {"[1,2]"}},
       {R"({"enum":["a",1,null,{"b":[2]}]})", {"\"a\"", "1", "null", "{\"b\":[2]}"}, {"2", "\"1\""}},
       {R"({"type":"string","enum":["a",1]})", {"\"a\""}, {"1"}},
@@ -192,10 +224,12 @@ TEST(GrammarSchema, StringsArraysUnionsReferences) {
       {R"({"anyOf":[{"type":"integer"},{"type":"string","maxLength":1}]})", {"5", "\"a\""}, {"\"ab\"", "null"}},
       {R"({"type":"integer","anyOf":[{"minimum":5},{"maximum":-5}]})", {"5", "-5"}, {"0", "\"a\""}},
       {R"({"allOf":[{"type":"object","properties":{"a":{"type":"integer","minimum":3}},"required":["a"]},{"properties":{"a":{"maximum":5},"b":{"const":1}}}]})",
-       {R"({"a":3})", R"({"a":5,"b":1})"}, {R"({"a":2})", R"({"a":6})", R"({"b":1})", R"({})"}},
+       {R"({"a":3})", R"({"a":5,"b":1})"},
+       {R"({"a":2})", R"({"a":6})", R"({"b":1})", R"({})"}},
       {R"({"allOf":[{"type":"number"},{"type":["integer","string"]}]})", {"4"}, {"4.5", "\"a\""}},
       {R"({"$ref":"#/$defs/l","$defs":{"l":{"anyOf":[{"type":"null"},{"type":"object","properties":{"next":{"$ref":"#/$defs/l"}},"required":["next"]}]}}})",
-       {"null", R"({"next":null})", R"({"next":{"next":null}})"}, {R"({"next":1})", "{}"}},
+       {"null", R"({"next":null})", R"({"next":{"next":null}})"},
+       {R"({"next":1})", "{}"}},
       {R"({"type":"array","items":{"$ref":"#"}})", {"[]", "[[],[[]]]"}, {"[1]"}},
       {R"({"$ref":"#/definitions/a%20b~1c","definitions":{"a b/c":{"const":1}}})", {"1"}, {"2"}},
       {R"(true)", {"{\"a\":[1,\"x\",{}]}", "3", "[]"}, {"", "{a:1}", "[1,]"}},
@@ -219,7 +253,8 @@ TEST(GrammarSchema, RefusesByNameAndPlace) {
   EXPECT_THAT(error(R"({"$ref":"#/$defs/none"})"), HasSubstr("is not in the schema"));
   EXPECT_THAT(error(R"({"$ref":"#"})"), HasSubstr("no text can match"));
   EXPECT_THAT(error(R"({"allOf":[{"$ref":"#"}]})"), HasSubstr("lead back"));
-  EXPECT_THAT(error(R"({"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]})"), HasSubstr("no text can match"));
+  EXPECT_THAT(error(R"({"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]})"),
+              HasSubstr("no text can match"));
   EXPECT_THAT(error(R"j({"type":"string","pattern":"(?=a)"})j"), HasSubstr("schema.pattern: look-ahead"));
   EXPECT_THAT(error(R"({"type":"string","format":"rhyme"})"), HasSubstr("\"rhyme\""));
   EXPECT_THAT(error(R"({"type":"string","pattern":"a+","maxLength":5})"), HasSubstr("maxLength"));
@@ -265,10 +300,20 @@ TEST(GrammarProperty, RandomSchemasGiveValidText) {
 }
 
 TEST(GrammarProperty, TextsFromStrangers) {
-  const char* const kTexts[] = {
-      "j{\"type\":\"string\",\"maxLength\":9}", "j{\"properties\":{\"a\":{\"$ref\":\"#\"}}}", "j[", "j{\"anyOf\":[{},{}]}",
-      "ra{2,40}(b|c)+", "r[^x]*x", "r\\", "r(a|a)*", "r(a*)*b", "r(.{1,40}){1,40}", "eroot ::= root root | \"a\" | \"\"",
-      "eroot ::= [a-z]{1,20} | root \",\" root", "eroot ::= \"(\" root \")\" | \"\"", "eroot ::= .* \"end\""};
+  const char* const kTexts[] = {"j{\"type\":\"string\",\"maxLength\":9}",
+                                "j{\"properties\":{\"a\":{\"$ref\":\"#\"}}}",
+                                "j[",
+                                "j{\"anyOf\":[{},{}]}",
+                                "ra{2,40}(b|c)+",
+                                "r[^x]*x",
+                                "r\\",
+                                "r(a|a)*",
+                                "r(a*)*b",
+                                "r(.{1,40}){1,40}",
+                                "eroot ::= root root | \"a\" | \"\"",
+                                "eroot ::= [a-z]{1,20} | root \",\" root",
+                                "eroot ::= \"(\" root \")\" | \"\"",
+                                "eroot ::= .* \"end\""};
   uint64_t state = 1;
   for (const char* text : kTexts) {
     for (int round = 0; round < 40; ++round) {

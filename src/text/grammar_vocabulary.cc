@@ -68,7 +68,8 @@ std::shared_ptr<LeafMasks> VocabularyIndex::shared_leaf(const std::string& key,
   if (it != kept_.end()) kept_.erase(it);
   kept_.push_back(leaf);
   if (kept_.size() > kKeptLeaves) kept_.erase(kept_.begin());
-  if (leaves_.size() > 16 * kKeptLeaves) std::erase_if(leaves_, [](const auto& entry) { return entry.second.expired(); });
+  if (leaves_.size() > 16 * kKeptLeaves)
+    std::erase_if(leaves_, [](const auto& entry) { return entry.second.expired(); });
   return leaf;
 }
 

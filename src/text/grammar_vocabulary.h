@@ -30,8 +30,8 @@ struct VocabularyIndex {
     return std::span(order).subspan(token_begin[node], token_begin[node + 1] - token_begin[node]);
   }
 
-  int64_t size = 0;              // V
-  std::string pool;              // all tokens' bytes; none for those that text never matches
+  int64_t size = 0;  // V
+  std::string pool;  // all tokens' bytes; none for those that text never matches
   std::vector<uint32_t> offsets;
 
   // Node 0 is the root. A node's first child, if it has one, is the next node; end[n] is the node after n's last
