@@ -47,7 +47,9 @@ struct Asked {
 }  // namespace
 
 Service::Service(Llm& llm, const BatchOptions& options, ServiceObserver* observer)
-    : llm_(llm), observer_(observer), default_sampling_(llm.default_sampling()),
+    : llm_(llm),
+      observer_(observer),
+      default_sampling_(llm.default_sampling()),
       constraints_(llm.impl().text(), llm.impl().eos_ids, llm.vocab_size()),
       machine_(llm.impl(), options) {
   try {

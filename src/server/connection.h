@@ -92,7 +92,7 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
   Clock::time_point began_;
   int status_ = 0;  // of the response, once it is known
   int64_t reserved_ = 0;
-  size_t lingered_ = 0;  // bytes dropped
+  size_t lingered_ = 0;   // bytes dropped
   bool counted_ = false;  // in open_requests
   bool keep_alive_ = true, http_1_0_ = false, body_read_ = false;
   bool reading_ = false, writing_ = false, last_write_ = false, chunked_ = false, pumping_ = false, pump_again_ = false;

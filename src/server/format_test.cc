@@ -21,9 +21,10 @@ const Tokenizer& tokenizer() {
 std::vector<int32_t> random_answer(std::mt19937& random) {
   static const std::vector<int32_t> kWords = [] {
     std::vector<int32_t> words;
-    for (const char* text : {"<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>",
-                             "<|channel|>", "<|message|>", "assistant", "analysis", "final", "commentary", " to=",
-                             "functions", ".f", " json", "{\"a\":", "1}", "user", "\n\n", " stop"}) {
+    for (const char* text : {"<|start|>",  "<|end|>",     "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>",
+                             "<|call|>",   "<|channel|>", "<|message|>", "assistant",   "analysis",      "final",
+                             "commentary", " to=",        "functions",   ".f",          " json",         "{\"a\":",
+                             "1}",         "user",        "\n\n",        " stop"}) {
       for (int32_t id : tokenizer().encode(text)) words.push_back(id);
     }
     return words;
@@ -35,7 +36,6 @@ std::vector<int32_t> random_answer(std::mt19937& random) {
   }
   return ids;
 }
-
 
 // Runs one answer through a formatter, as a job does.
 std::string run(Formatter& formatter, const std::vector<int32_t>& ids, const AnswerRules& rules) {
@@ -137,7 +137,8 @@ void check_responses(ServerState& state, const std::vector<int32_t>& ids, const 
 }
 
 void check_messages(const std::vector<int32_t>& ids, const AnswerRules& rules) {
-  auto whole = make_messages_formatter({.model = "m"}), streamed = make_messages_formatter({.model = "m", .stream = true});
+  auto whole = make_messages_formatter({.model = "m"}),
+       streamed = make_messages_formatter({.model = "m", .stream = true});
   run(*whole, ids, rules);
   const OrderedJson body = OrderedJson::parse(whole->body());
   size_t open = 0, closed = 0;

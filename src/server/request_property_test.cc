@@ -48,10 +48,26 @@ class Mutations {
       if (random_() % 12 == 0 && value.is_object()) return value.erase(child), void();
       return change(*child);
     }
-    static const char* const kValues[] = {
-        "null", "true", "0", "-1", "1e300", "18446744073709551615", "-9223372036854775808", "0.5", R"("")", R"("text")",
-        R"("f")", "[]", "[null]", "[[]]", "{}", R"({"type": "text"})", R"({"type": 1})", R"([{"type": "function"}])",
-        R"("<|start|>\u0000")", R"({"$ref": "#"})"};
+    static const char* const kValues[] = {"null",
+                                          "true",
+                                          "0",
+                                          "-1",
+                                          "1e300",
+                                          "18446744073709551615",
+                                          "-9223372036854775808",
+                                          "0.5",
+                                          R"("")",
+                                          R"("text")",
+                                          R"("f")",
+                                          "[]",
+                                          "[null]",
+                                          "[[]]",
+                                          "{}",
+                                          R"({"type": "text"})",
+                                          R"({"type": 1})",
+                                          R"([{"type": "function"}])",
+                                          R"("<|start|>\u0000")",
+                                          R"({"$ref": "#"})"};
     value = OrderedJson::parse(kValues[random_() % std::size(kValues)]);
   }
 
