@@ -6,7 +6,7 @@
 import json
 import sys
 
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator
 
 validators = {}
 checked, bad = 0, 0
@@ -15,7 +15,7 @@ for line in sys.stdin:
     path = item["schema"]
     if path not in validators:
         with open(path, encoding="utf-8") as file:
-            validators[path] = Draft202012Validator(json.load(file), format_checker=FormatChecker())
+            validators[path] = Draft202012Validator(json.load(file), format_checker=Draft202012Validator.FORMAT_CHECKER)
     checked += 1
     try:
         errors = [e.message for e in validators[path].iter_errors(json.loads(item["text"]))]
