@@ -115,11 +115,13 @@ int cmd_serve(Invocation& call) {
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
 
-  check_model_folder(options.model.model);
+  const std::string given = options.model.model;
+  options.model.model = find_model(given);
   options.server.api_keys = read_keys(options.key_file);
   options.server.model_path = options.model.model;
   options.server.body_seconds = options.server.header_seconds;
-  if (options.server.model_name.empty()) options.server.model_name = folder_name(options.model.model);
+  if (options.server.model_name.empty())
+    options.server.model_name = options.model.model == given ? folder_name(given) : given;  // a hub id stays one
   std::optional<Llm> llm;
   server::ServerState state(options.server);
   server::HttpServer http(state);
