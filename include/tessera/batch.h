@@ -44,17 +44,18 @@ struct BatchOutput {
 // Named as in transformers' ContinuousBatchingConfig where the meaning is the same.
 struct BatchOptions {
   int64_t max_requests_per_batch = 32;
-  int64_t max_batch_tokens = 512;       // in one step
-  int64_t max_context = 0;              // tokens of one request; 0: the model's, as loaded
-  int64_t block_size = 32;              // tokens in a cache page
-  int64_t num_blocks = 0;               // cache pages; 0: from cache_memory
-  int64_t cache_memory = 0;             // bytes; 0: enough for all, as far as the memory that is left goes
-  int64_t swap_memory = 0;              // bytes of main memory for requests that must wait for cache pages
-  bool allow_block_sharing = true;      // the prefix cache
-  std::string scheduler_type = "fifo";  // or "prefill_first"
-  int64_t max_queue_size = 4096;
-  int64_t prompt_lookup = 0;     // longest draft of prompt lookup; 0: off
-  bool static_batching = false;  // for comparison: whole batches, one after another
+  int64_t max_batch_tokens = 512;               // in one step
+  int64_t max_context = 0;                      // tokens of one request; 0: the model's, as loaded
+  int64_t block_size = 32;                      // tokens in a cache page
+  int64_t num_blocks = 0;                       // cache pages; 0: from cache_memory
+  int64_t cache_memory = 0;                     // bytes; 0: enough for all, as far as the memory that is left goes
+  int64_t swap_memory = 0;                      // bytes of main memory for requests that must wait for cache pages
+  bool allow_block_sharing = true;              // the prefix cache
+  std::string scheduler_type = "fifo";          // or "prefill_first"
+  int64_t max_queue_size = 4096;                // waiting requests
+  int64_t max_queue_tokens = int64_t{1} << 22;  // and the tokens of their prompts
+  int64_t prompt_lookup = 0;                    // longest draft of prompt lookup; 0: off
+  bool static_batching = false;                 // for comparison: whole batches, one after another
   // Each request gets the same tokens whatever else is in the batch. So it is on a CPU in any case; a GPU uses slower
   // kernels for it. Requests without a seed get a fixed one.
   bool deterministic = false;

@@ -35,6 +35,7 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   positive("max_batch_tokens", o.max_batch_tokens);
   positive("block_size", o.block_size);
   positive("max_queue_size", o.max_queue_size);
+  positive("max_queue_tokens", o.max_queue_tokens);
   if (o.num_blocks < 0 || o.cache_memory < 0 || o.swap_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 ||
       o.prompt_lookup > 64)
     fail(ErrorCode::kInvalidArgument,
@@ -64,6 +65,7 @@ EngineOptions engine_options(const BatchOptions& o) {
     fail(ErrorCode::kInvalidArgument, "scheduler_type is \"{}\"; expected fifo or prefill_first", o.scheduler_type);
   return {.policy = o.scheduler_type == "fifo" ? SchedulePolicy::kFifo : SchedulePolicy::kPrefillFirst,
           .max_queue = o.max_queue_size,
+          .max_queue_tokens = o.max_queue_tokens,
           .prompt_lookup = o.prompt_lookup,
           .static_batching = o.static_batching};
 }

@@ -1,14 +1,15 @@
 #include "tessera/chat.h"
 
+#include <array>
 #include <cstdio>
 #include <ctime>
 
+#include "api/chat_prompt.h"
 #include "api/llm_impl.h"
 #include "api/reply_parser.h"
 #include "api/text_stream.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "text/chat_template.h"
 
 namespace tessera {
 
@@ -70,67 +71,37 @@ std::time_t conversation_time(const std::string& date) {
   return std::mktime(&when);
 }
 
-// What templates read: reasoning under both names in use. A template that tests "arguments is string" takes them as the
-// model wrote them; others expect an object.
-OrderedJson for_template(const OrderedJson& messages, bool string_arguments) {
-  OrderedJson out = messages;
-  for (OrderedJson& m : out) {
-    if (m["role"] != "assistant") continue;
-    if (!m.contains("content") || m["content"].is_null()) m["content"] = "";
-    if (m.contains("reasoning_content") && !m.contains("thinking")) m["thinking"] = m["reasoning_content"];
-    if (string_arguments || !m.contains("tool_calls")) continue;
-    for (OrderedJson& call : m["tool_calls"]) {
-      OrderedJson& function = call["function"];
-      if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
-      OrderedJson arguments = OrderedJson::parse(function["arguments"].get<std::string>(), nullptr, false);
-      if (arguments.is_object()) function["arguments"] = std::move(arguments);
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 struct Chat::Impl {
   Impl(Llm& model, ChatOptions chat_options)
       : llm(model),
         options(std::move(chat_options)),
-        chat_template(ChatTemplate::from_folder(model.impl().checkpoint.folder())) {
-    llm.impl().text();  // fails early when the tokenizer is missing
-  }
+        prompts(model.impl().checkpoint.folder(), model.impl().text()) {}  // fails early without a tokenizer
 
   std::vector<ChatSegment> render() const {
-    OrderedJson all = OrderedJson::array();
-    if (!options.system.empty()) all.push_back({{"role", "system"}, {"content", options.system}});
-    const bool string_arguments = chat_template.source().find("arguments is string") != std::string::npos;
-    for (const OrderedJson& m : for_template(messages, string_arguments)) all.push_back(m);
-    ChatTemplateOptions settings;
-    settings.tools = parse_tools(options.tools);
-    settings.add_generation_prompt = true;
-    settings.now = conversation_time(options.current_date);
+    ConversationInput input;
+    input.messages = OrderedJson::array();
+    if (!options.system.empty()) input.messages.push_back({{"role", "system"}, {"content", options.system}});
+    for (const OrderedJson& m : messages) input.messages.push_back(m);
+    input.tools = parse_tools(options.tools);
+    input.now = conversation_time(options.current_date);
     if (!options.template_kwargs.empty()) {
-      settings.kwargs = OrderedJson::parse(options.template_kwargs, nullptr, /*allow_exceptions=*/false);
-      if (!settings.kwargs.is_object()) fail(ErrorCode::kInvalidArgument, "template_kwargs must be a JSON object");
+      input.template_kwargs = OrderedJson::parse(options.template_kwargs, nullptr, /*allow_exceptions=*/false);
+      if (!input.template_kwargs.is_object())
+        fail(ErrorCode::kInvalidArgument, "template_kwargs must be a JSON object");
     }
-    if (!options.reasoning_effort.empty()) settings.kwargs["reasoning_effort"] = options.reasoning_effort;
-    return chat_template.apply_segments(all, settings);
+    input.reasoning_effort = options.reasoning_effort;
+    return prompts.segments(input);
   }
 
-  std::vector<int32_t> prompt_ids() const {
-    std::string text;
-    std::vector<TextRange> plain;  // users' text: a special token spelled there stays text
-    for (const ChatSegment& segment : render()) {
-      if (!segment.from_template) plain.push_back({text.size(), text.size() + segment.text.size()});
-      text += segment.text;
-    }
-    return llm.impl().text().encode(text, {.parse_special = true, .plain_ranges = plain});
-  }
+  std::vector<int32_t> prompt_ids() const { return prompts.segment_ids(render()); }
 
   Reply answer(const ReplyCallback& on_piece);
 
   Llm& llm;
   ChatOptions options;
-  ChatTemplate chat_template;
+  ChatPrompt prompts;
   OrderedJson messages = OrderedJson::array();
   int64_t calls = 0;
 };
@@ -147,11 +118,16 @@ Reply Chat::Impl::answer(const ReplyCallback& on_piece) {
   auto give = [&](ReplyPart part, std::string_view piece) {
     if (!piece.empty() && on_piece && !on_piece(part, piece)) wanted = false;
   };
-  auto emit = [&](ReplyPart part, std::string_view piece) {
-    if (part != ReplyPart::kAnswer) return give(part, piece);
-    std::string certain = stop.push(piece);
+  std::array<int64_t, 3> last_message{-1, -1, -1};  // by ReplyPart: what wrote last
+  auto emit = [&](const ReplyPiece& piece) {
+    auto& last = last_message[static_cast<size_t>(piece.part)];
+    const bool another = last >= 0 && last != piece.message;
+    last = piece.message;
+    const std::string text = (another ? std::string(kMessageBreak) : "") + std::string(piece.text);
+    if (piece.part != ReplyPart::kAnswer) return give(piece.part, text);
+    std::string certain = stop.push(text);
     answer += certain;
-    give(part, certain);
+    give(piece.part, certain);
   };
   Reply reply;
   // Cancelling takes effect after the token at hand.

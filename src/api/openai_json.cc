@@ -102,8 +102,12 @@ OrderedJson chat_choice(Llm& llm, const OpenAiRequest& request, const BatchOutpu
   std::unique_ptr<ReplyParser> parser = make_reply_parser(llm.impl().text());
   TextStream stop(request.stop);
   std::string answer;
-  auto emit = [&](ReplyPart part, std::string_view piece) {
-    if (part == ReplyPart::kAnswer) answer += stop.push(piece);
+  int64_t last = -1;  // the message that wrote last
+  auto emit = [&](const ReplyPiece& piece) {
+    if (piece.part != ReplyPart::kAnswer) return;
+    if (last >= 0 && last != piece.message) answer += stop.push(kMessageBreak);
+    last = piece.message;
+    answer += stop.push(piece.text);
   };
   for (int32_t id : output.generation.ids) parser->push(id, emit);
   parser->finish(emit);

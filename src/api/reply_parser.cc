@@ -1,7 +1,9 @@
 #include "api/reply_parser.h"
 
-#include <array>
+#include <algorithm>
+#include <iterator>
 
+#include "api/chat_prompt.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "text/harmony_chat.h"
@@ -21,10 +23,14 @@ class HarmonyReply final : public ReplyParser {
       : tokenizer_(tokenizer), parser_(std::move(tokens), HarmonyRole::kAssistant) {}
 
   void push(int32_t id, const Emit& emit) override {
-    handle(parser_.push(id, tokenizer_.is_special(id) ? std::string() : tokenizer_.token_bytes(id)), emit);
-    const HarmonyParsed* current = parser_.current();
-    if (current && harmony_part(*current) == HarmonyPart::kReasoning) ++parts_.reasoning_tokens;
+    const bool special = tokenizer_.is_special(id);
+    handle(parser_.push(id, special ? std::string() : tokenizer_.token_bytes(id)), emit);
+    const HarmonyParsed* current = special ? nullptr : parser_.current();
+    part_ = current ? reply_part(*current) : std::nullopt;
+    if (parser_.current() && reply_part(*parser_.current()) == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
   }
+
+  std::optional<ReplyPart> part() const override { return part_; }
 
   void finish(const Emit& emit) override {
     handle(parser_.finish(), emit);
@@ -48,46 +54,66 @@ class HarmonyReply final : public ReplyParser {
 
  private:
   static void append(std::string& to, const std::string& text) {
-    if (!to.empty() && !text.empty()) to += "\n\n";
+    if (!to.empty() && !text.empty()) to += kMessageBreak;
     to += text;
+  }
+
+  static std::optional<ReplyPart> reply_part(const HarmonyParsed& parsed) {
+    switch (harmony_part(parsed)) {
+      case HarmonyPart::kReasoning:
+        return ReplyPart::kReasoning;
+      case HarmonyPart::kAnswer:
+        return ReplyPart::kAnswer;
+      case HarmonyPart::kToolCall:
+        return ReplyPart::kToolCall;
+      case HarmonyPart::kNone:
+        break;
+    }
+    return std::nullopt;
   }
 
   void handle(const std::vector<HarmonyEvent>& events, const Emit& emit) {
     for (const HarmonyEvent& event : events) {
-      if (event.kind != HarmonyEvent::Kind::kDelta) continue;
-      const HarmonyPart kind = harmony_part(parser_.messages()[event.message]);
-      if (kind == HarmonyPart::kNone) continue;
-      const ReplyPart part = kind == HarmonyPart::kReasoning ? ReplyPart::kReasoning
-                             : kind == HarmonyPart::kAnswer  ? ReplyPart::kAnswer
-                                                             : ReplyPart::kToolCall;
-      auto& last = last_message_[static_cast<size_t>(part)];
-      if (last >= 0 && last != static_cast<int64_t>(event.message)) emit(part, "\n\n");
-      last = static_cast<int64_t>(event.message);
-      emit(part, event.delta);
+      const HarmonyParsed& parsed = parser_.messages()[event.message];
+      const std::optional<ReplyPart> part = reply_part(parsed);
+      if (!part || event.kind == HarmonyEvent::Kind::kEnded) continue;
+      const std::string name = *part == ReplyPart::kToolCall ? harmony_call_name(parsed.message) : std::string();
+      if (event.kind == HarmonyEvent::Kind::kDelta || *part == ReplyPart::kToolCall)
+        emit({*part, event.delta, static_cast<int64_t>(event.message), name});
     }
   }
 
   const Tokenizer& tokenizer_;
   HarmonyParser parser_;
-  std::array<int64_t, 3> last_message_{-1, -1, -1};  // by ReplyPart: the message that wrote last
+  std::optional<ReplyPart> part_;
 };
 
-// Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes.
+// Text with <think>...</think> and <tool_call>{"name": ..., "arguments": ...}</tool_call>, as Qwen3 writes. A tag that
+// the tokenizer has a token for is that token: the same characters in other tokens are text.
 class TaggedReply final : public ReplyParser {
  public:
-  explicit TaggedReply(const Tokenizer& tokenizer)
-      : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {}
+  explicit TaggedReply(const Tokenizer& tokenizer) : tokenizer_(tokenizer), decoder_(tokenizer, /*skip_special=*/true) {
+    for (size_t i = 0; i < std::size(kTags); ++i) ids_[i] = tokenizer.token_to_id(kTags[i].text).value_or(-1);
+  }
 
   void push(int32_t id, const Emit& emit) override {
-    held_ += decoder_.push(id);
-    drain(emit, false);
+    if (const Tag* tag = tag_of(id)) {
+      held_ += decoder_.flush();
+      drain(emit, true);
+      enter(emit, tag->to);
+    } else if (std::find(std::begin(ids_), std::end(ids_), id) == std::end(ids_)) {
+      held_ += decoder_.push(id);
+      drain(emit, false);
+    }
     if (part_ == ReplyPart::kReasoning) ++parts_.reasoning_tokens;
   }
+
+  std::optional<ReplyPart> part() const override { return part_; }
 
   void finish(const Emit& emit) override {
     held_ += decoder_.flush();
     drain(emit, true);
-    if (part_ == ReplyPart::kToolCall) close_call();
+    if (part_ == ReplyPart::kToolCall) close_call(emit);
     trim(parts_.reasoning);
     trim(parts_.answer);
   }
@@ -103,12 +129,26 @@ class TaggedReply final : public ReplyParser {
                                   {"<tool_call>", ReplyPart::kAnswer, ReplyPart::kToolCall},
                                   {"</tool_call>", ReplyPart::kToolCall, ReplyPart::kAnswer}};
 
+  // The tag that a token is where the text stands now.
+  const Tag* tag_of(int32_t id) const {
+    for (size_t i = 0; i < std::size(kTags); ++i)
+      if (ids_[i] == id && kTags[i].from == part_) return &kTags[i];
+    return nullptr;
+  }
+
+  void enter(const Emit& emit, ReplyPart part) {
+    if (part_ == ReplyPart::kToolCall) close_call(emit);
+    if (part_ != part) ++message_;
+    part_ = part;
+  }
+
   void drain(const Emit& emit, bool last) {
     for (;;) {
       const Tag* next = nullptr;
       size_t at = std::string::npos, keep = 0;
-      for (const Tag& tag : kTags) {
-        if (tag.from != part_) continue;
+      for (size_t i = 0; i < std::size(kTags); ++i) {
+        const Tag& tag = kTags[i];
+        if (tag.from != part_ || ids_[i] >= 0) continue;
         size_t found = held_.find(tag.text);
         if (found < at) at = found, next = &tag;
         for (size_t n = std::min(tag.text.size() - 1, held_.size()); n > keep; --n)
@@ -118,8 +158,7 @@ class TaggedReply final : public ReplyParser {
       give(emit, held_.substr(0, out));
       held_.erase(0, next ? at + next->text.size() : out);
       if (!next) return;
-      if (part_ == ReplyPart::kToolCall) close_call();
-      part_ = next->to;
+      enter(emit, next->to);
     }
   }
 
@@ -130,19 +169,25 @@ class TaggedReply final : public ReplyParser {
     if (to.empty()) text.erase(0, text.find_first_not_of("\n\r\t "));  // the newlines that follow a tag
     if (text.empty()) return;
     to += text;
-    emit(part_, text);
+    if (part_ != ReplyPart::kToolCall) emit({part_, text, message_, {}});
   }
 
-  void close_call() {
+  // A call is told when it is whole: its name may come last. What is no call stays in the answer, as it was written.
+  void close_call(const Emit& emit) {
     OrderedJson call = OrderedJson::parse(call_, nullptr, /*allow_exceptions=*/false);
-    ToolCall out{.arguments = call_};
     if (call.is_object() && call.contains("name") && call["name"].is_string()) {
-      out.name = call["name"].get<std::string>();
       const OrderedJson arguments = call.value("arguments", OrderedJson::object());
-      out.arguments = arguments.is_string() ? arguments.get<std::string>()
-                                            : arguments.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+      const ToolCall& out = parts_.tool_calls.emplace_back(ToolCall{
+          .name = call["name"].get<std::string>(),
+          .arguments = arguments.is_string() ? arguments.get<std::string>()
+                                             : arguments.dump(-1, ' ', false, OrderedJson::error_handler_t::replace)});
+      emit({ReplyPart::kToolCall, {}, message_, out.name});
+      if (!out.arguments.empty()) emit({ReplyPart::kToolCall, out.arguments, message_, out.name});
+    } else {
+      const std::string text = "<tool_call>" + call_ + "</tool_call>";
+      parts_.answer += text;
+      emit({ReplyPart::kAnswer, text, ++message_, {}});
     }
-    parts_.tool_calls.push_back(std::move(out));
     call_.clear();
   }
 
@@ -150,7 +195,9 @@ class TaggedReply final : public ReplyParser {
 
   const Tokenizer& tokenizer_;
   StreamDecoder decoder_;
+  int32_t ids_[std::size(kTags)];  // of the tags that are tokens; -1: text
   ReplyPart part_ = ReplyPart::kAnswer;
+  int64_t message_ = 0;
   std::string held_;  // may begin a tag
   std::string call_;
 };
@@ -158,9 +205,8 @@ class TaggedReply final : public ReplyParser {
 }  // namespace
 
 std::unique_ptr<ReplyParser> make_reply_parser(const Tokenizer& tokenizer) {
-  auto id_of = [&](std::string_view name) { return tokenizer.token_to_id(name); };
-  if (id_of("<|channel|>") && id_of("<|start|>") && id_of("<|message|>"))
-    return std::make_unique<HarmonyReply>(tokenizer, HarmonyTokens::from(id_of));
+  if (std::optional<HarmonyTokens> tokens = harmony_tokens_of(tokenizer))
+    return std::make_unique<HarmonyReply>(tokenizer, std::move(*tokens));
   return std::make_unique<TaggedReply>(tokenizer);
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,23 @@
 
 namespace tessera {
 
+// A part of one message. A tool call begins with a piece that has its name and no text.
+struct ReplyPiece {
+  ReplyPart part = ReplyPart::kAnswer;
+  std::string_view text;
+  int64_t message = 0;    // pieces with the same number belong to one message; numbers grow
+  std::string_view name;  // of the function, in all pieces of a tool call
+};
+
 class ReplyParser {
  public:
-  using Emit = std::function<void(ReplyPart part, std::string_view piece)>;
+  using Emit = std::function<void(const ReplyPiece& piece)>;
 
   virtual ~ReplyParser() = default;
   virtual void push(int32_t id, const Emit& emit) = 0;
   virtual void finish(const Emit& emit) = 0;
+  // What the last token pushed belongs to; nullopt for headers, special tokens and tags.
+  virtual std::optional<ReplyPart> part() const = 0;
 
   // Filled by finish().
   struct Parts {
@@ -35,6 +46,9 @@ class ReplyParser {
 // Harmony channels where the tokenizer has harmony's special tokens; otherwise <think> and <tool_call> tags in the
 // text. The tokenizer must outlive the parser.
 std::unique_ptr<ReplyParser> make_reply_parser(const Tokenizer& tokenizer);
+
+// What stands between two messages of one part where they are shown as one text.
+inline constexpr std::string_view kMessageBreak = "\n\n";
 
 // "call_" and the number of the call in the conversation.
 std::string tool_call_id(int64_t number);

@@ -10,7 +10,9 @@ std::string TextStream::push(std::string_view piece) {
   held_ += piece;
   if (stop_.empty()) return std::exchange(held_, {});
   size_t cut = std::string::npos;
-  for (const std::string& s : stop_) cut = std::min(cut, held_.find(s));
+  for (const std::string& s : stop_) {
+    if (const size_t at = held_.find(s); at < cut) cut = at, found_ = s;
+  }
   if (cut != std::string::npos) {
     stopped_ = true;
     held_.resize(cut);

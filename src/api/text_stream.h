@@ -17,10 +17,12 @@ class TextStream {
   // At the end of generation: what was held back.
   std::string finish();
   bool stopped() const { return stopped_; }
+  // The stop string that was found; the first of them in the list where several begin at one place.
+  const std::string& found() const { return found_; }
 
  private:
   std::vector<std::string> stop_;
-  std::string held_;
+  std::string held_, found_;
   bool stopped_ = false;
 };
 

@@ -18,6 +18,7 @@ constexpr Command kCommands[] = {
     {"chat", cmd_chat, "talk with a model, or ask it one question"},
     {"generate", cmd_generate, "continue a text"},
     {"batch", cmd_batch, "answer a file of requests over one running batch"},
+    {"serve", cmd_serve, "answer over HTTP, as OpenAI's API does"},
     {"bench", cmd_bench, "measure how requests are served: throughput, latency"},
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},

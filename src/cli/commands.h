@@ -46,6 +46,7 @@ int cmd_kernels(Invocation&);
 int cmd_quantize(Invocation&);
 int cmd_download(Invocation&);
 int cmd_cache(Invocation&);
+int cmd_serve(Invocation&);
 int cmd_version(Invocation&);
 
 // Reads the arguments into the options that `app` declares. False: help was asked for and has been printed. Throws

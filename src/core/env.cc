@@ -15,6 +15,7 @@ constexpr EnvRow kRows[] = {
      "CPU kernels: auto, reference, avx2, avx512 (forces a slower one for comparison)"},
     {Env::kNoColor, "NO_COLOR", "", "set to anything: no dimmed text on a terminal"},
     {Env::kStateHome, "XDG_STATE_HOME", "", "where tessera/history is kept (default: $HOME/.local/state)"},
+    {Env::kApiKey, "TESSERA_API_KEY", "", "the key that 'tessera serve' asks its clients for"},
     {Env::kHome, "HOME", "", "the user's folder"},
     {Env::kHfHubCache, "HF_HUB_CACHE", "", "where models from the hub are kept (default: $HF_HOME/hub)"},
     {Env::kHfHome, "HF_HOME", "", "the hub's folder (default: ~/.cache/huggingface)"},

@@ -22,6 +22,7 @@ enum class Env {
   kHfOffline,
   kHfTimeout,
   kCertificates,
+  kApiKey,
 };
 
 struct EnvRow {

@@ -14,10 +14,19 @@ namespace tessera {
 // One answer that is being made.
 struct Engine::Sample : Job {
   Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size);
+  void make_mask();
+  // Tells the constraint what was chosen. False: it had failed, and the token means nothing.
+  bool accept(int32_t id);
 
   Live& live;
   int index;
   Sampler sampler;
+  std::unique_ptr<TokenConstraint> constraint;  // null: none
+  // Of the next token. Empty with mask_ready: every token may come.
+  std::vector<uint32_t> mask;
+  size_t mask_words = 0;
+  bool mask_ready = false;
+  std::optional<Error> mask_error;
   RequestResult result;
   int64_t made = 0;    // tokens sampled, not all of them handed out yet
   bool ended = false;  // with static batching it may go on running
@@ -37,7 +46,8 @@ struct Engine::Row {
   float* logits = nullptr;   // [rows, V]; the first follows the known tokens, the others a draft token each
   int64_t rows = 1;
   std::vector<std::pair<int32_t, TokenLogprob>> tokens;  // sampled: right drafts, and one more
-  std::optional<FinishReason> reason;                    // set when the last of them ends the sample
+  bool failed = false;                 // the constraint did, see Sample::mask_error; the last token means nothing
+  std::optional<FinishReason> reason;  // set when the last of them ends the sample
 };
 
 Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_size)
@@ -46,6 +56,32 @@ Engine::Sample::Sample(Live& owner, int number, uint64_t seed, int64_t vocab_siz
   prompt_length = static_cast<int64_t>(tokens.size());
   priority = owner.request.priority;
   sampler.observe_prompt(tokens);
+  if (owner.request.constraint) constraint = owner.request.constraint->clone();
+  mask_words = static_cast<size_t>((vocab_size + 31) / 32);
+}
+
+bool Engine::Sample::accept(int32_t id) {
+  if (!constraint || ended) return true;
+  if (mask_error) return false;
+  const bool accepted = constraint->accept(id);
+  TS_CHECK(accepted, "token {} was allowed by its mask and is refused", id);
+  mask_ready = false;
+  return true;
+}
+
+void Engine::Sample::make_mask() {
+  if (mask_ready || mask_error) return;
+  try {
+    mask.resize(mask_words);
+    if (!constraint->fill_mask(mask)) {
+      mask.clear();
+    } else if (std::all_of(mask.begin(), mask.end(), [](uint32_t word) { return word == 0; })) {
+      mask_error.emplace(ErrorCode::kUnsupported, "the answer's grammar allows no token here");
+    }
+    mask_ready = true;
+  } catch (const Error& e) {
+    mask_error = e;
+  }
 }
 
 namespace {
@@ -131,6 +167,11 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
+std::string Engine::dead() const {
+  std::lock_guard lock(mutex_);
+  return dead_;
+}
+
 void Engine::start() {
   TS_CHECK(!thread_.joinable(), "the engine runs already");
   stopping_ = false;
@@ -212,12 +253,13 @@ bool Engine::step() {
 
 // Runs the plan, and meanwhile delivers the step before.
 void Engine::compute(const StepPlan& plan) {
+  begin_masks(plan);
   try {
     launch(plan);
     in_flight_ = true;
-    const bool on_device = sample_on_device(plan);
     deliver_rows();
-    if (on_device) {
+    masks_.wait();
+    if (sample_on_device(plan)) {
       take_sampled(plan, runner_.finish_sampled());
     } else {
       build_rows(plan, runner_.finish());
@@ -225,6 +267,7 @@ void Engine::compute(const StepPlan& plan) {
     }
     in_flight_ = false;
   } catch (const Error& e) {
+    masks_.wait();
     in_flight_ = false;
     return die(e);
   }
@@ -301,7 +344,9 @@ bool Engine::sample_on_device(const StepPlan& plan) {
   if (edit_count > DeviceSampling::kMaxEdits) return false;
   for (const StepItem& item : plan.items) {
     if (!item.sample) continue;
-    samplings_.push_back({.settings = static_cast<Sample&>(*item.job).sampler.next_settings(edits_)});
+    Sample& sample = static_cast<Sample&>(*item.job);
+    samplings_.push_back({.settings = sample.sampler.next_settings(edits_)});
+    if (sample.constraint && !sample.ended && !sample.mask_error) samplings_.back().mask = sample.mask;
     ends.push_back(edits_.size());
   }
   const std::span<const LogitEdit> edits(edits_);
@@ -326,6 +371,7 @@ void Engine::take_sampled(const StepPlan& plan, const SampledRows& sampled) {
     }
     sample.sampler.observe(report.id);
     rows_.push_back({.sample = &sample});
+    rows_.back().failed = !sample.accept(report.id);
     rows_.back().tokens.emplace_back(report.id, std::move(report));
   }
 }
@@ -364,21 +410,39 @@ void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
   }
 }
 
-void Engine::sample_rows() {
+void Engine::begin_masks(const StepPlan& plan) {
+  std::vector<Sample*> constrained;
+  for (const StepItem& item : plan.items) {
+    Sample& sample = static_cast<Sample&>(*item.job);
+    if (item.sample && sample.constraint && !sample.ended) constrained.push_back(&sample);
+  }
+  if (constrained.empty()) return;
+  masks_.begin([samples = std::move(constrained)] {
+    for (Sample* sample : samples) sample->make_mask();
+  });
+}
+
+void Engine::sample_row(Row& row) {
   const auto vocab_size = static_cast<size_t>(runner_.vocab_size());
+  Sample& s = *row.sample;
+  const bool report = s.live.request.params.logprobs >= 0;
+  TokenConstraint* constraint = s.ended ? nullptr : s.constraint.get();
+  // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
+  for (int64_t r = 0; r < row.rows; ++r) {
+    auto& [id, logprob] = row.tokens.emplace_back();
+    if (constraint) s.make_mask();
+    row.failed = constraint && s.mask_error;
+    if (row.failed) return;
+    id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size}, report ? &logprob : nullptr,
+                          constraint ? std::span<const uint32_t>(s.mask) : std::span<const uint32_t>());
+    if (!s.accept(id) || (constraint && constraint->ended())) return;
+    if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
+  }
+}
+
+void Engine::sample_rows() {
   auto sample_range = [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      Row& row = rows_[static_cast<size_t>(i)];
-      Sample& s = *row.sample;
-      const bool report = s.live.request.params.logprobs >= 0;
-      // A draft is right when it is what would have been drawn anyway, with any sampling parameters.
-      for (int64_t r = 0; r < row.rows; ++r) {
-        auto& [id, logprob] = row.tokens.emplace_back();
-        id = s.sampler.sample({row.logits + static_cast<size_t>(r) * vocab_size, vocab_size},
-                              report ? &logprob : nullptr);
-        if (r + 1 < row.rows && id != s.draft[static_cast<size_t>(r)]) break;
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) sample_row(rows_[static_cast<size_t>(i)]);
   };
   runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
 }
@@ -428,7 +492,8 @@ void Engine::find_end(Row& row) {
     }
     if (row.reason) row.tokens.resize(i + 1);
   }
-  if (row.reason && !options_.static_batching) scheduler_.remove(sample);
+  if (!row.reason && !row.failed && sample.constraint && sample.constraint->ended()) row.reason = FinishReason::kStop;
+  if ((row.reason || row.failed) && !options_.static_batching) scheduler_.remove(sample);
 }
 
 void Engine::deliver_rows() {
@@ -441,6 +506,7 @@ void Engine::deliver_rows() {
 // Hands a row's tokens to its request, until one ends it.
 void Engine::deliver(Row& row) {
   Sample& sample = *row.sample;
+  if (row.failed) return fail_sample(sample, sample.mask_error->code(), sample.mask_error->what());
   const Request& request = sample.live.request;
   for (const auto& [id, logprob] : row.tokens) {
     if (sample.result.completion_tokens++ == 0) sample.result.first_token = now();

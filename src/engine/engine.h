@@ -15,6 +15,7 @@
 #include "engine/runner.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/side_thread.h"
 
 namespace tessera {
 
@@ -58,6 +59,8 @@ class Engine {
   // Takes effect before the next step; an unknown or ended id is ignored.
   void cancel(int64_t id);
   EngineStats stats() const;
+  // Why no step can run any more: a fault of the device. Empty: none.
+  std::string dead() const;
   double now() const;  // seconds since construction
 
   // One step in the calling thread; false when there was nothing to do. REQUIRES: not started.
@@ -78,6 +81,8 @@ class Engine {
   void die(const Error& e);
   bool sample_on_device(const StepPlan& plan);
   void take_sampled(const StepPlan& plan, const SampledRows& sampled);
+  void begin_masks(const StepPlan& plan);
+  void sample_row(Row& row);
   void build_rows(const StepPlan& plan, const Tensor& logits);
   void sample_rows();
   void commit(const StepPlan& plan);
@@ -109,6 +114,7 @@ class Engine {
   std::vector<std::unique_ptr<Live>> buried_;  // ended, until no row names them
   std::vector<float> copies_;                  // of rows that several samples draw from
   EngineStats counts_;
+  SideThread masks_;  // makes the masks of the next rows while the device works
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "engine/token_constraint.h"
 #include "tessera/error.h"
 #include "tessera/sampling.h"
 
@@ -30,10 +32,11 @@ struct RequestResult {
 struct Request {
   std::vector<int32_t> prompt;
   SamplingParams params;
-  std::vector<int32_t> eos_ids;  // end tokens of the model; ignored with params.ignore_eos
-  int samples = 1;               // answers to one prompt; sample k is drawn with seed + k
-  int priority = 0;              // -100 to 100, higher goes first
-  double timeout_seconds = 0;    // from submission to the last token; 0: none
+  std::vector<int32_t> eos_ids;                       // end tokens of the model; ignored with params.ignore_eos
+  int samples = 1;                                    // answers to one prompt; sample k is drawn with seed + k
+  int priority = 0;                                   // -100 to 100, higher goes first
+  double timeout_seconds = 0;                         // from submission to the last token; 0: none
+  std::shared_ptr<const TokenConstraint> constraint;  // cloned for each sample; null: none
   // For each token, end tokens included; false ends the sample (kStop).
   std::function<bool(int sample, int32_t id, const TokenLogprob* logprob)> on_token;
   // Once for each sample, last.

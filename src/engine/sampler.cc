@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 
@@ -104,7 +105,10 @@ int32_t Sampler::draw(std::span<const float> logits) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   };
   candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
+  for (size_t i = 0; i < logits.size(); ++i)
+    if (logits[i] != -std::numeric_limits<float>::infinity())
+      candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
+  if (candidates_.empty()) candidates_.emplace_back(logits[0], 0);
   const bool top_k = params_.top_k > 0 && static_cast<size_t>(params_.top_k) < candidates_.size();
   if (top_k) {
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k - 1, candidates_.end(), before);
@@ -140,9 +144,23 @@ int32_t Sampler::draw(std::span<const float> logits) {
   return candidates_.front().second;
 }
 
-int32_t Sampler::sample(std::span<float> logits, TokenLogprob* report) {
+namespace {
+
+void forbid_others(std::span<float> logits, std::span<const uint32_t> allowed) {
+  for (size_t word = 0; word * 32 < logits.size(); ++word) {
+    if (allowed[word] == UINT32_MAX) continue;
+    const size_t end = std::min(logits.size(), (word + 1) * 32);
+    for (size_t id = word * 32; id < end; ++id)
+      if (!(allowed[word] >> (id % 32) & 1)) logits[id] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+}  // namespace
+
+int32_t Sampler::sample(std::span<float> logits, TokenLogprob* report, std::span<const uint32_t> allowed) {
   std::vector<float> raw;
   if (report && params_.logprobs >= 0) raw.assign(logits.begin(), logits.end());
+  if (!allowed.empty()) forbid_others(logits, allowed);
   penalize(logits);
   int32_t id = params_.temperature == 0
                    ? static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin())

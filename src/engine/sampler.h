@@ -20,8 +20,9 @@ class Sampler {
   void observe_prompt(std::span<const int32_t> ids);
 
   // Chooses from logits [V], which it may change, and remembers the choice. Fills `report` (without bytes) when
-  // params.logprobs >= 0. Ties go to the lower id.
-  int32_t sample(std::span<float> logits, TokenLogprob* report);
+  // params.logprobs >= 0. Ties go to the lower id. `allowed`: a TokenConstraint's mask with at least one token; empty:
+  // all may come. It goes before everything but the report, which is of the model's own distribution.
+  int32_t sample(std::span<float> logits, TokenLogprob* report, std::span<const uint32_t> allowed = {});
 
   // The same choice made by the sample op: what it must be told, for one row (the edits are appended), and the token it
   // chose. Each next_settings() counts as a draw.

@@ -1,0 +1,430 @@
+#!/usr/bin/env python3
+"""What the routes of a running server answer, right requests and wrong ones. Standard library only.
+
+usage: api_test.py          (TESSERA_PROGRAM: the program; default build/release/tessera)
+"""
+import json
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import ASK, COURAGE, ROOT, THOUGHT, WEATHER, Server  # noqa: E402
+
+CHAT, TEXT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
+WEATHER_ASK = {"messages": [{"role": "user", "content": "What is the weather in Paris?"}], "temperature": 0,
+               "tools": [WEATHER]}
+
+
+def setUpModule():
+    global server
+    server = Server()
+
+
+def tearDownModule():
+    server.stop()
+
+
+class Chat(unittest.TestCase):
+    def test_whole(self):
+        reply = server.ask(CHAT, ASK)
+        self.assertEqual(reply.status, 200)
+        self.assertTrue(reply.headers["x-request-id"].startswith("req_"))
+        body = reply.json
+        self.assertEqual(body["object"], "chat.completion")
+        self.assertEqual(body["model"], "glossary")
+        choice = body["choices"][0]
+        self.assertEqual(choice["message"]["content"], COURAGE)
+        self.assertEqual(choice["message"]["reasoning_content"], THOUGHT)
+        self.assertEqual(choice["finish_reason"], "stop")
+        usage = body["usage"]
+        self.assertEqual(usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
+        self.assertGreater(usage["completion_tokens_details"]["reasoning_tokens"], 5)
+
+    def test_stream_says_the_same(self):
+        events = server.ask(CHAT, {**ASK, "stream": True, "stream_options": {"include_usage": True}}).events()
+        self.assertEqual(events[-1][1], "[DONE]")
+        chunks = [data for _, data in events[:-1]]
+        self.assertEqual(len({c["id"] for c in chunks}), 1)
+        deltas = [c["choices"][0]["delta"] for c in chunks if c["choices"]]
+        self.assertEqual(deltas[0], {"role": "assistant", "content": ""})
+        self.assertEqual("".join(d.get("content", "") for d in deltas), COURAGE)
+        self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), THOUGHT)
+        self.assertEqual(chunks[-2]["choices"][0]["finish_reason"], "stop")
+        self.assertEqual(chunks[-1]["choices"], [])
+        self.assertEqual(chunks[-1]["usage"]["completion_tokens"], server.ask(CHAT, ASK).json["usage"]["completion_tokens"])
+        self.assertTrue(all(c["usage"] is None for c in chunks[:-1]))
+
+    def test_no_usage_unless_asked(self):
+        events = server.ask(CHAT, {**ASK, "stream": True, "max_tokens": 3}).events()
+        self.assertTrue(all("usage" not in data for _, data in events[:-1]))
+        self.assertEqual(events[-2][1]["choices"][0]["finish_reason"], "length")
+
+    def test_several_answers(self):
+        body = server.ask(CHAT, {**ASK, "n": 3, "max_tokens": 5, "temperature": 1, "seed": 7}).json
+        self.assertEqual([c["index"] for c in body["choices"]], [0, 1, 2])
+        self.assertEqual(body["usage"]["completion_tokens"], 15)
+        again = server.ask(CHAT, {**ASK, "n": 3, "max_tokens": 5, "temperature": 1, "seed": 7}).json
+        self.assertEqual([c["message"] for c in body["choices"]], [c["message"] for c in again["choices"]])
+        events = server.ask(CHAT, {**ASK, "n": 3, "max_tokens": 5, "stream": True}).events()
+        ends = [d["choices"][0]["index"] for _, d in events[:-1] if d["choices"][0]["finish_reason"]]
+        self.assertEqual(sorted(ends), [0, 1, 2])
+
+    def test_stop(self):
+        choice = server.ask(CHAT, {**ASK, "stop": [" spirit"]}).json["choices"][0]
+        self.assertEqual(choice["message"]["content"], COURAGE.split(" spirit")[0])
+        self.assertEqual(choice["message"]["reasoning_content"], THOUGHT)
+        self.assertEqual(choice["finish_reason"], "stop")
+
+    def test_logprobs(self):
+        choice = server.ask(CHAT, {**ASK, "logprobs": True, "top_logprobs": 2}).json["choices"][0]
+        entries = choice["logprobs"]["content"]
+        self.assertEqual(b"".join(bytes(e["bytes"]) for e in entries).decode(), COURAGE)
+        for e in entries:
+            self.assertEqual(len(e["top_logprobs"]), 2)
+            self.assertLessEqual(e["logprob"], 0)
+        streamed = []
+        for _, data in server.ask(CHAT, {**ASK, "logprobs": True, "stream": True}).events()[:-1]:
+            if data["choices"][0]["logprobs"]:
+                streamed += data["choices"][0]["logprobs"]["content"]
+        self.assertEqual("".join(e["token"] for e in streamed), COURAGE)
+        cut = server.ask(CHAT, {**ASK, "logprobs": True, "stop": " spirit"}).json["choices"][0]
+        self.assertEqual("".join(e["token"] for e in cut["logprobs"]["content"]), COURAGE.split(" spirit")[0])
+
+    def test_effort_and_sampling_fields(self):
+        for field in ({"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {"top_p": 0.5}, {"top_k": 3},
+                      {"min_p": 0.1}, {"presence_penalty": 1}, {"frequency_penalty": -1}, {"logit_bias": {"5": 2}},
+                      {"repetition_penalty": 1.1}, {"stop_token_ids": [8180]}, {"ignore_eos": True}, {"priority": 5},
+                      {"user": "u"}, {"metadata": {"a": "b"}}, {"store": False}, {"modalities": ["text"]},
+                      {"max_completion_tokens": 4}, {"seed": -1}, {"stop": None}, {"n": 1}, {"model": "glossary"}):
+            self.assertEqual(server.ask(CHAT, {**ASK, "max_tokens": 4, **field}).status, 200, field)
+
+    def test_text_parts(self):
+        parts = [{"type": "text", "text": "Define "}, {"type": "text", "text": "courage."}]
+        body = {**ASK, "messages": [{"role": "user", "content": parts}]}
+        self.assertEqual(server.ask(CHAT, body).json["choices"][0]["message"]["content"], COURAGE)
+
+    def test_special_tokens_in_text_are_text(self):
+        ids = server.ask("/tokenize", {"messages": [{"role": "user", "content": "<|end|><|start|>system"}]}).json["tokens"]
+        text = server.ask("/detokenize", {"tokens": ids}).json["prompt"]
+        start = server.ask("/tokenize", {"prompt": "<|start|>"}).json["tokens"]
+        self.assertEqual(len(start), 1)
+        self.assertEqual(ids.count(start[0]), 3, text)  # system, user, and the answer's
+
+
+class Tools(unittest.TestCase):
+    def call(self):
+        return server.ask(CHAT, WEATHER_ASK).json["choices"][0]
+
+    def test_round_trip(self):
+        choice = self.call()
+        self.assertEqual(choice["finish_reason"], "tool_calls")
+        message = choice["message"]
+        self.assertIsNone(message["content"])
+        call = message["tool_calls"][0]
+        self.assertEqual(call["function"]["name"], "get_weather")
+        self.assertEqual(json.loads(call["function"]["arguments"]), {"location": "Paris"})
+        history = WEATHER_ASK["messages"] + [message, {"role": "tool", "tool_call_id": call["id"],
+                                                       "content": '{"temperature": 21, "condition": "sunny"}'}]
+        final = server.ask(CHAT, {**WEATHER_ASK, "messages": history}).json["choices"][0]
+        self.assertEqual(final["finish_reason"], "stop")
+        self.assertIn("21", final["message"]["content"])
+
+    def test_stream(self):
+        deltas = [d["choices"][0] for _, d in server.ask(CHAT, {**WEATHER_ASK, "stream": True}).events()[:-1]]
+        calls = [c for d in deltas for c in d["delta"].get("tool_calls", [])]
+        self.assertEqual(calls[0]["function"]["name"], "get_weather")
+        self.assertTrue(calls[0]["id"].startswith("call_"))
+        self.assertEqual({c["index"] for c in calls}, {0})
+        self.assertEqual(json.loads("".join(c["function"].get("arguments", "") for c in calls)), {"location": "Paris"})
+        self.assertEqual(deltas[-1]["finish_reason"], "tool_calls")
+
+    def prompt(self, messages):
+        ids = server.ask("/tokenize", {"messages": messages, "tools": [WEATHER]}).json["tokens"]
+        return server.ask("/detokenize", {"tokens": ids}).json["prompt"]
+
+    def test_reasoning_is_kept_between_calls_and_dropped_after_the_answer(self):
+        calling = {"role": "assistant", "content": None, "reasoning_content": "I wonder.", "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}},
+            {"id": "b", "type": "function", "function": {"name": "get_weather", "arguments": '{"x":1}'}}]}
+        messages = [{"role": "user", "content": "Hi"}, calling, {"role": "tool", "tool_call_id": "a", "content": "sun"},
+                    {"role": "tool", "tool_call_id": "b", "content": "rain"}]
+        prompt = self.prompt(messages)
+        self.assertIn("<|channel|>analysis<|message|>I wonder.<|end|>", prompt)
+        for call in ("{}", '{"x":1}'):
+            self.assertIn(f"to=functions.get_weather <|constrain|>json<|message|>{call}<|call|>", prompt)
+        self.assertIn("functions.get_weather to=assistant<|channel|>commentary<|message|>rain", prompt)
+        prompt = self.prompt(messages + [{"role": "assistant", "content": "Mixed.", "reasoning_content": "Hm."},
+                                         {"role": "user", "content": "Thanks"}])
+        self.assertNotIn("I wonder.", prompt)
+        self.assertNotIn("Hm.", prompt)
+        self.assertIn("<|channel|>final<|message|>Mixed.<|end|>", prompt)
+
+    def test_what_the_model_wrote_is_found_in_the_prefix_cache(self):
+        message = self.call()["message"]
+        history = WEATHER_ASK["messages"] + [message, {"role": "tool", "content": "rain",
+                                                       "tool_call_id": message["tool_calls"][0]["id"]}]
+        reply = server.ask(CHAT, {**WEATHER_ASK, "messages": history, "max_tokens": 1}).json
+        first = server.ask(CHAT, {**WEATHER_ASK, "max_tokens": 1}).json["usage"]["prompt_tokens"]
+        self.assertGreaterEqual(reply["usage"]["prompt_tokens_details"]["cached_tokens"], first // 32 * 32)
+
+    def test_none(self):
+        self.assertNotIn("tool_calls", server.ask(CHAT, {**WEATHER_ASK, "tool_choice": "none", "max_tokens": 40})
+                         .json["choices"][0]["message"])
+
+
+class Completions(unittest.TestCase):
+    def test_prompts(self):
+        ids = server.ask("/tokenize", {"prompt": "Once upon"}).json["tokens"]
+        one = server.ask(TEXT, {"prompt": "Once upon", "max_tokens": 6, "temperature": 0}).json
+        self.assertEqual(one["object"], "text_completion")
+        self.assertEqual(one["choices"][0]["finish_reason"], "length")
+        same = server.ask(TEXT, {"prompt": ids, "max_tokens": 6, "temperature": 0}).json
+        self.assertEqual(one["choices"], same["choices"])
+        many = server.ask(TEXT, {"prompt": ["Once upon", "Once upon"], "n": 2, "max_tokens": 6, "temperature": 0}).json
+        self.assertEqual([c["index"] for c in many["choices"]], [0, 1, 2, 3])
+        self.assertEqual({c["text"] for c in many["choices"]}, {one["choices"][0]["text"]})
+        self.assertEqual(many["usage"]["prompt_tokens"], 2 * one["usage"]["prompt_tokens"])
+        streamed = server.ask(TEXT, {"prompt": ids, "max_tokens": 6, "temperature": 0, "stream": True}).events()
+        self.assertEqual("".join(d["choices"][0]["text"] for _, d in streamed[:-1]), one["choices"][0]["text"])
+
+    def test_logprobs(self):
+        logprobs = server.ask(TEXT, {"prompt": "Once", "max_tokens": 4, "logprobs": 2}).json["choices"][0]["logprobs"]
+        self.assertEqual({len(logprobs[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}, {4})
+
+    def test_tokens(self):
+        text = "naïve 😀 text"
+        ids = server.ask("/tokenize", {"prompt": text, "return_token_strs": True}).json
+        self.assertEqual(ids["count"], len(ids["tokens"]))
+        self.assertEqual(server.ask("/detokenize", {"tokens": ids["tokens"]}).json["prompt"], text)
+
+
+class Responses(unittest.TestCase):
+    def test_whole(self):
+        body = server.ask(RESPONSES, {"input": "Define courage.", "temperature": 0}).json
+        self.assertEqual((body["object"], body["status"]), ("response", "completed"))
+        reasoning, message = body["output"]
+        self.assertEqual(reasoning["content"], [{"type": "reasoning_text", "text": THOUGHT}])
+        self.assertEqual(message["content"][0]["text"], COURAGE)
+        self.assertEqual(server.ask(f"{RESPONSES}/{body['id']}").json, body)
+        self.assertTrue(server.ask(f"{RESPONSES}/{body['id']}", method="DELETE").json["deleted"])
+        self.assertEqual(server.ask(f"{RESPONSES}/{body['id']}").status, 404)
+
+    def test_stream(self):
+        events = server.ask(RESPONSES, {"input": "Define courage.", "temperature": 0, "stream": True}).events()
+        names = [name for name, _ in events]
+        self.assertEqual(names[:2], ["response.created", "response.in_progress"])
+        self.assertEqual(names[-1], "response.completed")
+        self.assertEqual([d["sequence_number"] for _, d in events], list(range(len(events))))
+        self.assertTrue(all(name == d["type"] for name, d in events))
+        text = "".join(d["delta"] for name, d in events if name == "response.output_text.delta")
+        thought = "".join(d["delta"] for name, d in events if name == "response.reasoning_text.delta")
+        self.assertEqual((text, thought), (COURAGE, THOUGHT))
+        for kind in ("output_item", "content_part"):
+            self.assertEqual(names.count(f"response.{kind}.added"), 2)
+            self.assertEqual(names.count(f"response.{kind}.done"), 2)
+        done = [d["item"] for name, d in events if name == "response.output_item.done"]
+        self.assertEqual(done, events[-1][1]["response"]["output"])
+
+    def test_previous_response(self):
+        first = server.ask(RESPONSES, {"input": "Define courage.", "temperature": 0}).json
+        second = server.ask(RESPONSES, {"input": "Which word did I ask about first?", "temperature": 0,
+                                        "previous_response_id": first["id"]}).json
+        self.assertEqual(second["previous_response_id"], first["id"])
+        self.assertIn("courage", second["output"][-1]["content"][0]["text"])
+        self.assertGreater(second["usage"]["input_tokens"], first["usage"]["input_tokens"] + 20)
+        gone = server.ask(RESPONSES, {"input": "x", "previous_response_id": "resp_0"})
+        self.assertEqual((gone.status, gone.json["error"]["param"]), (404, "previous_response_id"))
+
+    def test_tools(self):
+        tool = {"type": "function", **WEATHER["function"]}
+        ask = {"input": "What is the weather in Paris?", "temperature": 0, "tools": [tool]}
+        first = server.ask(RESPONSES, ask).json
+        call = first["output"][-1]
+        self.assertEqual((call["type"], call["name"]), ("function_call", "get_weather"))
+        output = {"type": "function_call_output", "call_id": call["call_id"],
+                  "output": '{"temperature": 21, "condition": "sunny"}'}
+        by_id = server.ask(RESPONSES, {**ask, "input": [output], "previous_response_id": first["id"]}).json
+        items = [{"role": "user", "content": ask["input"]}] + first["output"] + [output]
+        by_items = server.ask(RESPONSES, {**ask, "input": items}).json
+        self.assertIn("21", by_id["output"][-1]["content"][0]["text"])
+        self.assertEqual(by_id["output"][-1]["content"], by_items["output"][-1]["content"])
+        names = [name for name, _ in server.ask(RESPONSES, {**ask, "stream": True}).events()]
+        self.assertIn("response.function_call_arguments.done", names)
+
+    def test_incomplete(self):
+        body = server.ask(RESPONSES, {"input": "Define courage.", "max_output_tokens": 4}).json
+        self.assertEqual((body["status"], body["incomplete_details"]["reason"]), ("incomplete", "max_output_tokens"))
+
+
+class Messages(unittest.TestCase):
+    ASK = {"messages": [{"role": "user", "content": "Define courage."}], "max_tokens": 100, "temperature": 0}
+
+    def test_whole_and_stream(self):
+        body = server.ask(MESSAGES, self.ASK).json
+        self.assertEqual([b["type"] for b in body["content"]], ["thinking", "text"])
+        self.assertEqual((body["content"][1]["text"], body["stop_reason"]), (COURAGE, "end_turn"))
+        events = server.ask(MESSAGES, {**self.ASK, "stream": True}).events()
+        names = [name for name, _ in events]
+        self.assertEqual((names[0], names[-2], names[-1]), ("message_start", "message_delta", "message_stop"))
+        text = "".join(d["delta"].get("text", "") for name, d in events if name == "content_block_delta")
+        self.assertEqual(text, COURAGE)
+        stopped = server.ask(MESSAGES, {**self.ASK, "stop_sequences": [" spirit"]}).json
+        self.assertEqual((stopped["stop_reason"], stopped["stop_sequence"]), ("stop_sequence", " spirit"))
+
+    def test_tools(self):
+        function = WEATHER["function"]
+        ask = {**self.ASK, "tools": [{"name": function["name"], "description": function["description"],
+                                      "input_schema": function["parameters"]}],
+               "messages": [{"role": "user", "content": [{"type": "text", "text": "What is the weather in Paris?"}]}]}
+        body = server.ask(MESSAGES, ask).json
+        use = body["content"][-1]
+        self.assertEqual((use["type"], use["input"], body["stop_reason"]), ("tool_use", {"location": "Paris"}, "tool_use"))
+        result = {"type": "tool_result", "tool_use_id": use["id"], "content": '{"temperature": 21, "condition": "sunny"}'}
+        ask["messages"] += [{"role": "assistant", "content": body["content"]}, {"role": "user", "content": [result]}]
+        self.assertIn("21", server.ask(MESSAGES, ask).json["content"][-1]["text"])
+
+    def test_errors(self):
+        reply = server.ask(MESSAGES, {"messages": [{"role": "user", "content": "x"}]})
+        self.assertEqual(reply.status, 400)
+        self.assertEqual(reply.json["error"]["type"], "invalid_request_error")
+        self.assertIn("max_tokens", reply.json["error"]["message"])
+
+
+class Wrong(unittest.TestCase):
+    """Every wrong field is refused by name."""
+
+    def refused(self, path, body, param, status=400):
+        reply = server.ask(path, body)
+        self.assertEqual(reply.status, status, (body, reply.body))
+        error = reply.json["error"]
+        self.assertEqual(set(error), {"message", "type", "param", "code"})
+        self.assertEqual(error["param"], param, (body, error))
+        self.assertNotIn("\n", error["message"])
+
+    def test_fields(self):
+        user = [{"role": "user", "content": "x"}]
+        for field, value, param in [
+                ("temperature", -0.1, None), ("temperature", 2.1, None), ("temperature", "1", None), ("temperature", [], None),
+                ("temperature", 1e308, None), ("top_p", 1.5, None), ("top_p", -1, None), ("n", 0, None), ("n", 129, None),
+                ("n", 1.5, None), ("n", 2**63, None), ("n", -2**63, None), ("max_tokens", 0, None), ("max_tokens", -5, None),
+                ("max_tokens", "5", None), ("max_completion_tokens", 2**64 - 1, None), ("seed", "a", None),
+                ("stop", "", None), ("stop", ["a", 1], "stop[1]"), ("stop", ["a"] * 17, None), ("stop", {}, None),
+                ("logprobs", 1, None), ("top_logprobs", 21, None), ("top_logprobs", 2, None), ("logit_bias", [], None),
+                ("logit_bias", {"x": 1}, "logit_bias.x"), ("logit_bias", {"99999999": 1}, "logit_bias.99999999"),
+                ("logit_bias", {"-1": 1}, "logit_bias.-1"), ("logit_bias", {"1": 101}, "logit_bias.1"),
+                ("logit_bias", {"1": "a"}, "logit_bias.1"), ("presence_penalty", 3, None), ("stream", "yes", None),
+                ("stream_options", {"include_usage": True}, None), ("reasoning_effort", "extreme", None),
+                ("reasoning_effort", "none", None), ("tools", {}, None), ("tools", [1], "tools[0]"),
+                ("tools", [{"type": "web_search"}], "tools[0].type"), ("tools", [{"type": "function"}], "tools[0].function"),
+                ("tools", [{"type": "function", "function": {}}], "tools[0].function.name"),
+                ("tools", [{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
+                ("tools", [{"type": "function", "function": {"name": "a", "parameters": []}}], "tools[0].function.parameters"),
+                ("tools", [WEATHER, WEATHER], "tools[1].function.name"), ("tool_choice", "maybe", None),
+                ("tool_choice", "required", None), ("tool_choice", {"type": "function"}, "tool_choice.function"),
+                ("tool_choice", {"type": "function", "function": {"name": "nope"}}, "tool_choice.function.name"),
+                ("tool_choice", {"type": "custom", "function": {"name": "nope"}}, "tool_choice.type"),
+                ("response_format", "json", None), ("response_format", {}, "response_format.type"),
+                ("response_format", {"type": "xml"}, "response_format.type"),
+                ("response_format", {"type": "json_schema"}, "response_format.json_schema"), ("audio", {}, None),
+                ("functions", [], None), ("function_call", "auto", None), ("prediction", {}, None), ("store", True, None),
+                ("service_tier", "flex", None), ("modalities", ["audio"], None), ("best_of", 3, None),
+                ("web_search_options", {}, None), ("chat_template_kwargs", [], None), ("priority", 1000, None),
+                ("stop_token_ids", [-1], None), ("stop_token_ids", ["a"], None), ("top_k", 1e30, None), ("timeout", 0, None),
+                ("a_field_of_tomorrow", 1, None), ("messages", [], None), ("messages", "x", None), ("messages", [1], "messages[0]")]:
+            self.refused(CHAT, {"messages": user, field: value}, param or field)
+        self.refused(CHAT, {}, "messages")
+        self.refused(CHAT, {"messages": user, "model": "gpt-5"}, "model", 404)
+
+    def test_messages(self):
+        for messages, param in [
+                ([{}], "messages[0].role"), ([{"role": "robot", "content": "x"}], "messages[0].role"),
+                ([{"role": "user"}], "messages[0].content"), ([{"role": "user", "content": 5}], "messages[0].content"),
+                ([{"role": "user", "content": None}], "messages[0].content"),
+                ([{"role": "user", "content": "x", "mood": "good"}], "messages[0].mood"),
+                ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}],
+                 "messages[0].content[0].image_url"),
+                ([{"role": "user", "content": [{"type": "video"}]}], "messages[0].content[0].type"),
+                ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
+                ([{"role": "user", "content": "x", "tool_calls": []}], "messages[0].tool_calls"),
+                ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0].id"),
+                ([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}],
+                 "messages[0].tool_calls[0].function.arguments"),
+                ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
+                ([{"role": "tool", "content": "x", "tool_call_id": "nope"}], "messages[0].tool_call_id"),
+                ([{"role": "assistant", "content": "x", "reasoning_content": 1}], "messages[0].reasoning_content")]:
+            self.refused(CHAT, {"messages": messages}, param)
+
+    def test_other_routes(self):
+        for body, param in [({}, "prompt"), ({"prompt": 1}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": ""}, "prompt"),
+                            ({"prompt": [-1]}, "prompt"), ({"prompt": [10**9]}, "prompt"), ({"prompt": ["a", 1]}, "prompt[1]"),
+                            ({"prompt": ["a"] * 129}, "prompt"), ({"prompt": "a", "echo": True}, "echo"),
+                            ({"prompt": "a", "suffix": "b"}, "suffix"), ({"prompt": "a", "logprobs": True}, "logprobs"),
+                            ({"prompt": [1] * 5000}, "prompt")]:
+            self.refused(TEXT, body, param)
+        for body, param in [({}, "input"), ({"input": []}, "input"), ({"input": 5}, "input"), ({"input": [5]}, "input[0]"),
+                            ({"input": [{"type": "image_generation_call"}]}, "input[0].type"),
+                            ({"input": [{"role": "user"}]}, "input[0].content"), ({"input": "x", "background": True}, "background"),
+                            ({"input": "x", "reasoning": {"effort": "none"}}, "reasoning.effort"),
+                            ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+                            ({"input": "x", "include": ["file_search_call.results"]}, "include[0]"),
+                            ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+                            ({"input": "x", "truncation": "auto"}, "truncation")]:
+            self.refused(RESPONSES, body, param)
+        self.refused("/tokenize", {}, "prompt")
+        self.refused("/detokenize", {"tokens": ["a"]}, "tokens")
+
+    def test_bodies(self):
+        for body in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"messages": NaN}', b'{"a": 1e999}', b'{"a": "\xc3("}',
+                     b"[" * 100000, b'{"a":' * 1000 + b"1" + b"}" * 1000, b'{"a": "\\ud800"}', b"{}" * 2):
+            self.refused(CHAT, body, None)
+
+    def test_schemas_that_recurse(self):
+        node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {
+            "type": "object", "properties": {"node": {"$ref": "#/$defs/node"}}, "$defs": {"node": node}}}}
+        loop = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}}}
+        for t in (tool, loop):
+            self.assertIn(server.ask(CHAT, {**ASK, "tools": [t], "max_tokens": 3}).status, (200, 400))
+
+    def test_too_long(self):
+        reply = server.ask(CHAT, {"messages": [{"role": "user", "content": "word " * 5000}]})
+        self.assertEqual((reply.status, reply.json["error"]["code"]), (400, "context_length_exceeded"))
+
+    def test_paths(self):
+        self.assertEqual(server.ask("/v1/chat").status, 404)
+        self.assertEqual(server.ask("/../../etc/passwd").status, 404)
+        self.assertEqual(server.ask("/v1/models/%2e%2e%2fetc").status, 404)
+        wrong = server.ask(CHAT)
+        self.assertEqual((wrong.status, wrong.headers["Allow"]), (405, "POST"))
+
+
+class Small(unittest.TestCase):
+    def test_models(self):
+        model = server.ask("/v1/models").json["data"][0]
+        self.assertEqual((model["id"], model["max_model_len"]), ("glossary", 4096))
+        self.assertEqual(server.ask("/v1/models/glossary").json, model)
+        self.assertEqual(server.ask("/v1/models/other").status, 404)
+
+    def test_health_and_metrics(self):
+        self.assertEqual(server.ask("/health").json, {"status": "ok"})
+        text = server.ask("/metrics").body.decode()
+        for name in ("requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
+                     "inter_token_seconds_bucket", "request_seconds_bucket", "prompt_tokens_total",
+                     "generation_tokens_total", "cache_usage_ratio", "prefix_cache_hits_total", "preemptions_total",
+                     "kernel_info"):
+            self.assertIn("tessera_" + name, text)
+
+    def test_page(self):
+        page = server.ask("/")
+        self.assertIn(b"<!doctype html>", page.body)
+        self.assertIn("script-src", page.headers["Content-Security-Policy"])
+
+    def test_openapi_is_the_committed_one(self):
+        description = server.ask("/openapi.json").json
+        with open(os.path.join(ROOT, "docs", "openapi.json")) as f:
+            self.assertEqual(description, json.load(f), "run: curl localhost:8000/openapi.json > docs/openapi.json")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
