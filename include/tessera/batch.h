@@ -46,7 +46,7 @@ struct BatchOptions {
   int64_t max_requests_per_batch = 32;
   int64_t max_batch_tokens = 512;               // in one step
   int64_t max_context = 0;                      // tokens of one request; 0: the model's, as loaded
-  int64_t block_size = 32;                      // tokens in a cache page
+  int64_t block_size = 0;                       // tokens in a cache page; 0: 32, fewer for windows under 128
   int64_t num_blocks = 0;                       // cache pages; 0: from cache_memory
   int64_t cache_memory = 0;                     // bytes; 0: enough for all, as far as the memory that is left goes
   int64_t swap_memory = 0;                      // bytes of main memory for requests that must wait for cache pages

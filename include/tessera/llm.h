@@ -30,7 +30,7 @@ struct LoadOptions {
   int64_t max_context = 0;   // tokens a sequence may have; 0: the model's own limit, cut to 131072
   int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;
                              // a max_context of 0 is then cut to what fits
-  int64_t page_size = 32;    // tokens in a cache page
+  int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
   bool ignore_window = false;      // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };

@@ -33,7 +33,7 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   };
   positive("max_requests_per_batch", o.max_requests_per_batch);
   positive("max_batch_tokens", o.max_batch_tokens);
-  positive("block_size", o.block_size);
+  if (o.block_size < 0) fail(ErrorCode::kInvalidArgument, "block_size is {}; expected 0 or more", o.block_size);
   positive("max_queue_size", o.max_queue_size);
   positive("max_queue_tokens", o.max_queue_tokens);
   if (o.num_blocks < 0 || o.cache_memory < 0 || o.swap_memory < 0 || o.max_context < 0 || o.prompt_lookup < 0 ||
@@ -49,13 +49,13 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   r.max_sequences = o.max_requests_per_batch;
   r.max_batch_tokens = o.max_batch_tokens;
   r.max_logit_rows = std::max<int64_t>(o.max_requests_per_batch * (o.prompt_lookup > 0 ? 4 : 1), 1);
-  r.page_size = o.block_size;
+  r.page_size = o.block_size > 0 ? o.block_size : default_page_size(llm.model->cache());
   r.prefix_cache = o.allow_block_sharing;
   r.cache_bytes = o.cache_memory;
   r.swap_bytes = o.swap_memory;
   if (o.num_blocks > 0)
     r.cache_bytes =
-        o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(o.block_size, dtype_size(r.dtype));
+        o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(r.page_size, dtype_size(r.dtype));
   r.fit_context = r.fit_context && o.max_context == 0 && r.cache_bytes == 0;
   return r;
 }

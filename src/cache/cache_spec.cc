@@ -23,6 +23,13 @@ bool same_shape(const LayerCache& a, const LayerCache& b) {
 
 }  // namespace
 
+int64_t default_page_size(const CacheSpec& spec) {
+  int64_t size = 32;
+  for (const LayerCache& layer : spec.layers)
+    while (layer.window > 0 && size > 1 && 4 * size > layer.window) size /= 2;
+  return size;
+}
+
 CacheLayout layout_cache(const CacheSpec& spec, bool ignore_window) {
   CacheLayout layout;
   std::vector<CacheGroup> kinds = layers_by_window(spec, ignore_window);

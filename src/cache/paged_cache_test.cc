@@ -260,5 +260,15 @@ TEST(PagedCache, TreeForgetsWhatNothingReaches) {
   EXPECT_LE(cache.tree_size(), 40 * 19);
 }
 
+TEST(CacheSpec, DefaultPagesWasteLessThanHalfAWindow) {
+  for (int64_t window : {4, 9, 24, 64, 100, 128, 4096}) {
+    const int64_t page_size = default_page_size({{{1, 8, 0}, {1, 8, window}}});
+    const int64_t pages = group_pages(window, 1 << 20, 1, page_size);
+    EXPECT_LT(pages * page_size - window, (window + 1) / 2 + 1) << window;
+    EXPECT_EQ(page_size == 32, window >= 128);
+  }
+  EXPECT_EQ(default_page_size({{{1, 8, 0}}}), 32);
+}
+
 }  // namespace
 }  // namespace tessera

@@ -26,7 +26,7 @@ void add_batch_options(CLI::App& app, BatchOptions& options) {
       ->transform(CLI::AsSizeValue(false))
       ->group(kGroup);
   add("--num-blocks", options.num_blocks, "or that many cache pages; 0: from --cache-memory", 0);
-  add("--block-size", options.block_size, "tokens in a cache page", 1);
+  add("--block-size", options.block_size, "tokens in a cache page; 0: 32, fewer for windows under 128", 0);
   app.add_option("--scheduler", options.scheduler_type, "fifo: answers first; prefill_first: prompts first")
       ->check(CLI::IsMember({"fifo", "prefill_first"}))
       ->capture_default_str()

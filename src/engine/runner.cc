@@ -31,6 +31,7 @@ std::vector<int64_t> windows_of(const CacheLayout& layout) {
 Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context,
                const RunnerOptions& options)
     : model_(model), kernels_(kernels), thread_pool_(pool), context_(context), options_(options), spec_(model.cache()) {
+  if (options_.page_size == 0) options_.page_size = default_page_size(spec_);
   check_range("page size", options_.page_size, 1, 4096);
   check_range("context", options_.max_context, 1, int64_t{1} << 24);
   check_range("sequences at once", options_.max_sequences, 1, 65536);
