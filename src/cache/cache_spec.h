@@ -38,8 +38,8 @@ struct CacheLayout {
   int64_t tokens_for(int64_t pages, int64_t chunk, int64_t page_size) const;
 };
 
-// Tokens in a page unless stated: 32, and less where a window is short, so that the slots of its pages that hold nothing
-// visible stay under half a window (a page before and one behind the visible keys are partly used).
+// Tokens in a page unless stated: 32, and less where a window is short, so that the slots of its pages that hold
+// nothing visible stay under half a window (a page before and one behind the visible keys are partly used).
 int64_t default_page_size(const CacheSpec& spec);
 
 // With ignore_window every layer keeps its whole past, in one group.

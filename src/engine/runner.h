@@ -23,7 +23,7 @@ struct RunnerOptions {
   int64_t max_sequences = 1;
   int64_t max_batch_tokens = 512;  // tokens in one step
   int64_t max_logit_rows = 128;    // rows of logits in one step
-  int64_t page_size = 0;  // 0: default_page_size()
+  int64_t page_size = 0;           // 0: default_page_size()
   bool ignore_window = false;
   int64_t cache_bytes = 0;   // of all pages; 0: enough for max_sequences, as far as what is left goes
   bool fit_context = false;  // cut max_context to what is left, rather than fail
