@@ -25,7 +25,9 @@ Json forecast_of(Checkpoint checkpoint, bool dequantize, int64_t context) {
 TEST(MemoryForecast, IsWhatLoadingTakes) {
   for (bool dequantize : {false, true}) {
     Json from_config = forecast_of(Checkpoint::from_config(kFolder + "/config.json"), dequantize, 1000);
-    EXPECT_EQ(from_config, forecast_of(Checkpoint::open(kFolder), dequantize, 1000));
+    Json from_folder = forecast_of(Checkpoint::open(kFolder), dequantize, 1000);
+    for (Json* forecast : {&from_config, &from_folder}) (*forecast)["devices"][0].erase("bytes");  // free just now
+    EXPECT_EQ(from_config, from_folder);
     Llm llm = Llm::load(kFolder, {.device = "cpu", .dequantize = dequantize, .threads = 2, .max_context = 1000});
     const Json loaded = Json::parse(llm.describe());
     EXPECT_EQ(from_config["weight_bytes"], loaded["memory"]["weight_bytes"]);
