@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/device_context.h"
+#include "core/log.h"
 #include "core/upload_lane.h"
 
 namespace tessera {
@@ -37,7 +38,9 @@ class PinnedBlock {
     std::memset(memory, 0, bytes_);
     memory_ = static_cast<char*>(memory);
     registered_ = cudaHostRegister(memory_, bytes_, cudaHostRegisterDefault) == cudaSuccess;
-    if (!registered_) cudaGetLastError();  // copies from it are slower, and right
+    if (registered_) return;
+    cudaGetLastError();
+    log::warn("{} MiB of host memory could not be pinned; copies between it and the GPU are slower", bytes >> 20);
   }
   ~PinnedBlock() {
     if (registered_) cudaHostUnregister(memory_);
@@ -76,6 +79,7 @@ class CudaContext final : public DeviceContext {
 
   Device device() const override { return {DeviceType::kCuda, index_}; }
   DeviceInfo info() const override {
+    check(cudaSetDevice(index_), "selecting the device");
     DeviceInfo info = describe(index_);
     size_t free_bytes = 0, total = 0;
     check(cudaMemGetInfo(&free_bytes, &total), "reading the device's memory");
@@ -88,6 +92,7 @@ class CudaContext final : public DeviceContext {
   void make_current() override { check(cudaSetDevice(index_), "selecting the device"); }
 
   void* allocate(int64_t bytes) override {
+    make_current();  // whichever thread builds something on this device
     void* memory = nullptr;
     cudaError_t result = cudaMalloc(&memory, static_cast<size_t>(bytes));
     if (result == cudaErrorMemoryAllocation) {

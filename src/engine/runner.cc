@@ -110,7 +110,8 @@ void Runner::measure() {
   std::vector<StepShape> steps;
   for (int64_t sequences : {int64_t{1}, options_.max_sequences})
     steps.push_back({tokens, sequences, rows, tokens, options_.max_context, widest});
-  for (int64_t n = options_.max_sequences; n > 0; n = n / 2)
+  // Every one: a smaller batch may split its keys more and so need more workspace.
+  for (int64_t n : recorded_sizes(options_.max_sequences))
     steps.push_back(recorded_shape({.sequences = n, .max_context = options_.max_context}, options_.max_sequences,
                                    options_.max_context, options_.page_size));
   int64_t peak = 0;
@@ -282,12 +283,9 @@ void Runner::warm_up() {
     const RunItem item{.sequence = sequence.get(), .tokens = prompt, .want = WantLogits::kLast};
     run({&item, 1});
   }
-  int64_t last = 0;
-  for (int64_t n = 1; n <= options_.max_sequences; ++n) {
+  for (int64_t n : recorded_sizes(options_.max_sequences)) {
     const StepShape shape = recorded_shape({.sequences = n, .max_context = 1}, options_.max_sequences,
                                            options_.max_context, options_.page_size);
-    if (shape.sequences == last) continue;
-    last = shape.sequences;
     for (int use = 0; use < 2; ++use) {
       Step step = begin_step(shape, {});
       replay(step, shape);

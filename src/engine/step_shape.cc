@@ -17,6 +17,12 @@ int64_t recorded_sequences(int64_t sequences, int64_t max_sequences) {
   return std::min(round_up(sequences, step), max_sequences);
 }
 
+std::vector<int64_t> recorded_sizes(int64_t max_sequences) {
+  std::vector<int64_t> sizes;
+  for (int64_t n = 1; n <= max_sequences; n = sizes.back() + 1) sizes.push_back(recorded_sequences(n, max_sequences));
+  return sizes;
+}
+
 int64_t recorded_context(int64_t context, int64_t max_context) {
   int64_t bound = 512;
   while (bound < context) bound *= 4;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace tessera {
 
@@ -19,6 +20,8 @@ struct StepShape {
 // Sequences of a recorded step that holds `sequences`: few are exact, since a row more may read another expert; many
 // are rounded up.
 int64_t recorded_sequences(int64_t sequences, int64_t max_sequences);
+// All values of the above, smallest first.
+std::vector<int64_t> recorded_sizes(int64_t max_sequences);
 // Likewise of its longest context: powers of four from 512.
 int64_t recorded_context(int64_t context, int64_t max_context);
 

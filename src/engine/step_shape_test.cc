@@ -18,6 +18,10 @@ TEST(StepShape, RecordedShapesHoldTheStepAndAreFew) {
       last = rounded;
     }
     EXPECT_LE(kinds, 30);
+    const std::vector<int64_t> sizes = recorded_sizes(limit);
+    EXPECT_EQ(static_cast<int64_t>(sizes.size()), kinds);
+    EXPECT_EQ(sizes.back(), limit);
+    for (int64_t size : sizes) EXPECT_EQ(recorded_sequences(size, limit), size);
   }
 }
 

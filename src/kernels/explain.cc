@@ -85,8 +85,5 @@ std::string problem_of(const NormRouterArgs& a) {
 std::string problem_of(const SampleArgs& a) {
   return act(a.logits);
 }
-std::string problem_of(const TokenFeedArgs& a) {
-  return act(a.ids);
-}
 
 }  // namespace tessera

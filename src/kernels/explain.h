@@ -35,7 +35,6 @@ std::string problem_of(const MoeAddArgs& a);
 std::string problem_of(const SiluMulArgs& a);
 std::string problem_of(const NormRouterArgs& a);
 std::string problem_of(const SampleArgs& a);
-std::string problem_of(const TokenFeedArgs& a);
 
 template <class Args>
 KernelChoice explain_choice(const OpTable<Args>& table, const Args& args) {

@@ -230,11 +230,4 @@ struct SampleArgs {
   Tensor top_logprobs;        // F32 [R, 20], likewise
 };
 
-// ids[t] = sampled[source[t]] where source[t] >= 0: tokens that the step before chose and the host has not read.
-struct TokenFeedArgs {
-  Tensor ids;      // I32 [T], updated in place
-  Tensor source;   // I32 [T]
-  Tensor sampled;  // I32 [R]
-};
-
 }  // namespace tessera

@@ -84,18 +84,17 @@ class Kernels {
   OpTable<NormRouterArgs> norm_router{"norm_router", {}};
   OpTable<MoeAddArgs> moe_add{"moe_add", {}};
   OpTable<SampleArgs> sample{"sample", {}};
-  OpTable<TokenFeedArgs> token_feed{"token_feed", {}};
 
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample), f(token_feed);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample);
   }
 };
 

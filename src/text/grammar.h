@@ -42,7 +42,7 @@ class GrammarVocabulary {
 // Immutable and thread-safe, cheap to copy.
 class CompiledGrammar {
  public:
-  // All throw kInvalidArgument for a mistake and kUnsupported for what is not implemented, naming the place. `end_ids`
+  // All throw kInvalidArgument for a mistake and kUnsupported for what it does not know, naming the place. `end_ids`
   // are tokens of which one must follow the text, before a matcher has ended(); none: the text may just stop.
   //
   // JSON schema, draft 2020-12. What may come out is valid under the schema, but not all that is valid can come out:

@@ -22,7 +22,6 @@ void add_cuda_kernels(Kernels& k) {
   k.norm_router.rows.push_back(norm_router_row());
   for (auto row : {moe_add_bf16_mxfp4_small_row(), moe_add_bf16_mxfp4_sm90_row()}) k.moe_add.rows.push_back(row);
   k.sample.rows.push_back(sample_row());
-  k.token_feed.rows.push_back(token_feed_row());
 }
 
 }  // namespace tessera

@@ -14,7 +14,6 @@ KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row();
 KernelRow<SampleArgs> sample_row();
-KernelRow<TokenFeedArgs> token_feed_row();
 KernelRow<LinearArgs> linear_small_row();
 KernelRow<LinearArgs> linear_cublaslt_row();
 KernelRow<LinearArgs> linear_tiles_row();

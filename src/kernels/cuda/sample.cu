@@ -587,13 +587,6 @@ __global__ void __launch_bounds__(kPickThreads) pick_kernel(KernelArgs a) {
   if (a.raw_top != nullptr && s.logprobs >= 0) report(a, row, s.logprobs, id, scratch);
 }
 
-__global__ void token_feed_kernel(int32_t* ids, const int32_t* source, const int32_t* sampled, int count) {
-  wait_for_previous_grid();
-  allow_next_grid();
-  int t = blockIdx.x * blockDim.x + threadIdx.x;
-  if (t < count && source[t] >= 0) ids[t] = sampled[source[t]];
-}
-
 int64_t segments_of(const SampleArgs& a) { return ceil_div(a.logits.dim(1), kSegment); }
 
 // Where the parts of the workspace lie; null those that the case does not need.
@@ -681,17 +674,6 @@ void run(const SampleArgs& a, Stream& stream) {
 KernelRow<SampleArgs> sample_row() {
   return {"sample_f32_cuda", DeviceType::kCuda, "histogram and whole-number sums, no sort", supports,
           [](const SampleArgs& a) { return parts_of(a).bytes; }, run};
-}
-
-KernelRow<TokenFeedArgs> token_feed_row() {
-  return {"token_feed_cuda", DeviceType::kCuda, "one gather",
-          [](const TokenFeedArgs& a) { return on_gpu(a.ids) ? kAccepted : Verdict{"the tensors are not on a CUDA device"}; }, nullptr,
-          [](const TokenFeedArgs& a, Stream& stream) {
-            int64_t count = a.ids.dim(0);
-            if (count == 0) return;
-            launch("token_feed", token_feed_kernel, dim3(ceil_div(count, 128)), dim3(128), 0, stream, a.ids.i32(), a.source.i32(),
-                   a.sampled.i32(), static_cast<int>(count));
-          }};
 }
 
 }  // namespace tessera::cuda

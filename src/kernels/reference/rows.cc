@@ -16,7 +16,6 @@ void add_reference_kernels(Kernels& kernels) {
   kernels.moe.rows.push_back(reference::moe_row());
   kernels.silu_mul.rows.push_back(reference::silu_mul_row());
   kernels.sample.rows.push_back(reference::sample_row());
-  kernels.token_feed.rows.push_back(reference::token_feed_row());
 }
 
 void add_fused_reference_kernels(Kernels& kernels) {

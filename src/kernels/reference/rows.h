@@ -20,6 +20,5 @@ KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<SampleArgs> sample_row();
-KernelRow<TokenFeedArgs> token_feed_row();
 
 }  // namespace tessera::reference
