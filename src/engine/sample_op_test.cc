@@ -113,6 +113,31 @@ TEST(SampleOp, ChoosesWhatTheSamplerChooses) {
   }
 }
 
+TEST(SampleOp, NoFiniteLogitHasNoDistribution) {
+  const float none = -std::numeric_limits<float>::infinity();
+  const Kernels kernels = Kernels::reference();
+  Stream stream;
+  float logits[3] = {none, none, none}, logprob = 7, top_logprobs[kMaxSampleLogprobs];
+  int32_t id = -1, top_ids[kMaxSampleLogprobs];
+  SampleSettings settings{.temperature = 0, .logprobs = 2};
+  SampleArgs a;
+  a.logits = {logits, {1, 3}, DType::kF32, {}};
+  a.settings = {&settings, {1, sizeof settings}, DType::kU8, {}};
+  a.any_logprobs = true;
+  a.ids = {&id, {1}, DType::kI32, {}};
+  a.logprobs = {&logprob, {1}, DType::kF32, {}};
+  a.top_ids = {top_ids, {1, kMaxSampleLogprobs}, DType::kI32, {}};
+  a.top_logprobs = {top_logprobs, {1, kMaxSampleLogprobs}, DType::kF32, {}};
+  kernels.sample.rows[0].launch(a, stream);
+  EXPECT_EQ(id, 0);
+  EXPECT_EQ(logprob, none);
+  EXPECT_EQ(top_logprobs[1], none);
+  TokenLogprob report;
+  Sampler sampler({.temperature = 0, .logprobs = 2}, 3, 0);
+  EXPECT_EQ(sampler.sample(logits, &report), 0);
+  EXPECT_EQ(report.logprob, none);
+}
+
 TEST(SampleOp, Masks) {
   const Kernels kernels = Kernels::reference();
   Stream stream;

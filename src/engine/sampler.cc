@@ -74,7 +74,7 @@ void Sampler::report_logprobs(std::span<const float> logits, TokenLogprob& repor
   const float best = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (float l : logits) sum += std::exp(static_cast<double>(l - best));
-  const double log_sum = best + std::log(sum);
+  const double log_sum = std::isfinite(best) ? best + std::log(sum) : 0;  // no distribution: all are -inf
   report.logprob = static_cast<float>(logits[static_cast<size_t>(report.id)] - log_sum);
   report.top.clear();
   std::vector<int32_t> order(logits.size());

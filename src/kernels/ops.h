@@ -213,7 +213,7 @@ constexpr int64_t kMaxSampleLogprobs = 20;
 // Sums of whole numbers have no order, so every kernel draws the same token from the same logits; two kernels can
 // differ only where an exponential of theirs rounds differently. engine/sampler sums in F64 instead: it differs where
 // uniform * sum falls within V * 2^-f of a border, one draw in about 10^8.
-// Log-probabilities are of the logits before steps 1 (masks) and 2, without temperature.
+// Log-probabilities are of the logits before steps 1 (masks) and 2, without temperature; -inf where no logit is finite.
 struct SampleArgs {
   Tensor logits;      // F32 [R, V]; masked and edited in place
   Tensor settings;    // U8 [R, sizeof(SampleSettings)]

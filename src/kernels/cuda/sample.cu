@@ -531,7 +531,7 @@ __device__ void report(const KernelArgs& a, int row, int wanted, int id, uint64_
       if (a.edits[i].token == id) chosen = clean(a.saved[i]);
   sum = 0.0;
   for (int i = 0; i < kPickThreads / 32; ++i) sum += terms[i];
-  double log_sum = best + log(sum);
+  double log_sum = best > -INFINITY ? best + log(sum) : 0.0;  // no distribution: every log-probability is -inf
   __syncthreads();
   if (tid == 0) a.logprobs[row] = static_cast<float>(chosen - log_sum);
   if (wanted <= 0) return;

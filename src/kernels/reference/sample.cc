@@ -94,7 +94,7 @@ void report(const SampleArgs& a, int64_t r, const std::vector<float>& raw, int64
   const float best = raw[static_cast<size_t>(order[0])];
   double sum = 0;
   for (float l : raw) sum += std::exp(static_cast<double>(l - best));
-  const double log_sum = best + std::log(sum);
+  const double log_sum = std::isfinite(best) ? best + std::log(sum) : 0;  // no distribution: all are -inf
   auto logprob = [&](int32_t i) { return static_cast<float>(raw[static_cast<size_t>(i)] - log_sum); };
   a.logprobs.f32()[r] = logprob(id);
   for (int64_t i = 0; i < std::min(count, a.logits.dim(1)); ++i) {
