@@ -1,0 +1,45 @@
+// Communicator: what the ranks along one axis of the mesh say to each other about tensors. Every rank makes the same
+// calls in the same order. A sum has the same bits on all ranks, and the same bits in every run.
+//
+// Used by one thread a rank. On a GPU the calls put work on the stream and return, and may be recorded in a graph; on a
+// CPU they return when the tensor is there. Throws kIo naming the rank when one is lost.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "core/tensor.h"
+
+namespace tessera {
+
+// Bytes this rank sent to others, by what they were for.
+struct Traffic {
+  int64_t all_reduce = 0;
+  int64_t all_gather = 0;
+  int64_t all_to_all = 0;
+  int64_t broadcast = 0;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual std::string_view name() const = 0;  // "threads", "mpi", "peer", "nccl"
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // x becomes the sum over ranks. F32 or BF16 (summed in F32, rounded once); contiguous; `stream` as Stream::native.
+  virtual void all_reduce(const Tensor& x, void* stream) = 0;
+  // all [size, ...] gets every rank's mine, in rank order. Any dtype.
+  virtual void all_gather(const Tensor& mine, const Tensor& all, void* stream) = 0;
+  // Row i of the list goes to rank r by send_rows[r] rows after another, rank order; receive likewise. Rows of any
+  // dtype; the counts are known on the host.
+  virtual void all_to_all(const Tensor& send, std::span<const int64_t> send_rows, const Tensor& receive,
+                          std::span<const int64_t> receive_rows, void* stream) = 0;
+  virtual void broadcast(const Tensor& x, int root, void* stream) = 0;
+  virtual void barrier() = 0;
+
+  virtual const Traffic& traffic() const = 0;
+};
+
+}  // namespace tessera
