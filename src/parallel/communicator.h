@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 
@@ -38,6 +39,16 @@ class Communicator {
                           std::span<const int64_t> receive_rows, void* stream) = 0;
   virtual void broadcast(const Tensor& x, int root, void* stream) = 0;
   virtual void barrier() = 0;
+
+  // A communicator of the ranks that gave the same colour, in the order of their ranks here. Every rank calls it.
+  virtual std::unique_ptr<Communicator> split(int colour) = 0;
+
+  // This rank cannot go on: every call of the others, here and in what was split off, throws kIo with this cause. The
+  // only call that any thread may make.
+  virtual void abort(std::string_view cause) noexcept = 0;
+  // Throws kIo when a rank was lost. On a GPU for when the stream was waited for: after a loss collectives end early,
+  // and their results mean nothing.
+  virtual void check() = 0;
 
   virtual const Traffic& traffic() const = 0;
 };
