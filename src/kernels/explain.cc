@@ -82,6 +82,9 @@ std::string problem_of(const SiluMulArgs& a) {
 std::string problem_of(const NormRouterArgs& a) {
   return fmt::format("{} x {}, {} chosen", act(a.residual), matrix(a.router), a.indices.dim(1));
 }
+std::string problem_of(const AllReduceNormArgs& a) {
+  return fmt::format("{} of {} ranks", act(a.norm.residual), a.communicator->size());
+}
 std::string problem_of(const SampleArgs& a) {
   return act(a.logits);
 }

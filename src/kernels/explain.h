@@ -34,6 +34,7 @@ std::string problem_of(const MoeArgs& a);
 std::string problem_of(const MoeAddArgs& a);
 std::string problem_of(const SiluMulArgs& a);
 std::string problem_of(const NormRouterArgs& a);
+std::string problem_of(const AllReduceNormArgs& a);
 std::string problem_of(const SampleArgs& a);
 
 template <class Args>

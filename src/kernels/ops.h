@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/tensor.h"
+#include "parallel/communicator.h"
 
 namespace tessera {
 
@@ -175,6 +176,13 @@ struct NormRouterArgs {
 struct MoeAddArgs {
   MoeArgs moe;
   Tensor residual;  // act [T, H], updated in place
+};
+
+// The sum of the ranks' deltas (Communicator::all_reduce), then RmsNormArgs. The delta itself may be left as it was.
+// Every rank launches it with the same shapes.
+struct AllReduceNormArgs {
+  RmsNormArgs norm;
+  Communicator* communicator = nullptr;
 };
 
 // One row of SampleArgs, as it lies in device memory. Names and meanings as in tessera/sampling.h.

@@ -21,6 +21,7 @@ void add_cuda_kernels(Kernels& k) {
   k.rope_kv.rows.push_back(rope_kv_row());
   k.norm_router.rows.push_back(norm_router_row());
   for (auto row : {moe_add_bf16_mxfp4_small_row(), moe_add_bf16_mxfp4_sm90_row()}) k.moe_add.rows.push_back(row);
+  k.all_reduce_norm.rows.push_back(all_reduce_norm_row());
   k.sample.rows.push_back(sample_row());
 }
 

@@ -13,6 +13,7 @@ KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row();
+KernelRow<AllReduceNormArgs> all_reduce_norm_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<LinearArgs> linear_small_row();
 KernelRow<LinearArgs> linear_cublaslt_row();

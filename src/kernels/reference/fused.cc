@@ -70,6 +70,15 @@ void run_moe_add(const MoeAddArgs& a, Stream& stream) {
   add_row().launch({.x = a.residual, .delta = a.moe.out}, stream);
 }
 
+Verdict supports_all_reduce_norm(const AllReduceNormArgs& a) {
+  return rms_norm_row().supports(a.norm);
+}
+
+void run_all_reduce_norm(const AllReduceNormArgs& a, Stream& stream) {
+  a.communicator->all_reduce(a.norm.delta, stream.native);
+  rms_norm_row().launch(a.norm, stream);
+}
+
 }  // namespace
 
 KernelRow<RopeKvArgs> rope_kv_row() {
@@ -91,6 +100,11 @@ KernelRow<MoeAddArgs> moe_add_row() {
             return workspace ? workspace(a.moe) : 0;
           },
           run_moe_add};
+}
+
+KernelRow<AllReduceNormArgs> all_reduce_norm_row() {
+  return {"all_reduce_norm_any_ref", DeviceType::kCpu, "the ops one by one", supports_all_reduce_norm, nullptr,
+          run_all_reduce_norm};
 }
 
 }  // namespace tessera::reference

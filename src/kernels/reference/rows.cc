@@ -22,6 +22,7 @@ void add_fused_reference_kernels(Kernels& kernels) {
   kernels.rope_kv.rows.push_back(reference::rope_kv_row());
   kernels.norm_router.rows.push_back(reference::norm_router_row());
   kernels.moe_add.rows.push_back(reference::moe_add_row());
+  kernels.all_reduce_norm.rows.push_back(reference::all_reduce_norm_row());
 }
 
 }  // namespace tessera

@@ -19,6 +19,7 @@ KernelRow<SiluMulArgs> silu_mul_row();
 KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
+KernelRow<AllReduceNormArgs> all_reduce_norm_row();
 KernelRow<SampleArgs> sample_row();
 
 }  // namespace tessera::reference

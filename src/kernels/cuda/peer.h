@@ -1,0 +1,85 @@
+// Memory of a rank that the other ranks' GPUs write into, and the collectives over it.
+//
+// A region holds, for each of two turns, what each rank sends: packets (8 bytes of data, each half with the call's number
+// beside it, so that data is its own signal) for small messages, and plain halves with flags for large ones. Turns
+// alternate from call to call. In every call each rank hears from every other one, so a rank that is two calls ahead
+// knows that all have read what it is about to overwrite. The call's number lives in device memory: a recorded graph may
+// be launched any number of times, if all ranks launch the same.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "parallel/channel.h"
+#include "parallel/communicator.h"
+
+namespace tessera::cuda {
+
+constexpr int kMaxPeers = 8;
+constexpr int kMaxPeerBlocks = 128;
+
+// What kernels get. Offsets are bytes from a region's start and alike on all ranks.
+struct PeerView {
+  int rank = 0;
+  int size = 1;
+  char* region[kMaxPeers] = {};
+  char* own = nullptr;         // region[rank]
+  int64_t packet_bytes = 0;    // data of one message in packets; it takes twice that
+  int64_t one_step_bytes = 0;  // sums up to here are done in packets
+  int64_t bulk_bytes = 0;      // data of one message in halves
+  int64_t packets_at = 0, presence_at = 0, scatter_at = 0, gather_at = 0, flags_at = 0;
+  uint64_t* call = nullptr;          // number of the last call << 32 | blocks of this one that know it; own memory
+  uint32_t* gave_up = nullptr;       // own memory
+  const uint32_t* abort = nullptr;   // host memory, set by the host: a rank is lost
+  uint32_t* timed_out = nullptr;     // host memory, read by the host
+  uint64_t wait_nanoseconds = 0;
+};
+
+// Which bytes of a message go to whom, and where what arrives goes.
+struct PeerExchange {
+  const char* from = nullptr;
+  char* to = nullptr;
+  int64_t send_at[kMaxPeers] = {}, send_bytes[kMaxPeers] = {};
+  int64_t receive_at[kMaxPeers] = {}, receive_bytes[kMaxPeers] = {};
+};
+
+// Words of host memory that a kernel which waits looks at.
+struct PeerSignals {
+  uint32_t* abort = nullptr;
+  uint32_t* timed_out = nullptr;
+};
+
+// The regions of some ranks of a channel, mapped into this process.
+class PeerMemory {
+ public:
+  // members: the channel's ranks that share. Every rank of the channel calls it. When a rank cannot reach another's
+  // memory, `why` gets the same text everywhere and the result is null.
+  static std::unique_ptr<PeerMemory> make(Channel& channel, std::span<const int> members, int device,
+                                          PeerSignals signals, double wait_seconds, std::string* why);
+  ~PeerMemory();
+  PeerMemory(const PeerMemory&) = delete;
+  PeerMemory& operator=(const PeerMemory&) = delete;
+  const PeerView& view() const { return view_; }
+
+ private:
+  PeerMemory() = default;
+  std::string map(int peer, const std::string& offer);
+
+  PeerView view_;
+  char* own_ = nullptr;
+  std::vector<void*> opened_;  // by cudaIpcOpenMemHandle
+};
+
+// Puts x's sum over ranks in its place; F32 or BF16. At most bulk_bytes (peer_all_reduce splits larger ones).
+void peer_all_reduce(const PeerView& view, const Tensor& x, void* stream);
+// Messages of at most packet_bytes each.
+void peer_exchange(const PeerView& view, const PeerExchange& exchange, void* stream);
+
+// The view of a communicator that works through peer memory, else null.
+const PeerView* peer_view(const Communicator* communicator);
+
+}  // namespace tessera::cuda
