@@ -16,9 +16,9 @@ struct GpuCommunicatorOptions {
   double wait_seconds = 120;  // a kernel that waited so long for another rank gives up
 };
 
-// Every rank calls it, with the device that its thread has made current. The channel must live longer, and its loss ends
-// what waits on the GPU: this takes the channel's on_loss. Throws kUnsupported, on every rank and with what each of them
-// lacks, when there is no way.
+// Every rank calls it, with the device that its thread has made current. The channel must live longer, and its loss
+// ends what waits on the GPU: this takes the channel's on_loss. Throws kUnsupported, on every rank and with what each
+// of them lacks, when there is no way.
 std::unique_ptr<Communicator> make_gpu_communicator(Channel& channel, int device,
                                                     const GpuCommunicatorOptions& options = {});
 
