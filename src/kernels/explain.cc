@@ -89,4 +89,8 @@ std::string problem_of(const SampleArgs& a) {
   return act(a.logits);
 }
 
+std::string problem_of(const JoinColumnsArgs& a) {
+  return act(a.out);
+}
+
 }  // namespace tessera

@@ -36,6 +36,7 @@ std::string problem_of(const SiluMulArgs& a);
 std::string problem_of(const NormRouterArgs& a);
 std::string problem_of(const AllReduceNormArgs& a);
 std::string problem_of(const SampleArgs& a);
+std::string problem_of(const JoinColumnsArgs& a);
 
 template <class Args>
 KernelChoice explain_choice(const OpTable<Args>& table, const Args& args) {

@@ -121,7 +121,8 @@ enum class MoeActivation : uint8_t {
 };
 
 // out[t] = sum over a of weights[t, a] * (down[e] * act(gate_up[e] * x[t] + gate_up_bias[e]) + down_bias[e]),
-// e = indices[t, a], summed in the order of a in F32.
+// e = indices[t, a], summed in the order of a in F32. The weights are of experts [first_expert, first_expert + E): what
+// another rank holds is left out of the sum. I may be 0: then only down_bias is summed.
 struct MoeArgs {
   Tensor x;             // act [T, H]
   Tensor indices;       // I32 [T, A]
@@ -132,6 +133,7 @@ struct MoeArgs {
   Tensor down_bias;     // [E, H] or undefined
   MoeActivation activation = MoeActivation::kSwigluOai;
   float limit = 7.0f;
+  int64_t first_expert = 0;
   Tensor out;  // act [T, H]
 };
 
@@ -207,6 +209,14 @@ struct LogitEdit {
 };
 
 constexpr int64_t kMaxSampleLogprobs = 20;
+
+// Logits whose columns several ranks computed, side by side. Part p is R rows of its width, one after another, at the
+// start of parts[p]; the first wide_parts have width `wide`, the others `narrow`.
+struct JoinColumnsArgs {
+  Tensor parts;  // F32 [parts, at least R * wide]
+  int64_t wide = 0, narrow = 0, wide_parts = 0;
+  Tensor out;  // F32 [R, V], V the sum of the widths
+};
 
 // Chooses a token from each row of logits. In order:
 //   1. NaN becomes -inf, and so does every token whose bit in the row's mask is 0;

@@ -85,17 +85,18 @@ class Kernels {
   OpTable<MoeAddArgs> moe_add{"moe_add", {}};
   OpTable<AllReduceNormArgs> all_reduce_norm{"all_reduce_norm", {}};
   OpTable<SampleArgs> sample{"sample", {}};
+  OpTable<JoinColumnsArgs> join_columns{"join_columns", {}};
 
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(all_reduce_norm), f(sample);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(all_reduce_norm), f(sample), f(join_columns);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(all_reduce_norm), f(sample);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(all_reduce_norm), f(sample), f(join_columns);
   }
 };
 

@@ -1,5 +1,7 @@
 #include "layers/attention.h"
 
+#include "layers/token_split.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -87,16 +89,17 @@ RopeTables rope_tables(Step& step, const Rope& rope) {
 }
 
 void Attention::declare(WeightPlan& plan, int64_t hidden, const Options& options) {
-  q.declare(plan, "self_attn.q_proj", heads * head_dim, hidden, Split::kRows, options.qkv_bias);
-  k.declare(plan, "self_attn.k_proj", kv_heads * head_dim, hidden, Split::kRows, options.qkv_bias);
-  v.declare(plan, "self_attn.v_proj", kv_heads * head_dim, hidden, Split::kRows, options.qkv_bias);
-  o.declare(plan, "self_attn.o_proj", hidden, heads * head_dim, Split::kCols, options.o_bias);
+  plan.set_heads({heads, kv_heads, head_dim});
+  q.declare(plan, "self_attn.q_proj", heads * head_dim, hidden, Split::kQueryHeads, options.qkv_bias);
+  k.declare(plan, "self_attn.k_proj", kv_heads * head_dim, hidden, Split::kKvHeads, options.qkv_bias);
+  v.declare(plan, "self_attn.v_proj", kv_heads * head_dim, hidden, Split::kKvHeads, options.qkv_bias);
+  o.declare(plan, "self_attn.o_proj", hidden, heads * head_dim, Split::kHeadCols, options.o_bias);
   if (options.head_norms) {
     q_norm.eps = k_norm.eps = options.norm_eps;
     q_norm.declare(plan, "self_attn.q_norm", head_dim);
     k_norm.declare(plan, "self_attn.k_norm", head_dim);
   }
-  if (options.with_sinks) plan.vector(sinks, "self_attn.sinks", heads, Split::kRows);
+  if (options.with_sinks) plan.vector(sinks, "self_attn.sinks", heads, Split::kQueryHeads);
 }
 
 namespace {
@@ -115,7 +118,7 @@ std::optional<Linear> packed_projection(const Attention& a) {
   if (!follows(a.q.w.scales, a.k.w.scales) || !follows(a.k.w.scales, a.v.w.scales)) return std::nullopt;
   if (!follows(a.q.bias, a.k.bias) || !follows(a.k.bias, a.v.bias)) return std::nullopt;
   Linear packed = a.q;
-  packed.w.n = (a.heads + 2 * a.kv_heads) * a.head_dim;
+  packed.w.n = (a.own_heads() + 2 * a.own_kv_heads()) * a.head_dim;
   packed.w.values.shape = {packed.w.n, packed.w.k};
   packed.bias.shape = {packed.w.n};
   if (packed.w.scales.defined()) packed.w.scales.shape = {packed.w.n};
@@ -128,7 +131,7 @@ bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, c
   if (!packed || a.q_norm.weight.defined()) return false;
   ScratchScope scope(step);
   RopeKvArgs args = rotated;
-  args.packed = step.alloc({x.dim(0), a.heads + 2 * a.kv_heads, a.head_dim});
+  args.packed = step.alloc({x.dim(0), a.own_heads() + 2 * a.own_kv_heads(), a.head_dim});
   if (step.kernels->rope_kv.choose(args) == nullptr) return false;
   linear_into(step, *packed, x, args.packed.reshape({x.dim(0), packed->w.n}));
   step.run(step.kernels->rope_kv, args);
@@ -138,13 +141,13 @@ bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, c
 // Projections, rotation and cache write of x [T, H]: the rotated queries [T, Q, D].
 Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
-  Tensor q = step.alloc({tokens, a.heads, a.head_dim});
+  Tensor q = step.alloc({tokens, a.own_heads(), a.head_dim});
   RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
   if (packed_queries(step, rotated, a, x)) return q;
-  Tensor k = step.alloc({tokens, a.kv_heads, a.head_dim}), v = step.alloc({tokens, a.kv_heads, a.head_dim});
-  linear_into(step, a.q, x, q.reshape({tokens, a.heads * a.head_dim}));
-  linear_into(step, a.k, x, k.reshape({tokens, a.kv_heads * a.head_dim}));
-  linear_into(step, a.v, x, v.reshape({tokens, a.kv_heads * a.head_dim}));
+  Tensor k = step.alloc({tokens, a.own_kv_heads(), a.head_dim}), v = step.alloc({tokens, a.own_kv_heads(), a.head_dim});
+  linear_into(step, a.q, x, q.reshape({tokens, a.own_heads() * a.head_dim}));
+  linear_into(step, a.k, x, k.reshape({tokens, a.own_kv_heads() * a.head_dim}));
+  linear_into(step, a.v, x, v.reshape({tokens, a.own_kv_heads() * a.head_dim}));
   if (a.q_norm.weight.defined()) {
     norm_in_place(step, a.q_norm, q, a.head_dim);
     norm_in_place(step, a.k_norm, k, a.head_dim);
@@ -158,25 +161,64 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
   return q;
 }
 
+AttentionArgs attention_args(const Step& step, const LayerCacheView& cache, const Attention& a, const Tensor& q,
+                             const TokenSplit& tokens, const Tensor& out) {
+  return {.q = q,
+          .cache = cache.pages,
+          .page_table = tokens.page_table,
+          .query_start = tokens.query_start,
+          .context = tokens.context,
+          .sinks = a.sinks,
+          .window = a.window,
+          .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
+          .max_queries = step.max_queries,
+          .max_context = step.max_context,
+          .out = out};
+}
+
+// Every rank stores all keys and values, and computes queries, attention and projection of its own tokens.
+Tensor attention_of_own_tokens(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope,
+                               const Tensor& x) {
+  const int64_t tokens = x.dim(0);
+  const TokenSplit own = split_tokens(step, cache.page_table);
+  Tensor all = step.alloc({own.most * step.ranks->mesh.replicas(), a.o.w.n});
+  ScratchScope scope(step);
+  Tensor k = step.alloc({tokens, a.own_kv_heads(), a.head_dim}), v = step.alloc({tokens, a.own_kv_heads(), a.head_dim});
+  linear_into(step, a.k, x, k.reshape({tokens, a.own_kv_heads() * a.head_dim}));
+  linear_into(step, a.v, x, v.reshape({tokens, a.own_kv_heads() * a.head_dim}));
+  if (a.k_norm.weight.defined()) norm_in_place(step, a.k_norm, k, a.head_dim);
+  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
+  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
+  auto rows = [&](const Tensor& t) { return t.rows(own.tokens.begin, own.tokens.count); };
+  Tensor q = step.alloc({own.most, a.own_heads(), a.head_dim}), out = step.alloc(q.shape);
+  Tensor projected = step.alloc({own.most, a.o.w.n});
+  if (own.tokens.count > 0) {
+    const int64_t count = own.tokens.count, width = a.own_heads() * a.head_dim;
+    q = q.rows(0, count), out = out.rows(0, count);
+    linear_into(step, a.q, rows(x), q.reshape({count, width}));
+    if (a.q_norm.weight.defined()) norm_in_place(step, a.q_norm, q, a.head_dim);
+    step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rows(rope.cos), .sin = rows(rope.sin)});
+    step.run(step.kernels->attention, attention_args(step, cache, a, q, own, out));
+    linear_into(step, a.o, out.reshape({count, width}), projected.rows(0, count));
+  }
+  step.all_reduce(step.ranks->tensor, projected.rows(0, own.tokens.count));
+  join_tokens(step, projected, all);
+  return all.rows(0, tokens);
+}
+
 }  // namespace
 
 Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
+  if (step.split() && step.ranks->mesh.split_tokens) return attention_of_own_tokens(step, cache, a, rope, x);
   Tensor q = queries(step, cache, a, rope, x);
-  Tensor out = step.alloc({tokens, a.heads, a.head_dim});
-  step.run(step.kernels->attention, AttentionArgs{.q = q,
-                                                  .cache = cache.pages,
-                                                  .page_table = cache.page_table,
-                                                  .query_start = step.query_start,
-                                                  .context = step.context,
-                                                  .sinks = a.sinks,
-                                                  .window = a.window,
-                                                  .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
-                                                  .max_queries = step.max_queries,
-                                                  .max_context = step.max_context,
-                                                  .out = out});
-  return linear(step, a.o, out.reshape({tokens, a.heads * a.head_dim}));
+  Tensor out = step.alloc({tokens, a.own_heads(), a.head_dim});
+  const TokenSplit all{.query_start = step.query_start, .context = step.context, .page_table = cache.page_table};
+  step.run(step.kernels->attention, attention_args(step, cache, a, q, all, out));
+  Tensor projected = linear(step, a.o, out.reshape({tokens, a.own_heads() * a.head_dim}));
+  if (step.split()) step.all_reduce(step.ranks->tensor, projected);
+  return projected;
 }
 
 }  // namespace tessera

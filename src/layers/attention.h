@@ -38,7 +38,7 @@ struct Attention {
   Linear q, k, v, o;
   Norm q_norm, k_norm;  // per head; weight undefined when the model has none
   Tensor sinks;         // [Q] or undefined
-  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;  // of the model; a rank's are those of its weights
   int64_t window = 0;  // 0: all keys
 
   struct Options {
@@ -46,9 +46,12 @@ struct Attention {
     float norm_eps = 1e-6f;
   };
   void declare(WeightPlan& plan, int64_t hidden, const Options& options);
+  int64_t own_heads() const { return q.w.n / head_dim; }
+  int64_t own_kv_heads() const { return k.w.n / head_dim; }
 };
 
-// Projects x [T, H], rotates, stores keys and values in the layer's cache, attends, projects back: [T, H].
+// Projects x [T, H], rotates, stores keys and values in the layer's cache, attends, projects back: [T, H], summed over
+// the ranks that split the heads.
 Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x);
 
 }  // namespace tessera

@@ -1,11 +1,13 @@
 #include "layers/linear.h"
 
+#include "layers/gather_logits.h"
+
 namespace tessera {
 
 void Linear::declare(WeightPlan& plan, std::string_view name, int64_t n, int64_t k, Split split, bool with_bias) {
   plan.matrix(w, std::string(name) + ".weight", n, k, split);
-  // A bias of a layer split by columns is added once, after the sum over ranks.
-  if (with_bias) plan.vector(bias, std::string(name) + ".bias", n, split == Split::kCols ? Split::kReplicated : split);
+  const bool partial = split == Split::kHeadCols || split == Split::kInnerCols;  // sums: the bias is added once
+  if (with_bias) plan.vector(bias, std::string(name) + ".bias", n, partial ? Split::kOnce : split);
 }
 
 void linear_into(Step& step, const Linear& layer, const Tensor& x, const Tensor& out) {
@@ -33,6 +35,22 @@ Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor&
   return out;
 }
 
+Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Pending& pending) {
+  if (pending.over == nullptr) return norm(step, layer, residual, pending.delta);
+  Tensor out = step.alloc(residual.shape);
+  const AllReduceNormArgs fused{.norm = {.residual = residual,
+                                         .delta = pending.delta,
+                                         .weight = layer.weight,
+                                         .eps = layer.eps,
+                                         .round_before_weight = layer.round_before_weight,
+                                         .out = out},
+                                .communicator = pending.over};
+  if (step.try_run(step.kernels->all_reduce_norm, fused)) return out;
+  step.all_reduce(pending.over, pending.delta);
+  norm_into(step, layer, residual, pending.delta, out);
+  return out;
+}
+
 void norm_in_place(Step& step, const Norm& layer, const Tensor& x, int64_t n) {
   Tensor rows = x.reshape({x.numel() / n, n});
   step.run(step.kernels->rms_norm, RmsNormArgs{.residual = rows,
@@ -43,16 +61,18 @@ void norm_in_place(Step& step, const Norm& layer, const Tensor& x, int64_t n) {
 }
 
 void Mlp::declare(WeightPlan& plan, int64_t hidden, int64_t intermediate, bool with_bias) {
-  gate.declare(plan, "mlp.gate_proj", intermediate, hidden, Split::kRows, with_bias);
-  up.declare(plan, "mlp.up_proj", intermediate, hidden, Split::kRows, with_bias);
-  down.declare(plan, "mlp.down_proj", hidden, intermediate, Split::kCols, with_bias);
+  gate.declare(plan, "mlp.gate_proj", intermediate, hidden, Split::kInnerRows, with_bias);
+  up.declare(plan, "mlp.up_proj", intermediate, hidden, Split::kInnerRows, with_bias);
+  down.declare(plan, "mlp.down_proj", hidden, intermediate, Split::kInnerCols, with_bias);
 }
 
 Tensor mlp(Step& step, const Mlp& layer, const Tensor& x) {
   Tensor gate = linear(step, layer.gate, x);
   Tensor up = linear(step, layer.up, x);
   step.run(step.kernels->silu_mul, SiluMulArgs{.gate = gate, .up = up, .out = gate});
-  return linear(step, layer.down, gate);
+  Tensor out = linear(step, layer.down, gate);
+  if (step.split()) step.all_reduce(step.ranks->tensor, out);
+  return out;
 }
 
 Tensor embed(Step& step, const Weight& table) {
@@ -61,13 +81,14 @@ Tensor embed(Step& step, const Weight& table) {
   return out;
 }
 
-void unembed(Step& step, const Weight& head, const Tensor& x) {
+void unembed(Step& step, const Weight& head, int64_t vocab_size, const Tensor& x) {
   int64_t rows = step.logit_rows.dim(0);
   if (rows == 0) return;
   Tensor picked = step.alloc({rows, x.dim(1)});
   step.run(step.kernels->embed, EmbedArgs{.ids = step.logit_rows, .table = x, .out = picked});
-  step.logits = step.alloc(DType::kF32, {rows, head.n});
-  step.run(step.kernels->linear, LinearArgs{.x = picked, .w = head, .out = step.logits});
+  Tensor logits = own_logits(step, rows, head.n, vocab_size);
+  step.run(step.kernels->linear, LinearArgs{.x = picked, .w = head, .out = logits});
+  step.logits = head.n == vocab_size ? logits : gather_logits(step, logits, vocab_size);
 }
 
 }  // namespace tessera

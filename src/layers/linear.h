@@ -32,6 +32,12 @@ struct Norm {
 
 // residual += delta (when defined), then the norm of it: [T, N] -> [T, N].
 Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta = {});
+// What the next norm adds to the residual. With `over`, what is here is one rank's part of it, and those ranks sum.
+struct Pending {
+  Tensor delta;  // undefined: nothing
+  Communicator* over = nullptr;
+};
+Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Pending& pending);
 void norm_into(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta, const Tensor& out);
 // In place over the last dimension of x [.., N].
 void norm_in_place(Step& step, const Norm& layer, const Tensor& x, int64_t n);
@@ -42,11 +48,13 @@ struct Mlp {
   void declare(WeightPlan& plan, int64_t hidden, int64_t intermediate, bool with_bias);
 };
 
-Tensor mlp(Step& step, const Mlp& layer, const Tensor& x);  // [T, H] -> [T, H]
+// [T, H] -> [T, H], summed over the ranks that split the inner width.
+Tensor mlp(Step& step, const Mlp& layer, const Tensor& x);
 
 // Token embedding of the step: [T] -> [T, H].
 Tensor embed(Step& step, const Weight& table);
-// Logits of the rows wanted: sets step.logits F32 [R, V] from the last norm's output x [T, H].
-void unembed(Step& step, const Weight& head, const Tensor& x);
+// Logits of the rows wanted: sets step.logits F32 [R, V] from the last norm's output x [T, H]. `head` may be a rank's
+// part of the vocabulary; what the others computed is then gathered, or of each the best step.candidates.
+void unembed(Step& step, const Weight& head, int64_t vocab_size, const Tensor& x);
 
 }  // namespace tessera

@@ -1,8 +1,15 @@
 #include "layers/moe.h"
 
+#include "layers/expert_dispatch.h"
+
 namespace tessera {
 
-void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta) {
+Tensor moe_later(Step& step, const Tensor& residual) {
+  return step.split() ? step.alloc(residual.shape) : Tensor{};
+}
+
+Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta,
+            const Tensor& later) {
   const int64_t tokens = residual.dim(0);
   Tensor x = step.alloc(residual.shape);
   Tensor logits = step.alloc({tokens, m.router.w.n});
@@ -29,7 +36,7 @@ void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tens
   step.show("router_logits", layer, logits);
   step.show("router_indices", layer, indices);
   step.show("router_weights", layer, weights);
-  Tensor out = step.alloc(residual.shape);
+  Tensor out = later.defined() ? later : step.alloc(residual.shape);
   const MoeArgs experts{.x = x,
                         .indices = indices,
                         .weights = weights,
@@ -39,10 +46,24 @@ void moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tens
                         .down_bias = m.down_bias,
                         .activation = m.activation,
                         .limit = m.limit,
+                        .first_expert = step.split() ? expert_share(m.router.w.n, step.ranks->mesh, step.ranks->rank).begin : 0,
                         .out = out};
-  if (step.try_run(step.kernels->moe_add, MoeAddArgs{.moe = experts, .residual = residual})) return;
-  step.run(step.kernels->moe, experts);
+  if (step.split()) {
+    const bool dispatch = step.ranks->exchange == ExpertExchange::kDispatch;
+    if (dispatch) {
+      dispatch_experts(step, experts, m.router.w.n);
+    } else {
+      step.run(step.kernels->moe, experts);
+    }
+    if (step.probe == nullptr) return {out, dispatch ? nullptr : step.ranks->world};
+    if (!dispatch) step.all_reduce(step.ranks->world, out);
+  } else if (step.try_run(step.kernels->moe_add, MoeAddArgs{.moe = experts, .residual = residual})) {
+    return {};
+  } else {
+    step.run(step.kernels->moe, experts);
+  }
   step.run(step.kernels->add, AddArgs{.x = residual, .delta = out});
+  return {};
 }
 
 }  // namespace tessera

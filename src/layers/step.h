@@ -11,6 +11,8 @@
 #include "core/error.h"
 #include "kernels/explain.h"
 #include "kernels/table.h"
+#include "parallel/communicator.h"
+#include "parallel/sharding.h"
 
 namespace tessera {
 
@@ -19,6 +21,22 @@ struct LayerCacheView {
   KvPages pages;
   Tensor page_table;  // I32 [B, M]
   Tensor slots;       // I32 [T]
+};
+
+// How the ranks that own experts get their tokens.
+enum class ExpertExchange : uint8_t {
+  kAllReduce,  // every rank holds every token, computes its own experts and all sum
+  kDispatch,   // tokens go to the ranks that own one of their experts, and the answers come back
+};
+
+// The ranks that compute a step together.
+struct StepRanks {
+  Mesh mesh;
+  int rank = 0;
+  Communicator* world = nullptr;   // all of them
+  Communicator* tensor = nullptr;  // the T that split attention, dense layers and logits
+  Communicator* replicas = nullptr;  // with mesh.split_tokens: those that hold the same part of attention
+  ExpertExchange exchange = ExpertExchange::kAllReduce;
 };
 
 // Called with the intermediate tensors that tests compare: "hidden.embed", "attention.0", "router_logits.3", ...
@@ -40,6 +58,10 @@ struct Step {
 
   Tensor logit_rows;  // I32 [R]: rows of the step whose logits are wanted; R may be 0
   Tensor logits;      // F32 [R, V], set by forward
+  // With ranks: only the best so many logits of each are wanted, the others are -inf. 0: all.
+  int64_t candidates = 0;
+
+  const StepRanks* ranks = nullptr;  // null: this one alone
 
   // Measuring: nothing runs; scratch is Arena::measuring() and workspace_bytes becomes the largest any kernel asked.
   bool measure = false;
@@ -54,6 +76,13 @@ struct Step {
 
   void show(std::string_view name, int layer, const Tensor& value) const {
     if (probe && !measure) (*probe)(name, layer, value);
+  }
+
+  bool split() const { return ranks != nullptr && ranks->mesh.ranks() > 1; }
+
+  // x becomes the sum over the ranks; nothing while measuring.
+  void all_reduce(Communicator* over, const Tensor& x) {
+    if (!measure && over != nullptr && over->size() > 1 && x.numel() > 0) over->all_reduce(x, stream.native);
   }
 
   // Runs the op's best row for these arguments.

@@ -50,12 +50,13 @@ void transpose_loop(const TransposeArgs& a, int64_t begin, int64_t end) {
   constexpr auto kBytes = static_cast<int64_t>(sizeof(typename From::Bits));
   auto* out = static_cast<typename To::Bits*>(a.dst);
   const char* in = static_cast<const char*>(a.src);
+  const int64_t stride = a.stride > 0 ? a.stride : a.n;
   for (int64_t c0 = begin; c0 < end; c0 += kTile) {
     int64_t c1 = std::min(c0 + kTile, end);
     for (int64_t r0 = 0; r0 < a.k; r0 += kTile) {
       int64_t r1 = std::min(r0 + kTile, a.k);
       for (int64_t c = c0; c < c1; ++c)
-        for (int64_t r = r0; r < r1; ++r) out[c * a.k + r] = convert<From, To>(in + (r * a.n + c) * kBytes);
+        for (int64_t r = r0; r < r1; ++r) out[c * a.k + r] = convert<From, To>(in + (r * stride + c) * kBytes);
     }
   }
 }

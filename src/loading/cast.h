@@ -23,6 +23,7 @@ struct TransposeArgs {
   DType to;
   int64_t n;
   int64_t k;
+  int64_t stride = 0;  // columns of a source row when src is a part of a wider one; 0: n
 };
 void transpose_columns(const TransposeArgs& args, int64_t begin, int64_t end);
 

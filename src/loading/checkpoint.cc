@@ -1,6 +1,9 @@
 #include "loading/checkpoint.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -12,6 +15,7 @@
 #include "loading/checkpoint_tensors.h"
 #include "loading/parallel_tasks.h"
 #include "loading/strict_json.h"
+#include "loading/strided.h"
 #include "quant/mxfp4.h"
 
 namespace tessera {
@@ -24,12 +28,15 @@ constexpr int64_t kTaskValues = int64_t{1}
 constexpr int64_t kArenaAlign = 64;
 
 // How a row gets from the files to memory.
-enum class Action { kMap, kCast, kTranspose, kStack, kDequantize, kAlias };
+enum class Action { kMap, kCopy, kCast, kTranspose, kStack, kDequantize, kAlias, kNone };
 
 struct RowWork {
   const WeightRow* row = nullptr;
   Action action = Action::kMap;
+  RowSlice slice;                  // of the row, this rank's
+  Shape shape;                     // of it, loaded
   std::vector<Tensor> sources;     // mapped; MXFP4: blocks, scales
+  std::vector<Strided> parts;      // of the sources, where they need no transposing
   std::vector<std::string> names;  // of the sources
   bool mxfp4 = false;              // in memory
   DType dtype = DType::kF32;       // in memory, of the copy or the map
@@ -37,13 +44,57 @@ struct RowWork {
   uint8_t max_scale = 255;
   LoadedRow account;
 
-  int64_t copy_bytes() const { return action == Action::kMap || action == Action::kAlias ? 0 : account.memory_bytes; }
+  bool copied(bool deferred) const {
+    return action != Action::kMap && action != Action::kAlias && action != Action::kNone &&
+           !(deferred && action == Action::kCopy);
+  }
 };
 
-int64_t sum_bytes(const std::vector<Tensor>& tensors) {
-  int64_t bytes = 0;
-  for (const Tensor& t : tensors) bytes += t.bytes();
-  return bytes;
+// An address space that nothing is mapped to: every part in it stands for pieces of the files.
+class DeferredParts {
+ public:
+  DeferredParts() = default;
+  ~DeferredParts() {
+    if (base_) ::munmap(base_, static_cast<size_t>(bytes_));
+  }
+  DeferredParts(const DeferredParts&) = delete;
+
+  void reserve(int64_t bytes) {
+    if (bytes == 0) return;
+    void* memory = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                          -1, 0);
+    if (memory == MAP_FAILED)
+      fail(ErrorCode::kOutOfMemory, "{} bytes of address space are refused: {}", bytes, std::strerror(errno));
+    base_ = static_cast<char*>(memory);
+    bytes_ = bytes;
+  }
+  void* add(const Strided& part) {
+    char* at = base_ + used_;
+    starts_.push_back(used_);
+    parts_.push_back(part);
+    used_ += (part.bytes() + kArenaAlign - 1) / kArenaAlign * kArenaAlign;
+    return at;
+  }
+  bool holds(const void* address) const {
+    const char* at = static_cast<const char*>(address);
+    return base_ && at >= base_ && at < base_ + bytes_;
+  }
+  // Short pieces come from the mapping: a read call a piece would cost more than its page faults.
+  void read(const void* address, int64_t bytes, char* to) const {
+    const int64_t at = static_cast<const char*>(address) - base_;
+    const auto i = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1;
+    parts_[i].copy(at - starts_[i], bytes, to);
+  }
+
+ private:
+  char* base_ = nullptr;
+  int64_t bytes_ = 0, used_ = 0;
+  std::vector<int64_t> starts_;
+  std::vector<Strided> parts_;
+};
+
+Tensor part_of(const Tensor& source, const Strided& part, Shape shape) {
+  return {const_cast<char*>(part.base), shape, source.dtype, source.device};
 }
 
 // The type in memory of a plain weight stored as `stored`.
@@ -51,11 +102,14 @@ DType kept_dtype(DType stored, DType asked) {
   return changes_values(stored, asked) ? asked : stored;
 }
 
+constexpr const char* kApart = "not in one piece in the file";
+
 void plan_vector(RowWork& work, const LoadSettings& settings) {
   const Tensor& source = work.sources[0];
   work.dtype = DType::kF32;
   work.via = kept_dtype(source.dtype, settings.dtype);
-  bool as_is = source.dtype == DType::kF32 && work.via == DType::kF32 && is_aligned(source);
+  bool as_is = source.dtype == DType::kF32 && work.via == DType::kF32 && work.parts[0].contiguous() &&
+               is_aligned(part_of(source, work.parts[0], work.shape));
   work.action = as_is ? Action::kMap : Action::kCast;
   if (work.via != source.dtype) {
     work.account.why = fmt::format("rounded to {}; vectors are held as F32", dtype_name(work.via));
@@ -79,9 +133,10 @@ void plan_plain(RowWork& work, const LoadSettings& settings) {
     work.action = Action::kStack;
     why = "stacked";
   } else {
-    bool as_is = work.dtype == stored && is_aligned(work.sources[0]);
-    work.action = as_is ? Action::kMap : Action::kCast;
-    if (!as_is && work.dtype == stored) why = "not aligned in the file";
+    const bool aligned = is_aligned(part_of(work.sources[0], work.parts[0], work.shape));
+    const bool whole = work.parts[0].contiguous();
+    work.action = work.dtype != stored ? Action::kCast : whole && aligned ? Action::kMap : Action::kCopy;
+    if (work.action == Action::kCopy) why = whole ? "not aligned in the file" : kApart;
   }
   if (work.dtype != stored) why += fmt::format("{}rounded to {}", why.empty() ? "" : ", ", dtype_name(work.dtype));
   if (work.dtype != settings.dtype)
@@ -91,7 +146,9 @@ void plan_plain(RowWork& work, const LoadSettings& settings) {
 void plan_mxfp4(RowWork& work, const LoadSettings& settings) {
   work.mxfp4 = !settings.dequantize;
   work.dtype = settings.dequantize ? DType::kBF16 : DType::kU8;
-  work.action = settings.dequantize ? Action::kDequantize : Action::kMap;
+  const bool whole = work.parts[0].contiguous() && work.parts[1].contiguous();
+  work.action = settings.dequantize ? Action::kDequantize : whole ? Action::kMap : Action::kCopy;
+  if (work.action == Action::kCopy) work.account.why = kApart;
   if (settings.dequantize) {
     work.account.why = "dequantized";
     if (settings.dtype != DType::kBF16)
@@ -99,58 +156,73 @@ void plan_mxfp4(RowWork& work, const LoadSettings& settings) {
   }
 }
 
-Weight plain_weight(const Tensor& values, const WeightRow& row) {
-  bool experts = row.shape.rank() == 3;
+Weight plain_weight(const Tensor& values) {
+  const Shape& shape = values.shape;
+  bool experts = shape.rank() == 3;
   return Weight{.format = WeightFormat::kPlain,
                 .values = values,
-                .experts = experts ? row.shape[0] : 1,
-                .n = row.shape[experts ? 1 : 0],
-                .k = row.shape[experts ? 2 : 1]};
+                .experts = experts ? shape[0] : 1,
+                .n = shape[experts ? 1 : 0],
+                .k = shape[experts ? 2 : 1]};
 }
 
 using Tasks = std::vector<std::function<void()>>;
 
-void add_cast(Tasks& tasks, const Tensor& source, DType via, char* out, DType to) {
-  int64_t from_size = dtype_size(source.dtype), to_size = dtype_size(to);
-  for (int64_t begin = 0; begin < source.numel(); begin += kTaskValues) {
-    int64_t count = std::min(kTaskValues, source.numel() - begin);
-    const char* in = source.as<char>() + begin * from_size;
-    char* piece = out + begin * to_size;
-    tasks.push_back([=, from = source.dtype] {
-      if (via == to || via == from) {
-        cast_values(in, from, piece, to, count);
-      } else {
-        std::vector<uint16_t> rounded(static_cast<size_t>(count));
-        cast_values(in, from, rounded.data(), via, count);
-        cast_values(rounded.data(), via, piece, to, count);
+void cast_piece(const char* in, DType from, DType via, char* out, DType to, int64_t count) {
+  if (via == to || via == from) return cast_values(in, from, out, to, count);
+  std::vector<uint16_t> rounded(static_cast<size_t>(count));
+  cast_values(in, from, rounded.data(), via, count);
+  cast_values(rounded.data(), via, out, to, count);
+}
+
+// Long pieces are cut, short ones put together.
+void add_cast(Tasks& tasks, const Strided& source, DType from, DType via, char* out, DType to) {
+  const int64_t from_size = dtype_size(from), to_size = dtype_size(to), total = source.bytes() / from_size;
+  for (int64_t begin = 0; begin < total; begin += kTaskValues) {
+    tasks.push_back([=, end = std::min(begin + kTaskValues, total)] {
+      const int64_t run = source.run / from_size;
+      for (int64_t at = begin; at < end;) {
+        const int64_t count = std::min(end - at, run - at % run);
+        cast_piece(source.at(at * from_size), from, via, out + at * to_size, to, count);
+        at += count;
       }
     });
   }
 }
 
-void add_transpose(Tasks& tasks, const Tensor& source, char* out, DType to) {
-  int64_t k = source.dim(1), n = source.dim(2);
+void add_copy(Tasks& tasks, const Strided& source, char* out) {
+  for (int64_t begin = 0; begin < source.bytes(); begin += kTaskValues)
+    tasks.push_back([=] { source.copy(begin, std::min(kTaskValues, source.bytes() - begin), out + begin); });
+}
+
+// Of each expert's [k, n].
+void add_transpose(Tasks& tasks, const Tensor& source, const RowSlice& slice, char* out, DType to) {
+  const int64_t all_k = source.dim(1), all_n = source.dim(2), n = slice.rows.count, k = slice.columns.count;
+  const int64_t size = dtype_size(source.dtype);
   int64_t step = std::clamp<int64_t>(kTaskValues / std::max<int64_t>(k, 1), 32, std::max<int64_t>(n, 32));
-  for (int64_t e = 0; e < source.dim(0); ++e) {
-    TransposeArgs args{.src = source.as<char>() + e * k * n * dtype_size(source.dtype),
+  for (int64_t e = 0; e < slice.experts.count; ++e) {
+    const int64_t first = ((slice.experts.begin + e) * all_k + slice.columns.begin) * all_n + slice.rows.begin;
+    TransposeArgs args{.src = source.as<char>() + first * size,
                        .from = source.dtype,
                        .dst = out + e * k * n * dtype_size(to),
                        .to = to,
                        .n = n,
-                       .k = k};
+                       .k = k,
+                       .stride = all_n};
     for (int64_t begin = 0; begin < n; begin += step)
       tasks.push_back([=] { transpose_columns(args, begin, std::min(begin + step, n)); });
   }
 }
 
-void add_dequantize(Tasks& tasks, const Tensor& blocks, const Tensor& scales, char* out) {
-  int64_t rows = blocks.dim(0) * blocks.dim(1), row_blocks = blocks.dim(2), k = row_blocks * kMxfp4Block;
+void add_dequantize(Tasks& tasks, const Strided& blocks, const Strided& scales, int64_t k, char* out) {
+  const int64_t row_blocks = k / kMxfp4Block, rows = row_blocks == 0 ? 0 : scales.bytes() / row_blocks;
   int64_t step = std::max<int64_t>(kTaskValues / std::max<int64_t>(k, 1), 1);
   for (int64_t begin = 0; begin < rows; begin += step) {
-    tasks.push_back([=, codes = blocks.as<uint8_t>(), scale = scales.as<uint8_t>()] {
-      int64_t count = std::min(step, rows - begin);  // rows are dense: one long row
-      mxfp4_dequantize_row(codes + begin * row_blocks * kMxfp4BlockBytes, scale + begin * row_blocks, count * k,
-                           reinterpret_cast<uint16_t*>(out) + begin * k);
+    tasks.push_back([=, end = std::min(begin + step, rows)] {
+      for (int64_t row = begin; row < end; ++row)
+        mxfp4_dequantize_row(reinterpret_cast<const uint8_t*>(blocks.at(row * row_blocks * kMxfp4BlockBytes)),
+                             reinterpret_cast<const uint8_t*>(scales.at(row * row_blocks)), k,
+                             reinterpret_cast<uint16_t*>(out) + row * k);
     });
   }
 }
@@ -164,16 +236,20 @@ struct Checkpoint::Impl {
   std::optional<QuantizationConfig> quantization;
   std::optional<SafetensorsSet> tensors;
   Arena arena;
+  DeferredParts deferred;
   bool loaded = false;
 
   // The bytes of a checkpoint's tensor; without files, an address that must not be touched.
   Tensor source(const CheckpointTensor& t) const;
   // Checks the plan against the files and says what would happen to every row, in the plan's order.
   std::vector<RowWork> plan_rows(const WeightPlan& plan, const LoadSettings& settings) const;
-  void add_aliases(std::vector<RowWork>& rows) const;
-  void bind_all(std::vector<RowWork>& rows, Tasks& tasks);
+  void add_aliases(std::vector<RowWork>& rows, const LoadSettings& settings) const;
+  static void take_part(RowWork& work, bool mxfp4, const LoadSettings& settings);
+  void bind_all(std::vector<RowWork>& rows, bool defer, Tasks& tasks);
   // Points the row's target at its bytes; adds what is to be copied to the tasks.
-  void bind(RowWork& work, Tasks& tasks);
+  void bind(RowWork& work, bool defer, Tasks& tasks);
+  // Where a row's copied part lies.
+  Tensor room(const Tensor& source, const Strided& part, Shape shape, bool defer, Tasks& tasks);
   // Also notes the largest scale of each row.
   void check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const;
   [[noreturn]] void fail_nan_scale(const RowWork& work, int64_t index) const;
@@ -206,6 +282,13 @@ std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const L
   for (RowWork& work : rows) {
     if (work.row->kind == RowKind::kAlias) continue;
     bool mxfp4 = is_stored_mxfp4(*work.row, quantization);
+    take_part(work, mxfp4, settings);
+    if (!work.slice.held) {
+      work.account.stored = mxfp4 ? "MXFP4" : dtype_name(work.sources[0].dtype);
+      work.account.in_memory = "none";
+      work.account.why = "another rank holds it";
+      continue;
+    }
     if (mxfp4) {
       plan_mxfp4(work, settings);
     } else if (work.row->kind == RowKind::kVector) {
@@ -216,15 +299,48 @@ std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const L
     LoadedRow& account = work.account;
     account.stored = mxfp4 ? "MXFP4" : dtype_name(work.sources[0].dtype);
     account.in_memory = work.mxfp4 ? "MXFP4" : dtype_name(work.dtype);
-    account.file_bytes = sum_bytes(work.sources);
+    account.file_bytes = 0;
+    for (const Strided& part : work.parts) account.file_bytes += part.bytes();
+    if (work.action == Action::kTranspose)
+      account.file_bytes = work.shape.numel() * dtype_size(work.sources[0].dtype);
     account.mapped = work.action == Action::kMap;
-    account.memory_bytes = account.mapped ? account.file_bytes : work.row->shape.numel() * dtype_size(work.dtype);
+    const bool as_stored = account.mapped || work.action == Action::kCopy;
+    account.memory_bytes = as_stored ? account.file_bytes : work.shape.numel() * dtype_size(work.dtype);
   }
-  add_aliases(rows);
+  add_aliases(rows, settings);
   return rows;
 }
 
-void Checkpoint::Impl::add_aliases(std::vector<RowWork>& rows) const {
+// Which part of the row is this rank's, and where it lies in the sources.
+void Checkpoint::Impl::take_part(RowWork& work, bool mxfp4, const LoadSettings& settings) {
+  const WeightRow& row = *work.row;
+  const RowSlice whole = whole_of(row);
+  work.slice = settings.mesh ? slice_of(row, *settings.mesh, settings.rank) : whole;
+  const RowSlice& slice = work.slice;
+  if (!slice.held) {
+    work.action = Action::kNone;
+    work.account.shape = {};
+    return;
+  }
+  work.shape = work.account.shape = slice_shape(row, slice);
+  if (row.kind == RowKind::kExperts && !mxfp4) return;  // transposed
+  const int64_t experts = whole.experts.count, n = whole.rows.count, k = whole.columns.count;
+  if (row.kind != RowKind::kExpertList) {
+    for (const Tensor& source : work.sources) work.parts.push_back(strided_part(source, experts, n, k, slice));
+    return;
+  }
+  const auto members = static_cast<int64_t>(row.members.size());
+  const int64_t height = n / members;  // of a member
+  for (int64_t e = slice.experts.begin; e < slice.experts.end(); ++e) {
+    for (int64_t m = 0; m < members; ++m) {
+      RowSlice part{.rows = {0, height}, .columns = slice.columns};
+      if (slice.row_count() < n) part.rows = {slice.rows.begin, slice.row_count() / members};
+      work.parts.push_back(strided_part(work.sources[static_cast<size_t>(e * members + m)], 1, height, k, part));
+    }
+  }
+}
+
+void Checkpoint::Impl::add_aliases(std::vector<RowWork>& rows, const LoadSettings& settings) const {
   for (RowWork& work : rows) {
     if (work.row->kind != RowKind::kAlias) continue;
     auto shared = std::find_if(rows.begin(), rows.end(), [&](const RowWork& w) {
@@ -234,49 +350,64 @@ void Checkpoint::Impl::add_aliases(std::vector<RowWork>& rows) const {
     work.action = Action::kAlias;
     work.account = shared->account;
     work.account.name = work.row->name;
+    work.slice = shared->slice;
+    if (settings.mesh) work.slice.rows = vocabulary_share(shared->row->shape[0], *settings.mesh, settings.rank);
     work.account.why = fmt::format("shares {}", work.row->alias_of);
     work.account.file_bytes = work.account.memory_bytes = 0;
   }
 }
 
-void Checkpoint::Impl::bind(RowWork& work, Tasks& tasks) {
+Tensor Checkpoint::Impl::room(const Tensor& source, const Strided& part, Shape shape, bool defer, Tasks& tasks) {
+  if (defer) return {deferred.add(part), shape, source.dtype, source.device};
+  Tensor copy = arena.tensor(source.dtype, shape);
+  add_copy(tasks, part, copy.as<char>());
+  return copy;
+}
+
+void Checkpoint::Impl::bind(RowWork& work, bool defer, Tasks& tasks) {
   const WeightRow& row = *work.row;
-  if (work.mxfp4) {
-    *row.weight = Weight{.format = WeightFormat::kMxfp4,
-                         .values = work.sources[0],
-                         .scales = work.sources[1],
-                         .max_scale = work.max_scale,
-                         .experts = row.shape[0],
-                         .n = row.shape[1],
-                         .k = row.shape[2]};
+  const Shape& shape = work.shape;
+  if (work.action == Action::kNone) {
+    if (row.tensor) *row.tensor = {};
+    if (row.weight) *row.weight = {};
     return;
   }
-  Tensor values = work.action == Action::kMap ? work.sources[0] : arena.tensor(work.dtype, row.shape);
+  auto kept = [&](size_t i, Shape as) {
+    return work.action == Action::kMap ? part_of(work.sources[i], work.parts[i], as)
+                                       : room(work.sources[i], work.parts[i], as, defer, tasks);
+  };
+  if (work.mxfp4) {
+    *row.weight = Weight{.format = WeightFormat::kMxfp4,
+                         .values = kept(0, {shape[0], shape[1], shape[2] / kMxfp4Block, kMxfp4BlockBytes}),
+                         .scales = kept(1, {shape[0], shape[1], shape[2] / kMxfp4Block}),
+                         .max_scale = work.max_scale,
+                         .experts = shape[0],
+                         .n = shape[1],
+                         .k = shape[2]};
+    return;
+  }
+  const bool as_stored = work.action == Action::kMap || work.action == Action::kCopy;
+  Tensor values = as_stored ? kept(0, shape) : arena.tensor(work.dtype, shape);
   char* out = values.as<char>();
-  switch (work.action) {
-    case Action::kCast:
-      add_cast(tasks, work.sources[0], row.kind == RowKind::kVector ? work.via : work.dtype, out, work.dtype);
-      break;
-    case Action::kStack:
-      for (const Tensor& source : work.sources) {
-        add_cast(tasks, source, work.dtype, out, work.dtype);
-        out += source.numel() * dtype_size(work.dtype);
-      }
-      break;
-    case Action::kTranspose:
-      add_transpose(tasks, work.sources[0], out, work.dtype);
-      break;
-    case Action::kDequantize:
-      add_dequantize(tasks, work.sources[0], work.sources[1], out);
-      break;
-    case Action::kMap:
-    case Action::kAlias:
-      break;
+  if (work.action == Action::kCast) {
+    add_cast(tasks, work.parts[0], work.sources[0].dtype, row.kind == RowKind::kVector ? work.via : work.dtype, out,
+             work.dtype);
+  } else if (work.action == Action::kStack) {
+    const size_t first = static_cast<size_t>(work.slice.experts.begin) * row.members.size();
+    for (size_t i = 0; i < work.parts.size(); ++i) {
+      const DType from = work.sources[first + i].dtype;
+      add_cast(tasks, work.parts[i], from, work.dtype, out, work.dtype);
+      out += work.parts[i].bytes() / dtype_size(from) * dtype_size(work.dtype);
+    }
+  } else if (work.action == Action::kTranspose) {
+    add_transpose(tasks, work.sources[0], work.slice, out, work.dtype);
+  } else if (work.action == Action::kDequantize) {
+    add_dequantize(tasks, work.parts[0], work.parts[1], shape[2], out);
   }
   if (row.tensor) {
     *row.tensor = values;
   } else {
-    *row.weight = plain_weight(values, row);
+    *row.weight = plain_weight(values);
   }
 }
 
@@ -289,14 +420,17 @@ void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool
   std::vector<Piece> pieces;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].account.stored != "MXFP4" || rows[r].action == Action::kAlias) continue;
-    int64_t n = rows[r].sources[1].numel();
-    for (int64_t begin = 0; begin < n; begin += kTaskValues) {
-      const auto count = static_cast<size_t>(std::min(kTaskValues, n - begin));
-      pieces.push_back({r, begin, {rows[r].sources[1].as<uint8_t>() + begin, count}});
+    const Strided& part = rows[r].parts[1];
+    for (int64_t i = 0; i < part.count; ++i) {
+      for (int64_t begin = 0; begin < part.run; begin += kTaskValues) {
+        const auto* scales = reinterpret_cast<const uint8_t*>(part.base + i * part.stride + begin);
+        const auto count = static_cast<size_t>(std::min(kTaskValues, part.run - begin));
+        pieces.push_back({r, scales - rows[r].sources[1].as<uint8_t>(), {scales, count}});
+      }
     }
   }
   std::vector<uint8_t> largest(pieces.size());
-  pool.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end, int) {
+  pool.parallel_for(static_cast<int64_t>(pieces.size()), pieces.size() > 65536 ? 256 : 1, [&](int64_t begin, int64_t end, int) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
       largest[i] = mxfp4_max_scale(pieces[i].scales);
   });
@@ -317,14 +451,18 @@ void Checkpoint::Impl::fail_nan_scale(const RowWork& work, int64_t index) const 
        work.names[1], index / blocks / outputs, index / blocks % outputs, index % blocks);
 }
 
-void Checkpoint::Impl::bind_all(std::vector<RowWork>& rows, Tasks& tasks) {
+void Checkpoint::Impl::bind_all(std::vector<RowWork>& rows, bool defer, Tasks& tasks) {
   for (RowWork& work : rows)
-    if (work.action != Action::kAlias) bind(work, tasks);
+    if (work.action != Action::kAlias) bind(work, defer, tasks);
   for (const RowWork& work : rows) {
     if (work.action != Action::kAlias) continue;
-    for (const RowWork& shared : rows)
-      if (shared.row->name == work.row->alias_of && shared.row->weight && shared.action != Action::kAlias)
-        *work.row->weight = *shared.row->weight;
+    for (const RowWork& shared : rows) {
+      if (shared.row->name != work.row->alias_of || !shared.row->weight || shared.action == Action::kAlias) continue;
+      const Range range = work.slice.rows;
+      *work.row->weight = *shared.row->weight;
+      work.row->weight->values = shared.row->weight->values.rows(range.begin, range.count);
+      work.row->weight->n = range.count;
+    }
   }
 }
 
@@ -350,6 +488,7 @@ const SafetensorsSet& Checkpoint::tensors() const {
 }
 
 void Checkpoint::read(const void* source, int64_t bytes, char* to) const {
+  if (impl_->deferred.holds(source)) return impl_->deferred.read(source, bytes, to);
   for (const SafetensorsFile& file : impl_->tensors->files())
     if (file.maps(source)) return file.read(source, bytes, to);
   std::memcpy(to, source, static_cast<size_t>(bytes));
@@ -417,11 +556,16 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   std::vector<RowWork> rows = impl.plan_rows(plan, settings);
   impl.check_scales(rows, pool);
 
-  int64_t capacity = 0;
-  for (const RowWork& work : rows) capacity += (work.copy_bytes() + kArenaAlign - 1) / kArenaAlign * kArenaAlign;
+  int64_t capacity = 0, apart = 0;
+  for (const RowWork& work : rows) {
+    const int64_t bytes = (work.account.memory_bytes / kArenaAlign + 2) * kArenaAlign;  // of up to two tensors
+    if (work.copied(settings.deferred)) capacity += bytes;
+    if (settings.deferred && work.action == Action::kCopy) apart += bytes;
+  }
   impl.arena = Arena(capacity);
+  impl.deferred.reserve(apart);
   Tasks tasks;
-  impl.bind_all(rows, tasks);
+  impl.bind_all(rows, settings.deferred, tasks);
   parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) { tasks[static_cast<size_t>(i)](); });
   impl.tensors->check_unchanged();
   impl.loaded = true;
@@ -435,7 +579,7 @@ void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& setting
   std::vector<RowWork> rows = impl_->plan_rows(plan, settings);
   impl_->arena = Arena::measuring();
   Tasks copies;  // never run
-  impl_->bind_all(rows, copies);
+  impl_->bind_all(rows, false, copies);
 }
 
 std::vector<LoadedRow> Checkpoint::forecast(const WeightPlan& plan, const LoadSettings& settings) const {

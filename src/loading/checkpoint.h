@@ -15,7 +15,7 @@
 #include "core/thread_pool.h"
 #include "loading/quantization_config.h"
 #include "loading/safetensors_index.h"
-#include "parallel/weight_plan.h"
+#include "parallel/sharding.h"
 
 namespace tessera {
 
@@ -26,6 +26,13 @@ struct LoadSettings {
   DType dtype = DType::kBF16;
   // Expand MXFP4 experts to bf16, which is exact, whatever dtype says.
   bool dequantize = false;
+  // Only this rank's part of every weight; the shapes of targets are its. Null: all. Aliases get their rows of what
+  // they share.
+  const Mesh* mesh = nullptr;
+  int rank = 0;
+  // Parts that are kept as stored but are no contiguous piece of a file are not copied: they get addresses that must
+  // not be touched, and come by read().
+  bool deferred = false;
 };
 
 // One row of the memory account, for `inspect`.

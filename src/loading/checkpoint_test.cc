@@ -86,8 +86,8 @@ class CheckpointLoad : public testing::Test {
 
 TEST_F(CheckpointLoad, MatrixIsMappedWhereValuesStayTheSame) {
   Weight w, v;
-  plan_.matrix(w, "w", 2, 3, Split::kRows);
-  plan_.matrix(v, "v", 1, 2, Split::kRows);
+  plan_.matrix(w, "w", 2, 3, Split::kReplicated);
+  plan_.matrix(v, "v", 1, 2, Split::kReplicated);
   write_model(folder_, {{"w", "BF16", "[2,3]", brains(iota(6))}, {"v", "F32", "[1,2]", floats({1.00390625f, 2})}});
   for (DType dtype : {DType::kBF16, DType::kF32}) {
     std::vector<LoadedRow> rows = load({.dtype = dtype});
@@ -111,7 +111,7 @@ TEST_F(CheckpointLoad, MisalignedTensorIsCopied) {
   Weight w;
   Tensor b;
   plan_.vector(b, "b", 1);
-  plan_.matrix(w, "w", 1, 2, Split::kRows);
+  plan_.matrix(w, "w", 1, 2, Split::kReplicated);
   folder_.write("config.json", "{}");
   std::string header =
       R"({"w":{"dtype":"F32","shape":[1,2],"data_offsets":[2,10]},"b":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}})";
@@ -175,7 +175,7 @@ TEST_F(CheckpointLoad, ExpertListIsStacked) {
 TEST_F(CheckpointLoad, AliasSharesAndAcceptsItsOwnTensor) {
   Weight embed, head;
   plan_.alias(head, "lm_head.weight", "embed");
-  plan_.matrix(embed, "embed", 2, 2, Split::kRows);
+  plan_.matrix(embed, "embed", 2, 2, Split::kReplicated);
   Entry e{"embed", "BF16", "[2,2]", brains(iota(4))};
   write_model(folder_, {e});
   std::vector<LoadedRow> rows = load();
@@ -189,7 +189,7 @@ TEST_F(CheckpointLoad, AliasSharesAndAcceptsItsOwnTensor) {
 TEST_F(CheckpointLoad, EverythingWrongIsNamedInOneMessage) {
   Weight w;
   Tensor b, c, d;
-  plan_.matrix(w, "w", 2, 3, Split::kRows);
+  plan_.matrix(w, "w", 2, 3, Split::kReplicated);
   plan_.vector(b, "b", 2);
   plan_.vector(c, "c", 2);
   plan_.vector(d, "d", 2);

@@ -62,14 +62,14 @@ class Decoder final : public Model {
  public:
   explicit Decoder(DecoderConfig config)
       : Model({config.architecture, config.vocab_size, config.hidden_size, config.num_hidden_layers,
-               config.max_position_embeddings}),
+               config.max_position_embeddings, config.experts.num_experts_per_tok}),
         config_(std::move(config)),
         layers_(static_cast<size_t>(config_.num_hidden_layers)) {}
 
   void declare(WeightPlan& plan) override {
     const DecoderConfig& c = config_;
     plan.set_prefix("model.");
-    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
+    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size);
     for (size_t i = 0; i < layers_.size(); ++i) {
       DecoderLayer& layer = layers_[i];
       layer.sparse = !c.experts.sparse.empty() && c.experts.sparse[i];
@@ -91,7 +91,7 @@ class Decoder final : public Model {
     if (c.tie_word_embeddings) {
       plan.alias(head_, "lm_head.weight", "model.embed_tokens.weight");
     } else {
-      plan.matrix(head_, "lm_head.weight", c.vocab_size, c.hidden_size, Split::kRows);
+      plan.matrix(head_, "lm_head.weight", c.vocab_size, c.hidden_size, Split::kVocabulary);
     }
   }
 
@@ -106,23 +106,26 @@ class Decoder final : public Model {
     RopeTables rope = rope_tables(step, config_.rope);
     Tensor x = embed(step, embed_);  // [T, H]
     step.show("hidden.embed", -1, x);
+    const Tensor later = moe_later(step, x);
+    Pending answer;  // of the layer before, not yet added
     for (size_t i = 0; i < layers_.size(); ++i) {
       ScratchScope scope(step);
       const DecoderLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x));
+      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
       step.show("attention", index, attended);
       if (layer.sparse) {
-        moe(step, index, layer.moe, layer.post_norm, x, attended);
+        answer = moe(step, index, layer.moe, layer.post_norm, x, attended, later);
       } else {
         Tensor mixed = mlp(step, layer.mlp, norm(step, layer.post_norm, x, attended));
         step.run(step.kernels->add, AddArgs{.x = x, .delta = mixed});
+        answer = {};
       }
       step.show("hidden", index, x);
     }
-    Tensor last = norm(step, norm_, x);
+    Tensor last = norm(step, norm_, x, answer);
     step.show("hidden.norm", -1, last);
-    unembed(step, head_, last);
+    unembed(step, head_, config_.vocab_size, last);
   }
 
  private:

@@ -67,24 +67,24 @@ void GptOssLayer::declare(WeightPlan& plan, const GptOssConfig& c) {
   attention.declare(plan, h, {.qkv_bias = c.attention_bias, .o_bias = c.attention_bias, .with_sinks = true});
   post_norm.declare(plan, "post_attention_layernorm", h);
   moe.router.declare(plan, "mlp.router", e, h, Split::kReplicated, true);
-  plan.experts(moe.gate_up, "mlp.experts.gate_up_proj", e, 2 * i, h);
-  plan.expert_vectors(moe.gate_up_bias, "mlp.experts.gate_up_proj_bias", e, 2 * i);
-  plan.experts(moe.down, "mlp.experts.down_proj", e, h, i);
-  plan.expert_vectors(moe.down_bias, "mlp.experts.down_proj_bias", e, h);
+  plan.experts(moe.gate_up, "mlp.experts.gate_up_proj", e, 2 * i, h, ExpertInner::kPairs);
+  plan.expert_vectors(moe.gate_up_bias, "mlp.experts.gate_up_proj_bias", e, 2 * i, ExpertInner::kPairs);
+  plan.experts(moe.down, "mlp.experts.down_proj", e, h, i, ExpertInner::kColumns);
+  plan.expert_vectors(moe.down_bias, "mlp.experts.down_proj_bias", e, h, ExpertInner::kOnce);
 }
 
 class GptOss final : public Model {
  public:
   explicit GptOss(const GptOssConfig& config)
       : Model({"GptOssForCausalLM", config.vocab_size, config.hidden_size, config.num_hidden_layers,
-               config.max_position_embeddings}),
+               config.max_position_embeddings, config.num_experts_per_tok}),
         config_(config),
         layers_(static_cast<size_t>(config.num_hidden_layers)) {}
 
   void declare(WeightPlan& plan) override {
     const GptOssConfig& c = config_;
     plan.set_prefix("model.");
-    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size, Split::kRows);
+    plan.table(embed_, "embed_tokens.weight", c.vocab_size, c.hidden_size);
     for (size_t i = 0; i < layers_.size(); ++i) {
       GptOssLayer& layer = layers_[i];
       layer.input_norm = layer.post_norm = Norm{.eps = c.rms_norm_eps, .round_before_weight = false};
@@ -104,7 +104,7 @@ class GptOss final : public Model {
     if (c.tie_word_embeddings) {
       plan.alias(head_, "lm_head.weight", "model.embed_tokens.weight");
     } else {
-      plan.matrix(head_, "lm_head.weight", c.vocab_size, c.hidden_size, Split::kRows);
+      plan.matrix(head_, "lm_head.weight", c.vocab_size, c.hidden_size, Split::kVocabulary);
     }
   }
 
@@ -119,18 +119,20 @@ class GptOss final : public Model {
     RopeTables rope = rope_tables(step, config_.rope);
     Tensor x = embed(step, embed_);  // [T, H]
     step.show("hidden.embed", -1, x);
+    const Tensor later = moe_later(step, x);
+    Pending answer;  // of the layer before, not yet added
     for (size_t i = 0; i < layers_.size(); ++i) {
       ScratchScope scope(step);
       const GptOssLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x));
+      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
       step.show("attention", index, attended);
-      moe(step, index, layer.moe, layer.post_norm, x, attended);
+      answer = moe(step, index, layer.moe, layer.post_norm, x, attended, later);
       step.show("hidden", index, x);
     }
-    Tensor last = norm(step, norm_, x);
+    Tensor last = norm(step, norm_, x, answer);
     step.show("hidden.norm", -1, last);
-    unembed(step, head_, last);
+    unembed(step, head_, config_.vocab_size, last);
   }
 
  private:

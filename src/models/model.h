@@ -17,6 +17,7 @@ struct ModelInfo {
   int64_t hidden_size = 0;
   int64_t num_hidden_layers = 0;
   int64_t max_position_embeddings = 0;
+  int64_t experts_per_token = 0;  // A; 0: a dense model
 };
 
 class Model {

@@ -62,16 +62,24 @@ int64_t workspace(const MoeArgs& a) {
   return Plan().lay_out(a, std::min(a.x.dim(0), kPassTokens), nullptr);
 }
 
+// The expert's place among this rank's, or -1.
+int64_t local_expert(const MoeArgs& a, int64_t index) {
+  const int64_t e = index - a.first_expert;
+  return e >= 0 && e < a.gate_up.experts ? e : -1;
+}
+
 // Counting sort of the slots by expert; stable, so the order within an expert is that of the tokens.
-void sort_slots(const int32_t* indices, Plan& plan) {
+void sort_slots(const MoeArgs& a, const int32_t* indices, Plan& plan) {
   std::fill(plan.starts, plan.starts + plan.experts + 1, 0);
-  for (int64_t s = 0; s < plan.slots; ++s) ++plan.starts[indices[s] + 1];
+  for (int64_t s = 0; s < plan.slots; ++s)
+    if (const int64_t e = local_expert(a, indices[s]); e >= 0) ++plan.starts[e + 1];
   plan.active_experts = 0;
   for (int64_t e = 0; e < plan.experts; ++e) {
     if (plan.starts[e + 1] > 0) plan.used[plan.active_experts++] = static_cast<int32_t>(e);
     plan.starts[e + 1] += plan.starts[e];
   }
-  for (int64_t s = 0; s < plan.slots; ++s) plan.order[plan.starts[indices[s]]++] = static_cast<int32_t>(s);
+  for (int64_t s = 0; s < plan.slots; ++s)
+    if (const int64_t e = local_expert(a, indices[s]); e >= 0) plan.order[plan.starts[e]++] = static_cast<int32_t>(s);
   for (int64_t e = plan.experts; e > 0; --e) plan.starts[e] = plan.starts[e - 1];
   plan.starts[0] = 0;
 }
@@ -167,9 +175,11 @@ void combine(const MoeArgs& a, const Plan& plan, int64_t first, int64_t token, i
   const F32 d;
   const int64_t active = a.indices.dim(1), h = a.down.n;
   const float* weights = a.weights.f32() + (first + token) * active;
+  const int32_t* experts = a.indices.i32() + (first + token) * active;
   for (int64_t i = begin; i < end; i += kLanes) {
     V sum = hn::Zero(d);
     for (int64_t slot = 0; slot < active; ++slot) {
+      if (local_expert(a, experts[slot]) < 0) continue;
       sum = hn::MulAdd(hn::Set(d, weights[slot]), load(plan.down + (token * active + slot) * h + i, end - i), sum);
     }
     store(a.out, (first + token) * h + i, end - i, sum);
@@ -182,7 +192,7 @@ void pass(const MoeArgs& a, Plan& plan, int64_t first, ThreadPool& pool) {
     for (int64_t t = begin; t < end; ++t)
       prepare_token(a.x, (first + t) * k, k, paired(a.gate_up), plan.x + t * plan.x_step);
   });
-  sort_slots(a.indices.i32() + first * a.indices.dim(1), plan);
+  sort_slots(a, a.indices.i32() + first * a.indices.dim(1), plan);
   with_weights(a.gate_up, [&](const auto& w) {
     pool.parallel_for(plan.active_experts * pieces, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) gate_up_task(a, plan, w, plan.used[i / pieces], i % pieces * kInner);

@@ -18,6 +18,7 @@ void add_cuda_kernels(Kernels& k) {
   k.router.rows.push_back(router_row());
   for (auto row : {moe_bf16_mxfp4_small_row(), moe_bf16_mxfp4_sm90_row(), moe_any_row()}) k.moe.rows.push_back(row);
   k.silu_mul.rows.push_back(silu_mul_row());
+  k.join_columns.rows.push_back(join_columns_row());
   k.rope_kv.rows.push_back(rope_kv_row());
   k.norm_router.rows.push_back(norm_router_row());
   for (auto row : {moe_add_bf16_mxfp4_small_row(), moe_add_bf16_mxfp4_sm90_row()}) k.moe_add.rows.push_back(row);

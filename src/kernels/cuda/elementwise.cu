@@ -90,6 +90,23 @@ Verdict gpu_float(const Tensor& t) {
   return kAccepted;
 }
 
+// Grid: (column blocks, rows, parts).
+__global__ void join_columns_kernel(const float* parts, int64_t step, int64_t wide, int64_t narrow, int64_t wide_parts, float* out,
+                                    int64_t v) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  int64_t p = blockIdx.z, r = blockIdx.y, column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  int64_t width = p < wide_parts ? wide : narrow;
+  int64_t first = p < wide_parts ? p * wide : wide_parts * wide + (p - wide_parts) * narrow;
+  if (column < width) out[r * v + first + column] = parts[p * step + r * width + column];
+}
+
+void run_join_columns(const JoinColumnsArgs& a, Stream& stream) {
+  if (a.out.numel() == 0) return;
+  launch("join columns", join_columns_kernel, dim3(ceil_div(a.wide, 256), a.out.dim(0), a.parts.dim(0)), dim3(256), 0, stream,
+         a.parts.f32(), a.parts.numel() / a.parts.dim(0), a.wide, a.narrow, a.wide_parts, a.out.f32(), a.out.dim(1));
+}
+
 }  // namespace
 
 KernelRow<EmbedArgs> embed_row() {
@@ -104,6 +121,12 @@ KernelRow<AddArgs> add_row() {
 KernelRow<SiluMulArgs> silu_mul_row() {
   return {"silu_mul_cuda", DeviceType::kCuda, "one pass", [](const SiluMulArgs& a) { return gpu_float(a.out); }, nullptr,
           [](const SiluMulArgs& a, Stream& s) { run_binary<Op::kSiluMul>("silu_mul", a.gate, a.up, a.out, s); }};
+}
+
+KernelRow<JoinColumnsArgs> join_columns_row() {
+  return {"join_columns_f32_cuda", DeviceType::kCuda, "copies rows",
+          [](const JoinColumnsArgs& a) { return on_gpu(a.parts) ? kAccepted : Verdict{"the tensors are not on a CUDA device"}; }, nullptr,
+          run_join_columns};
 }
 
 }  // namespace tessera::cuda

@@ -21,6 +21,8 @@ struct GroupedArgs {
   const int32_t* indices;  // [T, A]
   int pairs;               // T * A
   int active;              // A
+  int first_expert;        // ids count from here
+  int experts;             // E of this rank; others are left out
   const uint8_t* atoms;
   int k_atoms;
   const bf16* x;  // [T, K] (gate_up) or [T * A, K] (down)
@@ -31,15 +33,17 @@ struct GroupedArgs {
 
 // The group-th distinct expert of the step in index order, and its pairs in order. Returns the number of pairs; 0 when
 // there are fewer distinct experts. Called by all threads of the block.
-__device__ int find_group(const int32_t* indices, int pairs, int group, int& expert, int* list) {
+__device__ int find_group(const GroupedArgs& a, int group, int& expert, int* list) {
+  const int32_t* indices = a.indices;
+  int pairs = a.pairs;
   __shared__ uint32_t used[kMaxExperts / 32];
   __shared__ int found[2];
   int tid = threadIdx.x;
   if (tid < kMaxExperts / 32) used[tid] = 0;
   __syncthreads();
   for (int i = tid; i < pairs; i += blockDim.x) {
-    int e = indices[i];
-    if (e >= 0 && e < kMaxExperts) atomicOr(&used[e >> 5], 1u << (e & 31));
+    int e = indices[i] - a.first_expert;
+    if (e >= 0 && e < a.experts) atomicOr(&used[e >> 5], 1u << (e & 31));
   }
   __syncthreads();
   if (tid < 32) {
@@ -58,7 +62,7 @@ __device__ int find_group(const int32_t* indices, int pairs, int group, int& exp
     int total = 0;
     if (chosen >= 0) {
       for (int base = 0; base < pairs; base += 32) {
-        bool mine = base + tid < pairs && indices[base + tid] == chosen;
+        bool mine = base + tid < pairs && indices[base + tid] - a.first_expert == chosen;
         uint32_t mask = __ballot_sync(0xffffffffu, mine);
         int slot = total + __popc(mask & ((1u << tid) - 1));
         if (mine && slot < kMaxTokens) list[slot] = base + tid;
@@ -134,7 +138,7 @@ __global__ void __launch_bounds__(128, 4) moe_grouped(GroupedArgs a) {
   allow_next_grid();
   __shared__ int list[kMaxTokens];
   GroupView group{0, 0, list};
-  group.count = find_group(a.indices, a.pairs, blockIdx.y, group.expert, list);
+  group.count = find_group(a, blockIdx.y, group.expert, list);
   int first = 0;
   if constexpr (kWide)
     for (; group.count - first > 8; first += 16) run_strip<kGateUp, 2, 8>(a, group, first);
@@ -147,7 +151,8 @@ __global__ void __launch_bounds__(128) moe_gate_up_single(GroupedArgs a, int str
   allow_next_grid();
   __shared__ float partial[4][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  int slot = blockIdx.y, expert = a.indices[slot];
+  int slot = blockIdx.y, expert = a.indices[slot] - a.first_expert;
+  if (expert < 0 || expert >= a.experts) return;
   int begin = a.k_atoms * warp / 4, count = a.k_atoms * (warp + 1) / 4 - begin;
   int quarter = blockIdx.x % 4;
   const uint8_t* base = a.atoms + ((static_cast<int64_t>(expert) * strips + blockIdx.x / 4) * a.k_atoms + begin) * kAtomBytes;
@@ -179,6 +184,7 @@ __global__ void __launch_bounds__(128) moe_gate_up_single(GroupedArgs a, int str
 
 struct SingleDownArgs {
   const int32_t* indices;  // [A]
+  int first_expert, experts;
   const float* weights;    // [A]
   const uint8_t* atoms;
   int strips;
@@ -197,8 +203,10 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
   __shared__ float partial[kSingleActive][kShares][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = warp / kShares, share = warp % kShares;
-  int expert = a.indices[slot];
-  int begin = a.k_atoms * share / kShares, count = a.k_atoms * (share + 1) / kShares - begin;
+  int expert = a.indices[slot] - a.first_expert;
+  bool here = expert >= 0 && expert < a.experts;
+  if (!here) expert = 0;
+  int begin = a.k_atoms * share / kShares, count = here ? a.k_atoms * (share + 1) / kShares - begin : 0;
   int strip = blockIdx.x / 4, quarter = blockIdx.x % 4;
   const uint8_t* base =
       a.atoms + ((static_cast<int64_t>(expert) * a.strips + strip) * a.k_atoms + begin) * kAtomBytes;
@@ -212,7 +220,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
       prefetch_l2(base + (kDepth + i / 4) * kAtomBytes + quarter * 512 + i % 4 * 128);
     if (share == 0 && lane < 16) {
       bias = a.bias.at(static_cast<int64_t>(expert) * a.strips * 64 + blockIdx.x * 16 + lane);
-      weight = a.weights[slot];
+      weight = here ? a.weights[slot] : 0.0f;
     }
     wait_for_previous_grid();
     allow_next_grid();
@@ -285,7 +293,8 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   char* scratch = static_cast<char*>(stream.workspace);
   int64_t groups = s.pairs() < a.gate_up.experts ? s.pairs() : a.gate_up.experts;
   GroupedArgs up{a.indices.i32(), static_cast<int>(s.pairs()),
-                 static_cast<int>(s.active), a.gate_up.values.as<uint8_t>(),
+                 static_cast<int>(s.active), static_cast<int>(a.first_expert), static_cast<int>(a.gate_up.experts),
+                 a.gate_up.values.as<uint8_t>(),
                  static_cast<int>(s.hidden / kAtomColumns), a.x.as<bf16>(),
                  vector_of(a.gate_up_bias), a.limit,
                  scratch};
@@ -293,7 +302,7 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   int k_atoms = static_cast<int>(s.inner / kAtomColumns);
   if (s.single()) {
     launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
-    SingleDownArgs down{a.indices.i32(), a.weights.f32(), a.down.values.as<uint8_t>(),
+    SingleDownArgs down{a.indices.i32(), up.first_expert, up.experts, a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
                         reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>(),
                         residual.as<bf16>()};

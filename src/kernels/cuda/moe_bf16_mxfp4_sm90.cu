@@ -41,6 +41,7 @@ struct Routes {
   int* pairs;   // [rows]: pair of a sorted row, -1 in padding
   int rows;     // capacity: T * A + 7 * E, rounded up to 8
   int experts;
+  int first_expert;  // ids count from here
 };
 
 // Grid: E blocks of 256 threads. Every block counts all pairs, then places its own expert's in pair order.
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(256) moe_route(const int32_t* indices, int pai
   histogram[tid] = 0;
   __syncthreads();
   for (int i = tid; i < pairs; i += 256) {
-    int e = indices[i];
+    int e = indices[i] - r.first_expert;
     if (e >= 0 && e < r.experts) atomicAdd(&histogram[e], 1);
   }
   __syncthreads();
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(256) moe_route(const int32_t* indices, int pai
   __syncthreads();
   int at = begin_shared;
   for (int base = 0; base < pairs; base += 256) {
-    bool own = base + tid < pairs && indices[base + tid] == mine;
+    bool own = base + tid < pairs && indices[base + tid] - r.first_expert == mine;
     uint32_t mask = __ballot_sync(0xffffffffu, own);
     if (lane == 0) warp_total[warp] = __popc(mask);
     __syncthreads();
@@ -448,7 +449,8 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   if (l.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
   int* ints = reinterpret_cast<int*>(scratch);
-  Routes routes{ints, ints + l.experts, ints + 2 * l.experts, static_cast<int>(l.rows), static_cast<int>(l.experts)};
+  Routes routes{ints, ints + l.experts, ints + 2 * l.experts, static_cast<int>(l.rows), static_cast<int>(l.experts),
+                static_cast<int>(a.first_expert)};
   auto* inner = reinterpret_cast<uint8_t*>(scratch + l.routes_bytes);
   auto* wide = inner + l.inner_bytes;
   launch("moe route", moe_route, dim3(l.experts), dim3(256), 0, stream, a.indices.i32(), static_cast<int>(l.tokens * l.active),

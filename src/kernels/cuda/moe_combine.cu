@@ -9,7 +9,8 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-__global__ void combine_kernel(const int32_t* indices, const float* weights, const float* y, AnyVector bias, int active, int h,
+__global__ void combine_kernel(const int32_t* indices, const float* weights, const float* y, AnyVector bias, int first_expert, int experts,
+                               int active, int h,
                                bf16* out, bf16* residual) {
   wait_for_previous_grid();
   allow_next_grid();
@@ -19,8 +20,10 @@ __global__ void combine_kernel(const int32_t* indices, const float* weights, con
   float2 sum = {0.0f, 0.0f};
   for (int s = 0; s < active; ++s) {
     int64_t pair = t * active + s;
+    int expert = indices[pair] - first_expert;
+    if (expert < 0 || expert >= experts) continue;
     float2 v = *reinterpret_cast<const float2*>(y + pair * h + column);
-    int64_t bias_row = static_cast<int64_t>(indices[pair]) * h + column;
+    int64_t bias_row = static_cast<int64_t>(expert) * h + column;
     float weight = weights[pair];
     sum.x += weight * (v.x + bias.at(bias_row));
     sum.y += weight * (v.y + bias.at(bias_row + 1));
@@ -39,7 +42,8 @@ __global__ void combine_kernel(const int32_t* indices, const float* weights, con
 void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Stream& stream) {
   int64_t tokens = a.x.dim(0), h = a.x.dim(1);
   launch("moe combine", combine_kernel, dim3(ceil_div(h, 512), tokens), dim3(256), 0, stream, a.indices.i32(), a.weights.f32(), y,
-         AnyVector{a.down_bias.data, a.down_bias.dtype}, static_cast<int>(a.indices.dim(1)), static_cast<int>(h), a.out.as<bf16>(),
+         AnyVector{a.down_bias.data, a.down_bias.dtype}, static_cast<int>(a.first_expert), static_cast<int>(a.down.experts),
+         static_cast<int>(a.indices.dim(1)), static_cast<int>(h), a.out.as<bf16>(),
          residual.as<bf16>());
 }
 

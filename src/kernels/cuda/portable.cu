@@ -62,7 +62,7 @@ struct MoeAnyArgs {
   float limit;
   AnyOutput out;
   float* inner;  // [T * A, I]
-  int64_t active, h, i, tokens;
+  int64_t active, h, i, tokens, first_expert, experts;
 };
 
 __global__ void moe_gate_up_any(MoeAnyArgs a) {
@@ -70,7 +70,8 @@ __global__ void moe_gate_up_any(MoeAnyArgs a) {
   allow_next_grid();
   int64_t index = warp_index();
   if (index >= a.tokens * a.active * a.i) return;
-  int64_t pair = index / a.i, unit = index % a.i, expert = a.indices[pair];
+  int64_t pair = index / a.i, unit = index % a.i, expert = a.indices[pair] - a.first_expert;
+  if (expert < 0 || expert >= a.experts) return;
   bool oai = a.activation == MoeActivation::kSwigluOai;
   int64_t gate_row = expert * 2 * a.i + (oai ? 2 * unit : unit), up_row = gate_row + (oai ? 1 : a.i);
   float gate = row_dot(a.x, pair / a.active, a.gate_up, gate_row) + a.gate_up_bias.at(gate_row);
@@ -95,7 +96,8 @@ __global__ void moe_down_any(MoeAnyArgs a) {
   AnyVector inner{a.inner, DType::kF32};
   float sum = 0.0f;
   for (int64_t s = 0; s < a.active; ++s) {
-    int64_t pair = t * a.active + s, expert = a.indices[pair];
+    int64_t pair = t * a.active + s, expert = a.indices[pair] - a.first_expert;
+    if (expert < 0 || expert >= a.experts) continue;
     float value = row_dot(inner, pair, a.down, expert * a.h + row) + a.down_bias.at(expert * a.h + row);
     sum += a.weights[pair] * value;
   }
@@ -183,9 +185,11 @@ int64_t moe_workspace(const MoeArgs& a) { return a.indices.numel() * a.down.k * 
 void run_moe(const MoeArgs& a, Stream& stream) {
   MoeAnyArgs m{vector_of(a.x), a.indices.i32(), a.weights.f32(), view_of(a.gate_up), view_of(a.down),
                vector_of(a.gate_up_bias), vector_of(a.down_bias), a.activation, a.limit, output_of(a.out),
-               static_cast<float*>(stream.workspace), a.indices.dim(1), a.x.dim(1), a.down.k, a.x.dim(0)};
+               static_cast<float*>(stream.workspace), a.indices.dim(1), a.x.dim(1), a.down.k, a.x.dim(0), a.first_expert,
+               a.down.experts};
   if (m.tokens == 0) return;
-  launch("moe gate_up", moe_gate_up_any, warps_grid(m.tokens * m.active * m.i), dim3(32 * kWarps), 0, stream, m);
+  if (m.i > 0)
+    launch("moe gate_up", moe_gate_up_any, warps_grid(m.tokens * m.active * m.i), dim3(32 * kWarps), 0, stream, m);
   launch("moe down", moe_down_any, warps_grid(m.tokens * m.h), dim3(32 * kWarps), 0, stream, m);
 }
 

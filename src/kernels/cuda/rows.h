@@ -9,6 +9,7 @@ KernelRow<EmbedArgs> embed_row();
 KernelRow<RmsNormArgs> rms_norm_row();
 KernelRow<AddArgs> add_row();
 KernelRow<SiluMulArgs> silu_mul_row();
+KernelRow<JoinColumnsArgs> join_columns_row();
 KernelRow<RopeKvArgs> rope_kv_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();

@@ -45,7 +45,8 @@ void launch(const MoeArgs& a, Stream& stream) {
   for (int64_t t = 0; t < a.x.dim(0); ++t) {
     std::fill(sums, sums + h, 0.0f);
     for (int64_t slot = 0; slot < active; ++slot) {
-      int64_t e = a.indices.i32()[t * active + slot];
+      int64_t e = a.indices.i32()[t * active + slot] - a.first_expert;
+      if (e < 0 || e >= a.gate_up.experts) continue;
       for (int64_t i = 0; i < n; ++i) values[i] = inner(a, t, e, i);
       for (int64_t row = 0; row < h; ++row) {
         double sum = 0;

@@ -15,6 +15,7 @@ void add_reference_kernels(Kernels& kernels) {
   kernels.router.rows.push_back(reference::router_row());
   kernels.moe.rows.push_back(reference::moe_row());
   kernels.silu_mul.rows.push_back(reference::silu_mul_row());
+  kernels.join_columns.rows.push_back(reference::join_columns_row());
   kernels.sample.rows.push_back(reference::sample_row());
 }
 

@@ -21,5 +21,6 @@ KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
 KernelRow<SampleArgs> sample_row();
+KernelRow<JoinColumnsArgs> join_columns_row();
 
 }  // namespace tessera::reference
