@@ -56,6 +56,7 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   if (o.num_blocks > 0)
     r.cache_bytes =
         o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(r.page_size, dtype_size(r.dtype));
+  r.deterministic = o.deterministic;
   r.fit_context = r.fit_context && o.max_context == 0 && r.cache_bytes == 0;
   return r;
 }
@@ -186,7 +187,7 @@ class Batch {
 
 BatchEngine::BatchEngine(Llm::Impl& llm, const BatchOptions& options)
     : kernels(options.deterministic ? llm.kernels.batch_invariant() : llm.kernels),
-      runner(*llm.model, kernels, llm.pool, *llm.context, runner_options(llm, options)),
+      runner(*llm.model, kernels, llm.pool, *llm.context, runner_options(llm, options), llm.links()),
       engine(runner, engine_options(options)) {}
 
 BatchReport generate_batch(Llm& llm, const std::function<std::optional<BatchRequest>()>& next,

@@ -1,5 +1,6 @@
 #include "tessera/llm.h"
 
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <future>
@@ -17,8 +18,19 @@
 
 namespace tessera {
 
+namespace {
+
+// Ranks on a CPU share its cores.
+int pool_threads(const LoadOptions& o) {
+  const int ranks = std::max({o.tp, o.ep, 1});
+  const bool share = ranks > 1 && (o.device == "cpu" || (o.device == "auto" && cuda_devices(nullptr).empty()));
+  return threads_of_rank(o.threads, share ? ranks : 1);
+}
+
+}  // namespace
+
 Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
-    : options((init_logging(), load_options)), pool(options.threads), checkpoint(Checkpoint::open(folder)) {
+    : options((init_logging(), load_options)), pool(pool_threads(options)), checkpoint(Checkpoint::open(folder)) {
   // Starting a GPU and reading a big tokenizer.json each take as long as much of the rest, so they go beside it.
   std::future<std::unique_ptr<DeviceContext>> starting =
       std::async(std::launch::async, [&] { return make_context(options.device); });
@@ -31,8 +43,17 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   dtype = resolve_dtype(options.dtype, checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
-  rows = checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool);
-  context = starting.get();
+  LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize};
+  if (options.tp != 0 || options.ep != 0) {
+    context = starting.get();
+    const bool cuda = context->device().type == DeviceType::kCuda;
+    mesh = resolve_mesh(options, checkpoint, plan, cuda);
+    team = RankTeam::start(folder, options, mesh, *context);
+    settings.mesh = &mesh;
+    settings.deferred = cuda;
+  }
+  rows = checkpoint.load(plan, settings, pool);
+  if (!context) context = starting.get();
   check_dense();
   if (context->device().type == DeviceType::kCuda) move_weights(plan);
   kernels = Kernels::builtin(cpu_isa_from_env());
@@ -57,7 +78,8 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
                                                   .ignore_window = options.ignore_window,
                                                   .cache_bytes = options.cache_memory,
                                                   .fit_context = options.max_context == 0 && options.cache_memory == 0,
-                                                  .mapped_bytes = mapped_bytes});
+                                                  .mapped_bytes = mapped_bytes},
+                                    links());
   engine = std::make_unique<Engine>(*runner, EngineOptions{});
   tokenizer = reading.get();
   log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "api/rank_team.h"
 #include "core/thread_pool.h"
 #include "engine/engine.h"
 #include "loading/checkpoint.h"
@@ -20,6 +21,7 @@ struct Llm::Impl {
   Impl(const std::string& folder, const LoadOptions& options);
   void check_dense() const;
   void move_weights(const WeightPlan& plan);
+  RankLinks* links() { return team ? &team->links : nullptr; }
 
   // The tokenizer, or kNotFound saying which file the folder lacks.
   const Tokenizer& text() const;
@@ -31,6 +33,8 @@ struct Llm::Impl {
   LoadOptions options;
   ThreadPool pool;
   std::unique_ptr<DeviceContext> context;
+  Mesh mesh;
+  std::unique_ptr<RankTeam> team;  // null: one rank
   Checkpoint checkpoint;
   std::unique_ptr<Model> model;
   DType dtype;

@@ -234,6 +234,7 @@ int cmd_batch(Invocation& call) {
   CLI::App app{"Answers a file of requests.", "tessera batch"};
   Options options;
   add_model_options(app, options.model);
+  add_rank_options(app, options.model);
   app.add_option("REQUESTS", options.requests, "requests, one JSON object a line; - is standard input")->required();
   app.add_option("-o,--output", options.results, "where the results go, one JSON object a line")->required();
   add_batch_options(app, options.batch);

@@ -41,6 +41,7 @@ struct Options {
 
 void add_options(CLI::App& app, Options& o) {
   add_model_options(app, o.model);
+  add_rank_options(app, o.model);
   add_batch_options(app, o.batch);
   constexpr const char* kGroup = "Traffic";
   auto positive = CLI::Range(int64_t{1}, int64_t{1} << 30);

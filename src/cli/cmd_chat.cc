@@ -113,6 +113,7 @@ int cmd_chat(Invocation& call) {
   CLI::App app{"Talks with a model in its own chat format.", "tessera chat"};
   Options options;
   add_model_options(app, options.model);
+  add_rank_options(app, options.model);
   add_cache_option(app, options.model);
   add_chat_options(app, options);
   add_sampling_options(app, options.sampling);

@@ -152,6 +152,7 @@ int cmd_eval(Invocation& call) {
   PerplexityOptions text;
   CLI::App* perplexity_app = app.add_subcommand("perplexity", "perplexity of a text");
   add_model_options(*perplexity_app, text.model);
+  add_rank_options(*perplexity_app, text.model);
   perplexity_app->add_option("--text", text.text, "the text file; - is standard input")->required();
   perplexity_app->add_option("--window", text.window, "tokens in a window")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 31))
@@ -161,6 +162,7 @@ int cmd_eval(Invocation& call) {
   ExactMatchOptions match;
   CLI::App* match_app = app.add_subcommand("exact-match", "answers compared with the expected ones");
   add_model_options(*match_app, match.model);
+  add_rank_options(*match_app, match.model);
   match_app->add_option("--questions", match.questions, "the JSON file; - is standard input")->required();
   match_app->add_option("--limit", match.limit, "only the first questions; 0: all")->check(CLI::NonNegativeNumber);
   match_app->add_option("--max-tokens", match.max_tokens, "tokens of an answer at most; 0: until the context is full")

@@ -57,6 +57,7 @@ int cmd_generate(Invocation& call) {
   CLI::App app{"Continues a text.", "tessera generate"};
   Options options;
   add_model_options(app, options.model);
+  add_rank_options(app, options.model);
   add_cache_option(app, options.model);
   CLI::Option* prompt = app.add_option("-p,--prompt", options.prompt, "the text to continue");
   app.add_option("-f,--file", options.file, "read it from a file; - is standard input")->excludes(prompt);

@@ -110,12 +110,14 @@ int cmd_serve(Invocation& call) {
   CLI::App app{"Answers over HTTP, as OpenAI's API does.", "tessera serve"};
   Options options;
   add_model_options(app, options.model);
+  add_rank_options(app, options.model);
   add_server_options(app, options);
   add_batch_options(app, options.batch);
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
 
   const std::string given = options.model.model;
+  serve_other_rank(options.model);
   options.model.model = find_model(given);
   options.server.api_keys = read_keys(options.key_file);
   options.server.model_path = options.model.model;

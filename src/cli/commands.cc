@@ -6,6 +6,7 @@
 #include <new>
 #include <numeric>
 
+#include "cli/options.h"
 #include "core/env.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -21,6 +22,7 @@ constexpr Command kCommands[] = {
     {"serve", cmd_serve, "answer over HTTP, as OpenAI's API does"},
     {"bench", cmd_bench, "measure how requests are served: throughput, latency"},
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
+    {"plan", cmd_plan, "show how a model is split over many ranks, and what that costs"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
     {"kernels", cmd_kernels, "list the kernels that serve this machine"},
     {"quantize", cmd_quantize, "convert a checkpoint's experts to MXFP4, or back to bf16"},
@@ -133,6 +135,8 @@ int guarded(Invocation& call, Job job) {
     return code;
   } catch (const PipeClosed&) {
     return 0;  // the reader has what it wanted
+  } catch (const EndOfRank&) {
+    return 0;  // rank 0 has
   } catch (const Error& e) {
     return report(call, code_name(e.code()), e.what(), exit_code(e.code()));
   } catch (const std::bad_alloc&) {

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "api/rank_team.h"
 #include "cli/hub_model.h"
 #include "core/error.h"
 
@@ -65,6 +66,33 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->group(kLoadGroup);
 }
 
+void add_rank_options(CLI::App& app, ModelOptions& options) {
+  constexpr const char* kGroup = "Many ranks (GPUs, or threads that share a CPU)";
+  auto read_tp = [&options](const std::string& text) {
+    int ranks = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ranks);
+    const bool number = error == std::errc() && end == text.data() + text.size() && ranks >= 1;
+    if (!number && text != "auto") throw CLI::ValidationError("--tp", "expected a number of ranks, or auto");
+    options.load.tp = number ? ranks : -1;
+  };
+  app.add_option_function<std::string>("--tp", read_tp,
+                                       "split every layer over N ranks; auto: all GPUs, or all ranks of the launcher")
+      ->type_name("N|auto")
+      ->group(kGroup);
+  app.add_option("--ep", options.load.ep, "give each of N ranks (or groups of ranks, with a larger --tp) its own experts")
+      ->check(CLI::Range(1, 1024))
+      ->group(kGroup);
+  app.add_option("--attention", options.load.attention, "with --ep alone: attention split over the ranks (tp), or whole (dp)")
+      ->check(CLI::IsMember({"tp", "dp"}))
+      ->capture_default_str()
+      ->group(kGroup);
+  app.add_option("--experts", options.load.experts,
+                 "how tokens reach experts on other ranks: dispatch (sent there and back) or all-reduce")
+      ->check(CLI::IsMember({"auto", "dispatch", "all-reduce"}))
+      ->capture_default_str()
+      ->group(kGroup);
+}
+
 void add_cache_option(CLI::App& app, ModelOptions& options) {
   app.add_option("--cache-memory", options.load.cache_memory,
                  "bytes for the cache, such as 2GiB; default: what the context needs, if so much is left")
@@ -88,7 +116,12 @@ std::string find_model(const std::string& model) {
   fail(ErrorCode::kNotFound, "{}: no such folder; {}", folder, kWanted);
 }
 
+void serve_other_rank(const ModelOptions& options) {
+  if (serve_as_rank(options.model, options.load)) throw EndOfRank{};
+}
+
 Llm load_llm(const ModelOptions& options) {
+  serve_other_rank(options);
   return Llm::load(find_model(options.model), options.load);
 }
 

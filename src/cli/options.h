@@ -21,12 +21,18 @@ struct ModelOptions {
 
 // MODEL, --device, --dtype, --dequantize, --threads, --max-context, --ignore-window.
 void add_model_options(CLI::App& app, ModelOptions& options);
+// --tp, --ep, --attention, --experts, of commands that run a model.
+void add_rank_options(CLI::App& app, ModelOptions& options);
 // --cache-memory, of commands that run one request at a time.
 void add_cache_option(CLI::App& app, ModelOptions& options);
 
 // The folder of MODEL: itself, or, of a hub id, its snapshot in the hub's cache, downloaded when it is not there. Says,
 // before anything is read, why it cannot be a checkpoint folder: kNotFound or kUnsupported with what to do.
 std::string find_model(const std::string& model);
+// Where this process is a rank other than 0 of a launcher, it serves rank 0 to the end and throws EndOfRank.
+void serve_other_rank(const ModelOptions& options);
+struct EndOfRank {};
+// Does that first.
 Llm load_llm(const ModelOptions& options);
 
 // What was given on the command line; the rest comes from the model's generation_config.json.

@@ -37,11 +37,15 @@ int usable_cores() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+int ThreadPool::resolve(int threads) {
   if (threads == 0) threads = static_cast<int>(env_long(Env::kThreads));
   if (threads < 0 || threads > 1024)
     fail(ErrorCode::kInvalidArgument, "{} threads: expected 1 to 1024, or 0 for all cores", threads);
-  if (threads == 0) threads = usable_cores();
+  return threads == 0 ? usable_cores() : threads;
+}
+
+ThreadPool::ThreadPool(int threads) {
+  threads = resolve(threads);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 

@@ -20,6 +20,8 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  // How many threads that many are: resolves 0.
+  static int resolve(int threads);
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls f(begin, end, thread) over disjoint ranges that cover [0, n). Ranges are handed out in chunks of `grain`, in

@@ -290,6 +290,23 @@ void Engine::draft() {
   }
 }
 
+// How many of the best logits of each rank's part of the vocabulary are enough to sample all rows; 0: all are needed.
+int64_t Engine::candidates(const StepPlan& plan) const {
+  constexpr int64_t kMost = 256;  // more travel better as whole rows
+  if (runner_.asynchronous()) return 0;
+  int64_t most = 0;
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    const Sample& sample = static_cast<const Sample&>(*item.job);
+    const SamplingParams& p = sample.live.request.params;
+    const int64_t wanted = p.temperature == 0 ? 1 : p.top_k;
+    const bool changed = sample.sampler.max_edits() > 0 || sample.constraint || p.logprobs >= 0;
+    if (changed || wanted < 1 || wanted > kMost) return 0;
+    most = std::max(most, wanted);
+  }
+  return most;
+}
+
 // Draft tokens stand behind the known ones while their step is put together.
 void Engine::launch(const StepPlan& plan) {
   items_.clear();
@@ -308,7 +325,7 @@ void Engine::launch(const StepPlan& plan) {
                               : item.drafts > 0 ? WantLogits::kAll
                                                 : WantLogits::kLast});
   }
-  runner_.launch(items_);
+  runner_.launch(items_, nullptr, candidates(plan));
   for (const StepItem& item : plan.items) {
     std::vector<int32_t>& tokens = item.job->tokens;
     tokens.resize(tokens.size() - static_cast<size_t>(item.drafts));

@@ -50,11 +50,31 @@ bool is_looked_up(const WeightPlan& plan, const WeightRow& row) {
          });
 }
 
-void point_aliases(const WeightPlan& plan) {
+// An alias and the rows that it takes of what it shares.
+struct Shared {
+  const WeightRow* alias = nullptr;
+  const WeightRow* of = nullptr;
+  int64_t first = 0, count = 0;
+};
+
+std::vector<Shared> shared_weights(const WeightPlan& plan) {
+  std::vector<Shared> found;
   for (const WeightRow& row : plan.rows()) {
     if (row.kind != RowKind::kAlias) continue;
-    for (const WeightRow& shared : plan.rows())
-      if (shared.name == row.alias_of && shared.weight && shared.kind != RowKind::kAlias) *row.weight = *shared.weight;
+    for (const WeightRow& of : plan.rows()) {
+      if (of.name != row.alias_of || !of.weight || of.kind == RowKind::kAlias) continue;
+      const int64_t bytes = row.weight->values.as<char>() - of.weight->values.as<char>();
+      found.push_back({&row, &of, bytes / of.weight->values.rows(0, 1).bytes(), row.weight->n});
+    }
+  }
+  return found;
+}
+
+void point_aliases(const std::vector<Shared>& shared) {
+  for (const Shared& s : shared) {
+    *s.alias->weight = *s.of->weight;
+    s.alias->weight->values = s.of->weight->values.rows(s.first, s.count);
+    s.alias->weight->n = s.count;
   }
 }
 
@@ -63,6 +83,7 @@ void point_aliases(const WeightPlan& plan) {
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report) {
   const auto start = std::chrono::steady_clock::now();
+  const std::vector<Shared> shared = shared_weights(plan);
   int64_t bytes = 0, pooled = 0;
   std::list<std::vector<uint16_t>> kept;
   // The router decides by small differences, and an embedding's rows are picked: both stay as they are.
@@ -72,6 +93,7 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
     return o;
   };
   for (const WeightRow& row : plan.rows()) {
+    if (row.tensor && !row.tensor->defined()) continue;  // another rank's
     if (row.tensor) *row.tensor = narrowed(*row.tensor, options.activations, kept);
     if (row.tensor) bytes += row.tensor->bytes() + 256;
     if (!row.weight || row.kind == RowKind::kAlias) continue;
@@ -89,8 +111,8 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
     if (row.weight && row.kind != RowKind::kAlias)
       *row.weight = cuda_arrange(*row.weight, options_of(row), arena, scales, pieces);
   for (const WeightRow& row : plan.rows())
-    if (row.tensor) *row.tensor = cuda_place(*row.tensor, arena, pieces);
-  point_aliases(plan);
+    if (row.tensor && row.tensor->defined()) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+  point_aliases(shared);
   send_all(pieces, context, pool, read);
   if (report) {
     for (const UploadPiece& piece : pieces) report->bytes += piece.value_bytes + piece.scale_bytes;

@@ -1,6 +1,7 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
 #include "core/host_memory.h"
@@ -29,8 +30,41 @@ std::vector<int64_t> windows_of(const CacheLayout& layout) {
 }  // namespace
 
 Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context,
-               const RunnerOptions& options)
-    : model_(model), kernels_(kernels), thread_pool_(pool), context_(context), options_(options), spec_(model.cache()) {
+               const RunnerOptions& options, RankLinks* links)
+    : model_(model),
+      kernels_(kernels),
+      thread_pool_(pool),
+      context_(context),
+      links_(links),
+      options_(options),
+      spec_(own_cache(model.cache(), links ? &links->step : nullptr)) {
+  if (links_ && links_->leads()) {
+    number_ = links_->next_runner++;
+    append_bytes(message_, Order{.kind = OrderKind::kMake, .runner = number_});
+    append_bytes(message_, options);
+    links_->channel->send(message_);
+  }
+  try {
+    prepare();
+  } catch (const Error&) {
+    give_up();
+    throw;
+  }
+}
+
+// The other ranks' runners, which were made already or wait for this one's sizes, go too.
+void Runner::give_up() noexcept {
+  if (!links_ || !links_->leads()) return;
+  try {
+    if (!agreed_) return refuse(*links_);
+    message_.clear();
+    append_bytes(message_, Order{.kind = OrderKind::kDrop, .runner = number_});
+    links_->channel->send(message_);
+  } catch (const Error&) {  // the others are gone
+  }
+}
+
+void Runner::prepare() {
   if (options_.page_size == 0) options_.page_size = default_page_size(spec_);
   check_range("page size", options_.page_size, 1, 4096);
   check_range("context", options_.max_context, 1, int64_t{1} << 24);
@@ -46,6 +80,7 @@ Runner::Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, Dev
 }
 
 Runner::~Runner() {
+  give_up();
   context_.release_host(staging_);
   context_.release_host(host_logits_);
 }
@@ -54,7 +89,8 @@ Runner::~Runner() {
 // half of it; a GPU keeps a little for the driver's and libraries' own needs.
 int64_t Runner::memory_left() const {
   if (context_.device().type == DeviceType::kCpu)
-    return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2;
+    return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2 /
+           (links_ ? links_->sharing_memory : 1);
   const DeviceInfo info = context_.info();
   return info.free_bytes - info.total_bytes / 16;
 }
@@ -87,9 +123,14 @@ void Runner::describe_pages(Arena& arena, int64_t pages) {
 }
 
 void Runner::allocate_cache() {
-  const int64_t pages = count_pages();
-  const auto host_pages =
-      static_cast<int32_t>(std::min<int64_t>(options_.swap_bytes / page_bytes(), INT32_MAX / options_.page_size));
+  CacheSizes sizes{.pages = count_pages(),
+                   .host_pages = std::min<int64_t>(options_.swap_bytes / page_bytes(), INT32_MAX / options_.page_size),
+                   .max_context = options_.max_context};
+  if (links_) sizes = agree_on(*links_, sizes);
+  agreed_ = true;
+  options_.max_context = sizes.max_context;
+  const int64_t pages = sizes.pages;
+  const auto host_pages = static_cast<int32_t>(sizes.host_pages);
   cache_ = std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
                                                      .page_size = options_.page_size,
                                                      .pages = static_cast<int32_t>(pages),
@@ -175,6 +216,7 @@ Step Runner::make_step(Arena& scratch, const StepShape& shape) {
   step.kernels = &kernels_;
   step.scratch = &scratch;
   step.dtype = options_.dtype;
+  step.ranks = links_ ? &links_->step : nullptr;
   step.max_queries = shape.max_queries;
   step.max_context = shape.max_context;
   step.ids = step.alloc(DType::kI32, {shape.tokens});
@@ -236,7 +278,7 @@ void Runner::fill_tables(const CacheGroup& group, size_t number, std::span<const
   std::fill(slot, end, -1);
 }
 
-void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
+void Runner::launch(std::span<const RunItem> items, const Probe* probe, int64_t candidates) {
   context_.make_current();
   StepShape shape{.sequences = static_cast<int64_t>(items.size()), .table_width = 1};
   for (const RunItem& item : items) {
@@ -253,26 +295,69 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe) {
   const int64_t rows = shape.rows;
   const bool recordable = asynchronous() && !probe && shape.is_decode();
   if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
-  mover_->make(cache_->take_copies());
-  Step step = begin_step(shape, items);
+  const std::vector<PageCopy> copies = cache_->take_copies();
+  mover_->make(copies);
+  Step step = begin_step(shape);
+  fill(step, items);
+  tell(shape, recordable, candidates, copies);
+  send_inputs();
   Probe shown;
   if (probe && staging_) shown = host_probe(*probe);
   step.probe = shown ? &shown : probe;
-  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
+  step.candidates = candidates;
+  compute(step, shape, recordable);
   if (logits_.defined()) logits_ = logits_.rows(0, rows);
 }
 
-// A step in scratch memory, with its inputs on their way.
-Step Runner::begin_step(const StepShape& shape, std::span<const RunItem> items) {
+void Runner::compute(Step& step, const StepShape& shape, bool recordable) {
+  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
+}
+
+void Runner::tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies) {
+  if (!links_) return;
+  message_.clear();
+  append_bytes(message_, Order{.kind = OrderKind::kStep,
+                               .runner = number_,
+                               .shape = shape,
+                               .candidates = candidates,
+                               .copies = static_cast<int64_t>(copies.size()),
+                               .input_bytes = step_input_bytes_,
+                               .recordable = recordable});
+  for (const PageCopy& copy : copies) append_bytes(message_, copy);
+  message_.append(staging_ ? staging_ : inputs_, static_cast<size_t>(step_input_bytes_));
+  links_->channel->send(message_);
+}
+
+void Runner::repeat(const Order& order, std::string_view rest) {
+  context_.synchronize();  // frees the staging block
+  std::vector<PageCopy> copies(static_cast<size_t>(order.copies));
+  const size_t copy_bytes = copies.size() * sizeof(PageCopy);
+  TS_CHECK(rest.size() == copy_bytes + static_cast<size_t>(order.input_bytes));
+  std::memcpy(copies.data(), rest.data(), copy_bytes);
+  mover_->make(copies);
+  Step step = begin_step(order.shape);
+  TS_CHECK(step_input_bytes_ == order.input_bytes, "the ranks' steps have inputs of {} and {} bytes", step_input_bytes_,
+           order.input_bytes);
+  std::memcpy(staging_ ? staging_ : inputs_, rest.data() + copy_bytes, static_cast<size_t>(order.input_bytes));
+  send_inputs();
+  step.candidates = order.candidates;
+  compute(step, order.shape, order.recordable != 0);
+}
+
+// A step in scratch memory, whose inputs are to be filled in.
+Step Runner::begin_step(const StepShape& shape) {
   scratch_.rewind(0);
   workspace_ = scratch_.allocate(workspace_bytes_);
   const int64_t inputs_at = scratch_.used();
   Step step = make_step(scratch_, shape);
   step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
   inputs_ = step.ids.as<char>();
-  fill(step, items);
-  if (staging_) context_.to_device(inputs_, staging_, scratch_.used() - inputs_at);
+  step_input_bytes_ = scratch_.used() - inputs_at;
   return step;
+}
+
+void Runner::send_inputs() {
+  if (staging_) context_.to_device(inputs_, staging_, step_input_bytes_);
 }
 
 void Runner::warm_up() {
@@ -287,8 +372,11 @@ void Runner::warm_up() {
     const StepShape shape = recorded_shape({.sequences = n, .max_context = 1}, options_.max_sequences,
                                            options_.max_context, options_.page_size);
     for (int use = 0; use < 2; ++use) {
-      Step step = begin_step(shape, {});
-      replay(step, shape);
+      Step step = begin_step(shape);
+      fill(step, {});
+      tell(shape, true, 0, {});
+      send_inputs();
+      compute(step, shape, true);
       context_.synchronize();
     }
   }
@@ -321,12 +409,14 @@ Tensor Runner::replay(Step& step, const StepShape& shape) {
 Tensor Runner::finish() {
   if (staging_ && logits_.defined()) context_.to_host(host_logits_, logits_.data, logits_.bytes());
   context_.synchronize();  // also frees the staging block for the next step
+  if (links_) links_->step.world->check();
   if (!staging_) return logits_;
   return {host_logits_, logits_.shape, DType::kF32, Device{}};
 }
 
 SampledRows Runner::finish_sampled() {
   context_.synchronize();
+  if (links_) links_->step.world->check();
   return sampling_->result();
 }
 

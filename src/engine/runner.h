@@ -12,6 +12,7 @@
 #include "cache/paged_cache.h"
 #include "engine/device_sampling.h"
 #include "engine/page_swap.h"
+#include "engine/rank_links.h"
 #include "engine/step_shape.h"
 #include "models/model.h"
 
@@ -31,6 +32,7 @@ struct RunnerOptions {
   int64_t mapped_bytes = 0;  // weights that lie in file pages, which a system counts as free memory
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;  // see CacheOptions
+  bool deterministic = false;        // the kernels are those without rows that vary
 };
 
 using Sequence = CacheSequence;
@@ -51,10 +53,10 @@ struct RunnerMemory {
 
 class Runner {
  public:
-  // Throws kOutOfMemory or kInvalidArgument. The model's weights are on the context's device. All four must outlive the
-  // runner.
+  // Throws kOutOfMemory or kInvalidArgument. The model's weights are on the context's device. All must outlive the
+  // runner. With links the other ranks make theirs, and rank 0's is the one to call.
   Runner(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context,
-         const RunnerOptions& options);
+         const RunnerOptions& options, RankLinks* links = nullptr);
   ~Runner();
 
   // Runs a prompt and records the decode steps of all sizes, so that no request waits for that; about a second on a
@@ -66,7 +68,11 @@ class Runner {
   // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
   // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
   // step before was finished.
-  void launch(std::span<const RunItem> items, const Probe* probe = nullptr);
+  // `candidates`: where ranks split the vocabulary, only the best so many logits of each row are asked for and the
+  // others may be -inf; 0: all.
+  void launch(std::span<const RunItem> items, const Probe* probe = nullptr, int64_t candidates = 0);
+  // Of a rank other than 0: the same step, from rank 0's message.
+  void repeat(const Order& order, std::string_view rest);
   // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
   // and at most DeviceSampling::kMaxEdits edits.
   void sample(std::span<const RowSampling> rows);
@@ -92,6 +98,8 @@ class Runner {
   int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.dtype)); }
 
  private:
+  void prepare();
+  void give_up() noexcept;
   int64_t count_pages();
   int64_t memory_left() const;
   void describe_pages(Arena& arena, int64_t pages);
@@ -100,7 +108,10 @@ class Runner {
   Step make_step(Arena& scratch, const StepShape& shape);
   void fill(const Step& step, std::span<const RunItem> items);
   void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
-  Step begin_step(const StepShape& shape, std::span<const RunItem> items);
+  Step begin_step(const StepShape& shape);
+  void send_inputs();
+  void tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies);
+  void compute(Step& step, const StepShape& shape, bool recordable);
   Tensor replay(Step& step, const StepShape& shape);
   int32_t* host(const Tensor& input) const;
   Probe host_probe(const Probe& probe);
@@ -109,6 +120,10 @@ class Runner {
   const Kernels& kernels_;
   ThreadPool& thread_pool_;
   DeviceContext& context_;
+  RankLinks* links_;     // null: this rank alone
+  int32_t number_ = 0;  // among the ranks' runners
+  bool agreed_ = false;  // on the cache's size
+  std::string message_;
   RunnerOptions options_;
   CacheSpec spec_;
   CacheLayout layout_;
@@ -121,7 +136,8 @@ class Runner {
   void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
-  int64_t input_bytes_ = 0;
+  int64_t input_bytes_ = 0;                   // at most
+  int64_t step_input_bytes_ = 0;              // of the step at hand
   char* staging_ = nullptr;                   // pinned; null on a CPU
   float* host_logits_ = nullptr;              // pinned; null on a CPU
   std::unique_ptr<DeviceSampling> sampling_;  // null on a CPU

@@ -1,0 +1,208 @@
+#include "api/parallel_plan.h"
+
+#include <algorithm>
+#include <map>
+
+#include "cache/cache_spec.h"
+#include "engine/rank_links.h"
+#include "parallel/comm_model.h"
+#include "parallel/sharding.h"
+
+namespace tessera {
+
+namespace {
+
+const char* how(const WeightRow& row) {
+  switch (row.split) {
+    case Split::kReplicated:
+      return "whole on every rank";
+    case Split::kQueryHeads:
+      return "rows by query heads";
+    case Split::kKvHeads:
+      return "rows by kv heads";
+    case Split::kHeadCols:
+      return "columns by query heads, then a sum";
+    case Split::kInnerRows:
+      return "rows by inner width";
+    case Split::kInnerCols:
+      return "columns by inner width, then a sum";
+    case Split::kVocabulary:
+      return "rows by tokens of the vocabulary";
+    case Split::kOnce:
+      return "on one rank: added once to a sum";
+    case Split::kExperts:
+      break;
+  }
+  switch (row.inner) {
+    case ExpertInner::kPairs:
+    case ExpertInner::kHalves:
+      return "experts, and rows by inner width";
+    case ExpertInner::kColumns:
+      return "experts, and columns by inner width, then a sum";
+    case ExpertInner::kOnce:
+      return "experts, on one rank of each group";
+  }
+  return "";
+}
+
+// "1024+1024" for what changes from rank to rank.
+std::string shares(const WeightRow& row, const Mesh& mesh) {
+  std::string rows, columns, experts;
+  for (int rank = 0; rank < mesh.ranks(); ++rank) {
+    const RowSlice s = slice_of(row, mesh, rank);
+    const char* plus = rank > 0 ? "+" : "";
+    rows += fmt::format("{}{}", plus, s.held ? s.row_count() : 0);
+    columns += fmt::format("{}{}", plus, s.columns.count);
+    experts += fmt::format("{}{}", plus, s.experts.count);
+  }
+  const RowSlice whole = whole_of(row), first = slice_of(row, mesh, 0);
+  std::string text;
+  auto add = [&](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (first.experts.count != whole.experts.count) add("experts " + experts);
+  if (first.columns.count != whole.columns.count) add("columns " + columns);
+  const bool once = row.split == Split::kOnce || (row.split == Split::kExperts && row.inner == ExpertInner::kOnce);
+  if (first.row_count() != whole.rows.count || (once && mesh.ranks() > 1)) add("rows " + rows);
+  return text;
+}
+
+// "model.layers.7.mlp.router.weight" as layer 7 and the rest; -1 outside of layers.
+std::pair<int, std::string> layer_of(const std::string& name) {
+  const std::string mark = "layers.";
+  const size_t at = name.find(mark);
+  if (at == std::string::npos) return {-1, name};
+  const size_t end = name.find('.', at + mark.size());
+  return {std::stoi(name.substr(at + mark.size())), name.substr(end + 1)};
+}
+
+// Layers with the same recipe are told once.
+Json recipe(const WeightPlan& plan, const Mesh& mesh) {
+  std::map<int, Json> layers;
+  for (const WeightRow& row : plan.rows()) {
+    if (row.kind == RowKind::kAlias) continue;
+    auto [layer, name] = layer_of(row.name);
+    if (row.members.size() == 1) name += "." + row.members[0];
+    std::vector<int64_t> shape;
+    for (int i = 0; i < row.shape.rank(); ++i) shape.push_back(row.shape[i]);
+    layers[layer].push_back({{"name", name}, {"shape", shape}, {"split", how(row)}, {"shares", shares(row, mesh)}});
+  }
+  Json out = Json::array();
+  for (auto& [layer, rows] : layers) {
+    if (!out.empty() && out.back()["rows"] == rows) {
+      out.back()["layers"].push_back(layer);
+    } else {
+      out.push_back({{"layers", {layer}}, {"rows", rows}});
+    }
+  }
+  return out;
+}
+
+struct RankAccount {
+  int64_t weights = 0;
+  double read_a_token = 0;  // weight bytes, one sequence
+};
+
+// With A of E experts read, evenly routed.
+RankAccount account_of(const Checkpoint& checkpoint, const WeightPlan& plan, const PlanRequest& request, int rank,
+                       int64_t active, double tokens) {
+  RankAccount out;
+  size_t i = 0;
+  for (const LoadedRow& row : checkpoint.forecast(
+           plan,
+           {.dtype = request.dtype, .dequantize = request.dequantize, .mesh = &request.mesh, .rank = rank})) {
+    const WeightRow& declared = plan.rows()[i++];
+    out.weights += row.memory_bytes;
+    double read = 1;
+    if (declared.looked_up) read = 0;
+    if (declared.split == Split::kExperts)
+      read = experts_reached(declared.shape[0], active, tokens) / static_cast<double>(declared.shape[0]);
+    out.read_a_token += read * static_cast<double>(row.memory_bytes);
+    // The busiest rank: with few tokens, chance puts more on one group than the mean.
+    if (declared.split == Split::kExperts && request.mesh.expert > 1 && tokens * static_cast<double>(active) < 8)
+      out.read_a_token += (1.5 - 1) * read * static_cast<double>(row.memory_bytes);
+  }
+  return out;
+}
+
+Json communication(const Mesh& mesh, bool dispatch, int64_t hidden, int64_t layers, int64_t active, int64_t vocabulary,
+                   bool experts) {
+  const int r = mesh.ranks(), t = mesh.tensor;
+  const double row = static_cast<double>(hidden) * 2;  // bf16
+  auto sum_bytes = [&](int over) { return over > 1 ? 2.0 * (over - 1) / over * row : 0.0; };
+  // Of A experts, how many other groups: each is sent to once, whatever it owns of them.
+  const double groups = experts_reached(mesh.expert, 1, static_cast<double>(active));
+  const double away = groups * (mesh.expert > 1 ? (mesh.expert - 1.0) / mesh.expert : 0.0) * mesh.inner();
+  const double expert_bytes =
+      !experts ? sum_bytes(t) : dispatch ? 2 * away * row / r + (r - 1.0) / r * row : sum_bytes(r);
+  const double attention_bytes = sum_bytes(t);
+  const double logits = t > 1 ? static_cast<double>(vocabulary) / t * 4 * (t - 1) : 0;
+  return {{"attention", {{"kind", t > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", attention_bytes}}},
+          {"experts",
+           {{"kind", r == 1 ? "none" : dispatch && experts ? "dispatch" : "all-reduce"},
+            {"bytes_sent_a_token_a_layer", expert_bytes}}},
+          {"logits", {{"bytes_sent_a_row", logits}, {"greedy_bytes_sent_a_row", t > 1 ? 8.0 * (t - 1) : 0.0}}},
+          {"bytes_sent_a_token", static_cast<double>(layers) * (attention_bytes + expert_bytes)},
+          {"collectives_a_step", layers * ((t > 1) + (r > 1)) + (t > 1)}};
+}
+
+}  // namespace
+
+Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest& request) {
+  WeightPlan plan;
+  model.declare(plan);
+  const Mesh& mesh = request.mesh;
+  check_mesh(mesh, plan);
+  const MeshDemand demand = mesh_demand(plan);
+  const ModelInfo& info = model.info();
+  const int64_t active = info.experts_per_token;
+  Json ranks = Json::array();
+  for (int rank = 0; rank < mesh.ranks(); ++rank) {
+    const HeadShare heads = share_heads(demand.heads, demand.kv_heads, mesh.tensor, mesh.tensor_index(rank));
+    const StepRanks place{.mesh = mesh, .rank = rank};
+    int64_t cache = 0;
+    for (const LayerCache& layer : own_cache(model.cache(), &place).layers)
+      cache += layer.window == 0 ? token_bytes(layer, dtype_size(request.dtype)) : 0;
+    const Range experts = demand.experts > 0 ? expert_share(demand.experts, mesh, rank) : Range{};
+    const Range tokens = vocabulary_share(info.vocab_size, mesh, rank);
+    ranks.push_back({{"rank", rank},
+                     {"query_heads", heads.query.count},
+                     {"kv_heads", heads.kv.count},
+                     {"experts", {experts.begin, experts.count}},
+                     {"vocabulary", {tokens.begin, tokens.count}},
+                     {"weight_bytes", account_of(checkpoint, plan, request, rank, active, 1).weights},
+                     {"cache_bytes_a_token", cache}});
+  }
+  Json out{{"architecture", info.architecture},
+           {"tp", mesh.tensor},
+           {"ep", mesh.expert},
+           {"ranks", ranks},
+           {"inner_unit", mesh.unit},
+           {"recipe", recipe(plan, mesh)},
+           {"communication", communication(mesh, request.dispatch, info.hidden_size, info.num_hidden_layers, active,
+                                           info.vocab_size, demand.experts > 0)}};
+  Json predictions = Json::array();
+  for (const LinkFigures& link : link_figures()) {
+    for (double batch : {1.0, 128.0}) {
+      double reads = 0;
+      for (int rank = 0; rank < mesh.ranks(); ++rank)
+        reads = std::max(reads, account_of(checkpoint, plan, request, rank, active, batch).read_a_token);
+      const StepSeconds s = predict_step(
+          h100_figures(), link, mesh.ranks(),
+          {.layers = info.num_hidden_layers,
+           .weight_bytes = reads,
+           .sums = static_cast<double>(info.num_hidden_layers) * ((mesh.tensor > 1) + (mesh.ranks() > 1)),
+           .sum_bytes = batch * static_cast<double>(info.hidden_size) * 2,
+           .gathered_bytes =
+               batch * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) / mesh.tensor});
+      predictions.push_back({{"device", h100_figures().name},
+                             {"link", link.name},
+                             {"sequences", batch},
+                             {"ms_a_step", s.total() * 1e3},
+                             {"communication_ms", s.communication * 1e3},
+                             {"tokens_per_second", batch / s.total()}});
+    }
+  }
+  out["prediction"] = predictions;
+  return out;
+}
+
+}  // namespace tessera

@@ -1,0 +1,21 @@
+// What `tessera plan` prints: how a mesh splits a model, what each rank holds, and what a token costs to communicate.
+#pragma once
+
+#include "core/json.h"
+#include "loading/checkpoint.h"
+#include "models/model.h"
+#include "parallel/mesh.h"
+
+namespace tessera {
+
+struct PlanRequest {
+  Mesh mesh;
+  bool dispatch = false;  // experts
+  DType dtype = DType::kBF16;
+  bool dequantize = false;
+};
+
+// Needs config.json alone. Throws kInvalidArgument for an impossible mesh, naming the nearest possible ones.
+Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest& request);
+
+}  // namespace tessera

@@ -1,0 +1,129 @@
+// tessera plan: how a model would be split over ranks, and what that costs.
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "api/describe.h"
+#include "api/parallel_plan.h"
+#include "api/rank_team.h"
+#include "cli/commands.h"
+#include "cli/hub_model.h"
+#include "cli/options.h"
+#include "core/error.h"
+#include "models/registry.h"
+
+namespace tessera::cli {
+
+namespace {
+
+constexpr const char* kExamples = R"(
+examples:
+  tessera plan openai/gpt-oss-120b --tp 4 --ep 2
+  tessera plan config.json --tp 3 --json
+  tessera plan MODEL --ep 8 --attention dp
+
+config.json is all that is read. Inner widths of MXFP4 experts are split in blocks of 32; with --device cuda in 64s, which
+a GPU's matrix units take at once. Predictions are for H100s, see docs/scaling.md.)";
+
+// A hub id that is not in the cache costs one small file.
+Checkpoint open_config(const std::string& model) {
+  std::error_code ignored;
+  if (std::filesystem::exists(model, ignored)) return Checkpoint::from_config(model);
+  return Checkpoint::from_config(model_folder(model, hub::Need::kConfig));
+}
+
+std::string bytes(const Json& value) {
+  const auto n = value.get<double>();
+  if (n < 1e6) return fmt::format("{:.1f} KB", n / 1e3);
+  return n < 1e9 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
+}
+
+std::string layer_range(const Json& layers) {
+  if (layers.size() == 1 && layers[0] == -1) return "outside of layers";
+  std::string text;
+  for (size_t i = 0; i < layers.size();) {
+    size_t j = i;
+    while (j + 1 < layers.size() && layers[j + 1].get<int>() == layers[j].get<int>() + 1) ++j;
+    text += fmt::format("{}{}", text.empty() ? "layers " : ", ", layers[i].get<int>());
+    if (j > i) text += fmt::format(" to {}", layers[j].get<int>());
+    i = j + 1;
+  }
+  return text;
+}
+
+std::string as_text(const Json& plan) {
+  std::string text = fmt::format("{} over {} ranks: --tp {} --ep {}\n", plan["architecture"].get<std::string>(),
+                                 plan["ranks"].size(), plan["tp"].dump(), plan["ep"].dump());
+  for (const Json& group : plan["recipe"]) {
+    text += layer_range(group["layers"]) + "\n";
+    for (const Json& row : group["rows"]) {
+      std::string shape;
+      for (const Json& n : row["shape"]) shape += (shape.empty() ? "" : ", ") + n.dump();
+      const auto shares = row["shares"].get<std::string>();
+      text += fmt::format("  {:<34}{:<20}{}{}{}\n", row["name"].get<std::string>(), "[" + shape + "]",
+                          row["split"].get<std::string>(), shares.empty() ? "" : ": ", shares);
+    }
+  }
+  text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}\n", "rank", "query", "kv", "experts", "vocabulary",
+                      "weights", "cache a token");
+  for (const Json& r : plan["ranks"]) {
+    auto range = [](const Json& v) {
+      const auto begin = v[0].get<int64_t>(), count = v[1].get<int64_t>();
+      return count == 0 ? std::string("-") : fmt::format("{}-{}", begin, begin + count - 1);
+    };
+    text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}\n", r["rank"].dump(), r["query_heads"].dump(),
+                        r["kv_heads"].dump(), range(r["experts"]), range(r["vocabulary"]), bytes(r["weight_bytes"]),
+                        bytes(r["cache_bytes_a_token"]));
+  }
+  const Json& c = plan["communication"];
+  text += fmt::format(
+      "communication of a rank: {} sent for a token, {} collectives a step\n  attention {}: {} a layer; experts {}: {} a "
+      "layer; logits: {} a row, {} when greedy\n",
+      bytes(c["bytes_sent_a_token"]), c["collectives_a_step"].dump(), c["attention"]["kind"].get<std::string>(),
+      bytes(c["attention"]["bytes_sent_a_token_a_layer"]), c["experts"]["kind"].get<std::string>(),
+      bytes(c["experts"]["bytes_sent_a_token_a_layer"]), bytes(c["logits"]["bytes_sent_a_row"]),
+      bytes(c["logits"]["greedy_bytes_sent_a_row"]));
+  text += fmt::format("predicted on {}s\n", plan["prediction"][0]["device"].get<std::string>());
+  for (const Json& p : plan["prediction"])
+    text += fmt::format("  {:<18}{:>4} sequences: {:.2f} ms a step, {:.2f} of them communication; {:.0f} tokens/s\n",
+                        p["link"].get<std::string>(), p["sequences"].get<int>(), p["ms_a_step"].get<double>(),
+                        p["communication_ms"].get<double>(), p["tokens_per_second"].get<double>());
+  return text;
+}
+
+}  // namespace
+
+int cmd_plan(Invocation& call) {
+  CLI::App app{"Shows how a model is split over ranks: what each holds, sends and takes.", "tessera plan"};
+  ModelOptions options;
+  options.load.device = "cpu";
+  app.add_option("MODEL", options.model, "a Hugging Face folder, a config.json, or a hub id")->required();
+  app.add_option("--device", options.load.device, "what the ranks are: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--dtype", options.load.dtype, "type of activations and plain weights; auto: the checkpoint's")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16", "float16"}))
+      ->capture_default_str();
+  app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16");
+  add_rank_options(app, options);
+  app.footer(kExamples);
+  if (!parse(app, call)) return 0;
+  const Checkpoint checkpoint = open_config(options.model);
+  const std::unique_ptr<Model> model = make_model(checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  const bool cuda = options.load.device == "cuda";
+  PlanRequest request{.mesh = resolve_mesh(options.load, checkpoint, plan, cuda),
+                      .dispatch = options.load.experts == "dispatch" || (options.load.experts == "auto" && !cuda),
+                      .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
+                      .dequantize = options.load.dequantize};
+  request.dispatch = request.dispatch && request.mesh.expert > 1;
+  const Json out = describe_plan(checkpoint, *model, request);
+  if (call.json) {
+    call.out.json(out);
+  } else {
+    call.out.text(as_text(out));
+  }
+  return 0;
+}
+
+}  // namespace tessera::cli

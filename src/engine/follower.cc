@@ -1,0 +1,41 @@
+#include "engine/follower.h"
+
+#include <cstring>
+#include <map>
+
+namespace tessera {
+
+void follow(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, RankLinks& links) {
+  const Kernels invariant = kernels.batch_invariant();
+  std::map<int32_t, std::unique_ptr<Runner>> runners;
+  std::string message;
+  context.make_current();
+  while (links.channel->receive(0, message)) {
+    Order order;
+    TS_CHECK(message.size() >= sizeof order, "an order of {} bytes", message.size());
+    std::memcpy(&order, message.data(), sizeof order);
+    const std::string_view rest = std::string_view(message).substr(sizeof order);
+    switch (order.kind) {
+      case OrderKind::kMake: {
+        RunnerOptions options;
+        TS_CHECK(rest.size() == sizeof options);
+        std::memcpy(&options, rest.data(), sizeof options);
+        try {
+          runners[order.runner] = std::make_unique<Runner>(model, options.deterministic ? invariant : kernels, pool,
+                                                           context, options, &links);
+        } catch (const NoRunner&) {
+        }
+        break;
+      }
+      case OrderKind::kDrop:
+        runners.erase(order.runner);
+        break;
+      case OrderKind::kStep:
+        runners.at(order.runner)->repeat(order, rest);
+        break;
+    }
+  }
+  context.synchronize();
+}
+
+}  // namespace tessera

@@ -1,0 +1,256 @@
+// Whole models over several ranks (threads) against the tensors that transformers computed: the same greedy tokens,
+// logits within 5e-5 of their largest value, and every byte of the checkpoint on some rank.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "api/llm_impl.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "models/registry.h"
+#include "support/fixtures.h"
+#include "tessera/batch.h"
+
+namespace tessera {
+namespace {
+
+constexpr const char* kModels[] = {"gpt_oss", "gpt_oss_mxfp4", "llama", "mistral", "qwen3", "qwen3_moe"};
+
+struct Plan {
+  int tp = 0, ep = 0;
+  const char* attention = "tp";
+  const char* experts = "auto";
+};
+
+std::vector<Plan> plans() {
+  std::vector<Plan> all;
+  for (int tp : {1, 2, 3, 4, 5}) all.push_back({.tp = tp});
+  for (int ep : {2, 3, 4, 9}) all.push_back({.ep = ep});
+  for (auto [tp, ep] : {std::pair{2, 2}, {4, 2}, {2, 4}, {1, 4}, {3, 2}}) all.push_back({.tp = tp, .ep = ep});
+  all.push_back({.ep = 4, .attention = "dp"});
+  all.push_back({.tp = 2, .ep = 4, .attention = "dp"});
+  all.push_back({.ep = 2, .experts = "all-reduce"});
+  all.push_back({.tp = 4, .ep = 2, .experts = "all-reduce"});
+  return all;
+}
+
+std::string name_of(const Plan& p) {
+  std::string name = "tp" + std::to_string(p.tp) + "_ep" + std::to_string(p.ep);
+  if (p.attention == std::string("dp")) name += "_dp";
+  if (p.experts != std::string("auto")) name += "_allreduce";
+  return name;
+}
+
+std::vector<int32_t> ids_of(const SafetensorsFile& golden, const std::string& name) {
+  const Tensor t = golden.view(*golden.find(name));
+  std::vector<int32_t> out;
+  for (int64_t i = 0; i < t.numel(); ++i)
+    out.push_back(t.dtype == DType::kI64 ? static_cast<int32_t>(t.as<int64_t>()[i]) : t.as<int32_t>()[i]);
+  return out;
+}
+
+void expect_golden(Llm& llm, const SafetensorsFile& golden) {
+  for (const std::string k : {"0", "1"}) {
+    const std::vector<int32_t> input = ids_of(golden, "input_ids." + k), want = ids_of(golden, "greedy." + k);
+    const Generation made =
+        llm.generate(input, {.temperature = 0, .ignore_eos = true, .max_tokens = static_cast<int64_t>(want.size())});
+    EXPECT_EQ(made.ids, want);
+
+    Runner& runner = *llm.impl().runner;
+    const Tensor logits = golden.view(*golden.find("logits." + k));
+    float largest = 0, worst = 0;
+    for (int64_t i = 0; i < logits.numel(); ++i) largest = std::max(largest, std::abs(logits.f32()[i]));
+    std::unique_ptr<Sequence> sequence = runner.open();
+    for (size_t done = 0; done < input.size();) {
+      const size_t count = std::min<size_t>(37, input.size() - done);
+      const RunItem item{sequence.get(), std::span(input).subspan(done, count), WantLogits::kAll};
+      const std::optional<Tensor> got = runner.run({&item, 1});
+      ASSERT_TRUE(got.has_value());
+      const float* wanted = logits.f32() + static_cast<int64_t>(done) * logits.dim(1);
+      for (int64_t i = 0; i < got->numel(); ++i) worst = std::max(worst, std::abs(got->f32()[i] - wanted[i]));
+      done += count;
+    }
+    EXPECT_LE(worst, 5e-5f * largest);
+  }
+}
+
+class Ranks : public testing::TestWithParam<std::tuple<const char*, Plan>> {};
+
+// What each model allows: 4 query heads, 8 experts or none.
+bool allowed(const std::string& model, const Plan& p) {
+  const bool experts = model.starts_with("gpt_oss") || model == "qwen3_moe";
+  const int tp = std::max(p.tp > 0 || p.attention == std::string("dp") ? p.tp : p.ep, 1), ep = std::max(p.ep, 1);
+  return tp <= 4 && ep <= (experts ? 8 : 1) && std::max(tp, ep) % std::min(tp, ep) == 0;
+}
+
+TEST_P(Ranks, SameTokensAndLogitsOrARefusal) {
+  const auto& [model, plan] = GetParam();
+  TS_NEED_FIXTURE(folder, model);
+  const LoadOptions options{.device = "cpu",
+                            .dtype = "float32",
+                            .threads = 1,
+                            .max_context = 512,
+                            .tp = plan.tp,
+                            .ep = plan.ep,
+                            .attention = plan.attention,
+                            .experts = plan.experts};
+  if (!allowed(model, plan)) {
+    try {
+      Llm::load(folder, options);
+      FAIL() << "an impossible plan was accepted";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+      EXPECT_NE(std::string(e.what()).find("the nearest possible: --tp"), std::string::npos) << e.what();
+    }
+    return;
+  }
+  Llm llm = Llm::load(folder, options);
+  expect_golden(llm, SafetensorsFile::open(folder + "/golden.safetensors"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Ranks, testing::Combine(testing::ValuesIn(kModels), testing::ValuesIn(plans())),
+                         [](const auto& info) {
+                           return std::string(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
+                         });
+
+TEST(RanksTable, IsPrinted) {
+  for (const char* model : kModels) {
+    std::string line = std::string(model) + ":";
+    for (const Plan& p : plans()) line += " " + name_of(p) + (allowed(model, p) ? "=yes" : "=no");
+    std::printf("%s\n", line.c_str());
+  }
+}
+
+// Every rank's bytes, from the account of what was loaded.
+TEST(RanksBytes, AddUpToTheCheckpoint) {
+  for (const char* name : kModels) {
+    TS_NEED_FIXTURE(folder, name);
+    ThreadPool pool(1);
+    for (int tp = 1; tp <= 4; ++tp) {
+      for (int ep : {1, 2, 4}) {
+        std::map<std::string, int64_t> once, whole;
+        std::map<std::string, Split> splits;
+        Mesh mesh{.tensor = tp, .expert = ep};
+        bool possible = true;
+        for (int rank = 0; possible && rank < mesh.ranks(); ++rank) {
+          Checkpoint checkpoint = Checkpoint::open(folder);
+          mesh.least_unit = mesh.unit = checkpoint.quantization() ? 32 : 1;
+          const std::unique_ptr<Model> model = make_model(checkpoint.config());
+          WeightPlan plan;
+          model->declare(plan);
+          possible = why_impossible(mesh, mesh_demand(plan)).empty();
+          if (!possible) break;
+          for (const WeightRow& row : plan.rows()) splits[row.name + row.shape.str()] = row.split;
+          size_t i = 0;
+          for (const LoadedRow& row : checkpoint.forecast(plan, {.dtype = DType::kF32}))
+            whole[row.name + plan.rows()[i++].shape.str()] = row.file_bytes;
+          i = 0;
+          for (const LoadedRow& row :
+               checkpoint.load(plan, {.dtype = DType::kF32, .mesh = &mesh, .rank = rank}, pool))
+            once[row.name + plan.rows()[i++].shape.str()] += row.file_bytes;
+        }
+        if (!possible) continue;
+        for (const auto& [row, bytes] : whole) {
+          const Split split = splits[row];
+          if (split == Split::kKvHeads && tp > 1) {
+            EXPECT_GE(once[row], bytes * mesh.replicas()) << row;
+          } else {
+            const int copies = split == Split::kReplicated ? mesh.ranks() : split == Split::kExperts ? 1 : mesh.replicas();
+            EXPECT_EQ(once[row], bytes * copies) << name << " " << row << " tp " << tp << " ep " << ep;
+          }
+        }
+      }
+    }
+  }
+}
+
+// A rank's weights do not change when every byte that is not its own does.
+TEST(RanksBytes, OthersAreNotRead) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  const std::string copy = testing::TempDir() + "/ranks_own_bytes";
+  std::filesystem::remove_all(copy);
+  std::filesystem::copy(folder, copy);
+  const Mesh mesh{.tensor = 2, .expert = 2, .unit = 32, .least_unit = 32};
+  ThreadPool pool(1);
+  auto load = [&](const std::string& from, const std::function<void(const WeightPlan&)>& look) {
+    Checkpoint checkpoint = Checkpoint::open(from);
+    const std::unique_ptr<Model> model = make_model(checkpoint.config());
+    WeightPlan plan;
+    model->declare(plan);
+    checkpoint.load(plan, {.dtype = DType::kF32, .mesh = &mesh, .rank = 1}, pool);
+    look(plan);
+  };
+  auto bytes_of = [](const Tensor& t) { return std::string(t.as<char>(), static_cast<size_t>(t.bytes())); };
+  std::map<std::string, std::string> before;
+  load(folder, [&](const WeightPlan& plan) {
+    for (const WeightRow& row : plan.rows()) {
+      if (row.weight) before[row.name] = bytes_of(row.weight->values);
+      if (row.tensor && row.tensor->defined()) before[row.name] = bytes_of(*row.tensor);
+    }
+  });
+  // Rank 1 holds experts 4 to 7: the others' scales become NaN, which loading refuses wherever it looks.
+  const std::string path = copy + "/model.safetensors";
+  int64_t spoilt = 0;
+  {
+    const SafetensorsFile file = SafetensorsFile::open(path);
+    std::FILE* out = std::fopen(path.c_str(), "r+b");
+    ASSERT_NE(out, nullptr);
+    const auto header = static_cast<long>(std::filesystem::file_size(path)) - static_cast<long>(file.data_bytes());
+    for (const TensorInfo& info : file.tensors()) {
+      if (!info.name.ends_with("_scales")) continue;
+      const std::string nan(static_cast<size_t>((info.end - info.begin) / 2), '\xff');
+      std::fseek(out, header + static_cast<long>(info.begin), SEEK_SET);
+      spoilt += static_cast<int64_t>(std::fwrite(nan.data(), 1, nan.size(), out));
+    }
+    std::fclose(out);
+  }
+  EXPECT_GT(spoilt, 0);
+  load(copy, [&](const WeightPlan& plan) {
+    for (const WeightRow& row : plan.rows())
+      if (row.weight) EXPECT_EQ(before[row.name], bytes_of(row.weight->values)) << row.name;
+  });
+  Checkpoint whole = Checkpoint::open(copy);
+  const std::unique_ptr<Model> model = make_model(whole.config());
+  WeightPlan plan;
+  model->declare(plan);
+  EXPECT_THROW(whole.load(plan, {.dtype = DType::kF32}, pool), Error);
+}
+
+// Sampling, batches with shared prefixes, swapping and drafts, against one rank.
+TEST(RanksBatch, SameAnswersAsOneRank) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  auto answers = [&](int tp, int ep) {
+    Llm llm = Llm::load(
+        folder,
+        {.device = "cpu", .dtype = "float32", .threads = 1, .max_context = 256, .page_size = 16, .tp = tp, .ep = ep});
+    std::vector<BatchRequest> requests;
+    for (int i = 0; i < 12; ++i) {
+      BatchRequest r{.id = std::to_string(i), .params = {.temperature = 0, .seed = 7, .ignore_eos = true, .max_tokens = 30}};
+      for (int t = 0; t < 40 + i; ++t) r.prompt.push_back((t < 32 ? 5 * t : 3 * t + i) % 320);
+      if (i % 3 == 1) r.params.temperature = 0.8, r.params.top_k = 5;
+      if (i % 4 == 2) r.params.repetition_penalty = 1.3;
+      if (i % 4 == 3) r.samples = 2, r.params.temperature = 0.7;
+      requests.push_back(std::move(r));
+    }
+    std::vector<std::vector<int32_t>> ids;
+    const BatchOptions options{.max_requests_per_batch = 6,
+                               .max_batch_tokens = 64,
+                               .max_context = 128,
+                               .num_blocks = 40,
+                               .swap_memory = 1 << 20,
+                               .prompt_lookup = 4};
+    for (const BatchOutput& out : generate_batch(llm, requests, options)) {
+      EXPECT_EQ(out.status, BatchStatus::kFinished) << out.error;
+      ids.push_back(out.generation.ids);
+    }
+    return ids;
+  };
+  const auto one = answers(0, 0);
+  EXPECT_EQ(answers(2, 0), one);
+  EXPECT_EQ(answers(3, 0), one);
+  EXPECT_EQ(answers(0, 4), one);
+}
+
+}  // namespace
+}  // namespace tessera
