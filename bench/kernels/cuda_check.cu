@@ -119,6 +119,37 @@ void check_fp8(const Kernels& kernels, Seeds& seeds, Report& report) {
   }
 }
 
+// A rank that holds the middle half of the experts: what the others hold must add nothing.
+void check_experts_elsewhere(const Kernels& kernels, Seeds& seeds, Report& report) {
+  for (int64_t t : {1, 3, 16, 300}) {
+    constexpr int64_t kHeld = 16, kActive = 4;
+    Pool pool(seeds);
+    MoeCase m = moe_case(pool, t, kHeld, kActive, 2880, 1472, DType::kBF16, false);
+    std::vector<int32_t> routes = random_routes(pool.seeds(), t, kActive, 2 * kHeld), here = routes;
+    std::vector<float> weights(routes.size());
+    check(cudaMemcpy(weights.data(), m.args.weights.data, m.args.weights.bytes(), cudaMemcpyDeviceToHost), "download");
+    for (size_t i = 0; i < routes.size(); ++i) {
+      here[i] = routes[i] - kHeld / 2;
+      if (here[i] < 0 || here[i] >= kHeld) here[i] = 0, weights[i] = 0.0f;
+    }
+    MoeArgs reference = m.args;
+    reference.indices = pool.ints(here, {t, kActive});
+    reference.weights = pool.raw(DType::kF32, {t, kActive});
+    check(cudaMemcpy(reference.weights.data, weights.data(), reference.weights.bytes(), cudaMemcpyHostToDevice), "upload");
+    const std::vector<double> want = moe_reference(pool, reference);
+    MoeArgs args = m.args;
+    args.indices = pool.ints(routes, {t, kActive});
+    args.first_expert = kHeld / 2;
+    auto judge = [&](const char* row) {
+      report.line(row, fmt::format("T={} experts 8 to 23 of 32", t), relative_error(download(args.out), want), 5e-3);
+    };
+    if (t <= 3) each_row(kernels.moe, args, args.out, judge);
+    args.gate_up = m.gate_up_atoms;
+    args.down = m.down_atoms;
+    each_row(kernels.moe, args, args.out, judge);
+  }
+}
+
 void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
   struct Case {
     int64_t t, e, a, h, i;
@@ -129,6 +160,7 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
   for (int64_t t : {1, 2, 3, 8, 9, 16, 17, 40}) cases.push_back({t, 32, 4, 2880, 2880, DType::kBF16, t == 9});
   cases.push_back({4, 128, 4, 2880, 2880, DType::kBF16, false});
   cases.push_back({300, 16, 4, 2880, 2880, DType::kBF16, false});
+  for (int64_t t : {1, 4, 300}) cases.push_back({t, 16, 4, 2880, t == 4 ? 1408 : 1472, DType::kBF16, false});  // two ranks
   cases.push_back({1000, 8, 4, 192, 384, DType::kBF16, false});
   cases.push_back({700, 8, 2, 320, 192, DType::kBF16, true});
   cases.push_back({256, 8, 2, 192, 128, DType::kBF16, false});
@@ -626,6 +658,7 @@ int main_of(int argc, char** argv) {
   if (chosen("linear")) check_linear(kernels, seeds, report);
   if (chosen("fp8")) check_fp8(kernels, seeds, report);
   if (chosen("moe")) check_moe(kernels, seeds, report);
+  if (chosen("moe")) check_experts_elsewhere(kernels, seeds, report);
   if (chosen("attention")) check_attention(kernels, seeds, report);
   if (chosen("fused")) check_fused(kernels, seeds, report);
   if (chosen("sample")) check_sample(kernels, seeds, report);

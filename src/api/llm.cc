@@ -20,11 +20,9 @@ namespace tessera {
 
 namespace {
 
-// Ranks on a CPU share its cores.
+// Ranks share the cores.
 int pool_threads(const LoadOptions& o) {
-  const int ranks = std::max({o.tp, o.ep, 1});
-  const bool share = ranks > 1 && (o.device == "cpu" || (o.device == "auto" && cuda_devices(nullptr).empty()));
-  return threads_of_rank(o.threads, share ? ranks : 1);
+  return threads_of_rank(o.threads, std::max({o.tp, o.ep, 1}));
 }
 
 }  // namespace

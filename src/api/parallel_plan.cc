@@ -144,7 +144,58 @@ Json communication(const Mesh& mesh, bool dispatch, int64_t hidden, int64_t laye
           {"collectives_a_step", layers * ((t > 1) + (r > 1)) + (t > 1)}};
 }
 
+StepSeconds predict(const Checkpoint& checkpoint, const WeightPlan& plan, const PlanRequest& request,
+                    const ModelInfo& info, const LinkFigures& link, double sequences) {
+  const Mesh& mesh = request.mesh;
+  double reads = 0;
+  for (int rank = 0; rank < mesh.ranks(); ++rank)
+    reads = std::max(
+        reads, account_of(checkpoint, plan, request, rank, info.experts_per_token, sequences).read_a_token);
+  const int sums = (mesh.tensor > 1) + (mesh.ranks() > 1);
+  return predict_step(h100_figures(), link, mesh.ranks(),
+                      {.layers = info.num_hidden_layers,
+                       .weight_bytes = reads,
+                       .sums = static_cast<double>(info.num_hidden_layers * sums),
+                       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
+                       .gathered_bytes = sequences * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) /
+                                         mesh.tensor});
+}
+
 }  // namespace
+
+Json scaling_table(const Checkpoint& checkpoint, Model& model, const PlanRequest& request) {
+  constexpr int kHost = 8;               // GPUs that NVLink joins
+  constexpr double kMemory = 72e9;       // of a card, for weights
+  constexpr double kSequencesAGpu = 64;  // of the throughput column
+  WeightPlan plan;
+  model.declare(plan);
+  Json rows = Json::array();
+  for (int gpus : {1, 2, 4, 8, 16, 64}) {
+    for (int ranks = 1; ranks <= gpus; ranks *= 2) {
+      for (int expert : {1, ranks}) {
+        PlanRequest r = request;
+        r.mesh.tensor = ranks, r.mesh.expert = expert;
+        if (!why_impossible(r.mesh, mesh_demand(plan)).empty()) continue;
+        if (account_of(checkpoint, plan, r, 0, model.info().experts_per_token, 1).weights > kMemory) continue;
+        const LinkFigures& link = link_figures()[ranks <= kHost ? 1 : 2];
+        const int replicas = gpus / ranks;
+        const StepSeconds alone = predict(checkpoint, plan, r, model.info(), link, 1);
+        const double batch = kSequencesAGpu * ranks;
+        const StepSeconds full = predict(checkpoint, plan, r, model.info(), link, batch);
+        rows.push_back({{"gpus", gpus},
+                        {"tp", ranks},
+                        {"ep", expert},
+                        {"replicas", replicas},
+                        {"link", ranks == 1 ? "none" : link.name},
+                        {"ms_a_token_alone", alone.total() * 1e3},
+                        {"sequences", static_cast<int64_t>(batch) * replicas},
+                        {"tokens_per_second", replicas * batch / full.total()}});
+        if (ranks == 1) break;  // expert 1 twice
+      }
+    }
+  }
+  return rows;
+}
 
 Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest& request) {
   WeightPlan plan;
@@ -182,17 +233,7 @@ Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest
   Json predictions = Json::array();
   for (const LinkFigures& link : link_figures()) {
     for (double batch : {1.0, 128.0}) {
-      double reads = 0;
-      for (int rank = 0; rank < mesh.ranks(); ++rank)
-        reads = std::max(reads, account_of(checkpoint, plan, request, rank, active, batch).read_a_token);
-      const StepSeconds s = predict_step(
-          h100_figures(), link, mesh.ranks(),
-          {.layers = info.num_hidden_layers,
-           .weight_bytes = reads,
-           .sums = static_cast<double>(info.num_hidden_layers) * ((mesh.tensor > 1) + (mesh.ranks() > 1)),
-           .sum_bytes = batch * static_cast<double>(info.hidden_size) * 2,
-           .gathered_bytes =
-               batch * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) / mesh.tensor});
+      const StepSeconds s = predict(checkpoint, plan, request, info, link, batch);
       predictions.push_back({{"device", h100_figures().name},
                              {"link", link.name},
                              {"sequences", batch},

@@ -18,4 +18,8 @@ struct PlanRequest {
 // Needs config.json alone. Throws kInvalidArgument for an impossible mesh, naming the nearest possible ones.
 Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest& request);
 
+// Predictions of docs/scaling.md: tokens a second of 1 to 64 H100s under every plan that fits their memory, as replicas
+// behind a load balancer where the plan takes fewer. The request's mesh gives the unit of inner widths.
+Json scaling_table(const Checkpoint& checkpoint, Model& model, const PlanRequest& request);
+
 }  // namespace tessera

@@ -189,6 +189,15 @@ RankTeam::~RankTeam() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+std::string RankTeam::lost() const {
+  try {
+    channel_->check();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
 bool serve_as_rank(const std::string& model, const LoadOptions& options) {
   const std::optional<RankPlace> place = rank_place_from_env();
   if (!place || place->rank == 0 || (options.tp == 0 && options.ep == 0)) return false;

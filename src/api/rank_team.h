@@ -33,6 +33,9 @@ class RankTeam {
 
   RankLinks links;
 
+  // The line that names a lost rank; empty: none is. Any thread may ask.
+  std::string lost() const;
+
  private:
   RankTeam() = default;
   void start_threads(const std::string& folder, const LoadOptions& options, const Mesh& mesh, bool cuda);

@@ -84,6 +84,12 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
        .on_end = [asked](int k, const RequestResult& result) { asked->on_end(k, result); }});
 }
 
+std::string Service::dead() const {
+  std::string why = machine_.engine.dead();
+  const std::unique_ptr<RankTeam>& team = llm_.impl().team;
+  return why.empty() && team ? team->lost() : why;
+}
+
 std::vector<int32_t> Service::chat_prompt(const ConversationInput& input) const {
   if (!prompts_) fail(ErrorCode::kUnsupported, "this model does not chat: {}", no_chat_);
   return prompts_->ids(input);

@@ -60,7 +60,8 @@ class Service {
 
   EngineStats stats() const { return machine_.engine.stats(); }
   // Why the engine has stopped; empty: it has not.
-  std::string dead() const { return machine_.engine.dead(); }
+  // Why no request can be answered any more: a fault of the device, a rank that was lost. Empty: none.
+  std::string dead() const;
   const SamplingParams& default_sampling() const { return default_sampling_; }
   int64_t vocab_size() const { return llm_.vocab_size(); }
   int64_t max_context() const { return machine_.runner.options().max_context; }

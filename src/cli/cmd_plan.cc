@@ -90,6 +90,27 @@ std::string as_text(const Json& plan) {
   return text;
 }
 
+// A table for Markdown; the best plan of each number of GPUs in bold.
+std::string scaling_text(const Json& rows) {
+  std::string text = "| GPUs | plan | replicas | link | ms a token, one sequence | sequences | tokens/s |\n|---|---|---|---|---|---|---|\n";
+  for (const Json& row : rows) {
+    auto best = [&](const char* key, bool least) {
+      for (const Json& other : rows) {
+        const bool better = least ? other[key] < row[key] : other[key] > row[key];
+        if (other["gpus"] == row["gpus"] && better) return false;
+      }
+      return true;
+    };
+    auto shown = [](const std::string& value, bool bold) { return bold ? "**" + value + "**" : value; };
+    text += fmt::format("| {} | `--tp {} --ep {}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(),
+                        row["ep"].dump(), row["replicas"].dump(), row["link"].get<std::string>(),
+                        shown(fmt::format("{:.2f}", row["ms_a_token_alone"].get<double>()), best("ms_a_token_alone", true)),
+                        row["sequences"].get<int64_t>(),
+                        shown(fmt::format("{:.0f}", row["tokens_per_second"].get<double>()), best("tokens_per_second", false)));
+  }
+  return text;
+}
+
 }  // namespace
 
 int cmd_plan(Invocation& call) {
@@ -105,6 +126,8 @@ int cmd_plan(Invocation& call) {
       ->capture_default_str();
   app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16");
   add_rank_options(app, options);
+  bool scaling = false;
+  app.add_flag("--scaling", scaling, "predictions for 1 to 64 H100s instead: the table of docs/scaling.md");
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
   const Checkpoint checkpoint = open_config(options.model);
@@ -117,11 +140,11 @@ int cmd_plan(Invocation& call) {
                       .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
                       .dequantize = options.load.dequantize};
   request.dispatch = request.dispatch && request.mesh.expert > 1;
-  const Json out = describe_plan(checkpoint, *model, request);
+  const Json out = scaling ? scaling_table(checkpoint, *model, request) : describe_plan(checkpoint, *model, request);
   if (call.json) {
     call.out.json(out);
   } else {
-    call.out.text(as_text(out));
+    call.out.text(scaling ? scaling_text(out) : as_text(out));
   }
   return 0;
 }

@@ -1,6 +1,8 @@
 // tessera serve: an HTTP server that speaks OpenAI's API. It listens at once, says on /health that it is loading, and
 // serves until SIGINT or SIGTERM, after which running answers may finish.
 #include <CLI/CLI.hpp>
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <exception>
 #include <filesystem>
@@ -142,10 +144,27 @@ int cmd_serve(Invocation& call) {
       for (int now = 0; now < 2; ++now) http.drain();
     }
   });
+  // A rank that is lost: /health says so for a while, for balancers to see, then the server ends.
+  std::atomic<bool> ended{false};
+  std::string dead;
+  std::thread watch([&] {
+    constexpr auto kLook = std::chrono::milliseconds(200), kShown = std::chrono::milliseconds(3000);
+    while (!ended && dead.empty()) {
+      std::this_thread::sleep_for(kLook);
+      const std::shared_ptr<Service> service = state.service();
+      if (service && llm->impl().team) dead = service->dead();
+    }
+    if (dead.empty()) return;
+    std::this_thread::sleep_for(kShown);
+    for (int now = 0; now < 2; ++now) http.drain();
+  });
   http.run();
+  ended = true;
+  watch.join();
   loading.join();
   state.set_service(nullptr);
   if (failure) std::rethrow_exception(failure);
+  if (!dead.empty()) fail(ErrorCode::kIo, "{}", dead);
   return http.signal() == SIGINT ? kInterruptedExit : 0;
 }
 

@@ -10,17 +10,16 @@ namespace tessera {
 // A sum over ranks of n bytes takes latency + hops(ranks) * hop + 2 (R-1)/R * n / bandwidth.
 struct LinkFigures {
   const char* name;
-  double latency_us;        // of a sum of one token's hidden state over two ranks
-  double hop_us;            // more for every doubling of ranks beyond two
-  double gigabytes_per_s;   // one way, a rank
+  double latency_us;       // of a sum of one token's hidden state over two ranks
+  double hop_us;           // more for every doubling of ranks beyond two
+  double gigabytes_per_s;  // one way, a rank
   const char* source;
 };
 
 struct DeviceFigures {
   const char* name;
-  double gigabytes_per_s;   // of reads
-  double layer_us;          // of a decode step, whatever its bytes: launches, waits, small kernels
-  double teraflops;         // of large products
+  double gigabytes_per_s;  // of reads
+  double layer_us;         // of a decode step, whatever its bytes: launches, waits, small kernels
   const char* source;
 };
 
@@ -30,10 +29,9 @@ const DeviceFigures& h100_figures();
 // One rank's share of a decode step.
 struct StepDemand {
   int64_t layers = 0;
-  double weight_bytes = 0;   // read by the busiest rank
-  double flops = 0;          // of the busiest rank
-  double sums = 0;           // over the ranks
-  double sum_bytes = 0;      // each
+  double weight_bytes = 0;    // read by the busiest rank
+  double sums = 0;            // over the ranks
+  double sum_bytes = 0;       // each
   double gathered_bytes = 0;  // logits that a rank hears from the others
 };
 
