@@ -125,7 +125,10 @@ void check_experts_elsewhere(const Kernels& kernels, Seeds& seeds, Report& repor
     constexpr int64_t kHeld = 16, kActive = 4;
     Pool pool(seeds);
     MoeCase m = moe_case(pool, t, kHeld, kActive, 2880, 1472, DType::kBF16, false);
-    std::vector<int32_t> routes = random_routes(pool.seeds(), t, kActive, 2 * kHeld), here = routes;
+    std::vector<int32_t> routes = random_routes(pool.seeds(), t, kActive, 2 * kHeld);
+    if (std::none_of(routes.begin(), routes.begin() + kActive, [](int32_t e) { return e >= kHeld / 2 && e < kHeld * 3 / 2; }))
+      routes[0] = kHeld;  // one of them is here
+    std::vector<int32_t> here = routes;
     std::vector<float> weights(routes.size());
     check(cudaMemcpy(weights.data(), m.args.weights.data, m.args.weights.bytes(), cudaMemcpyDeviceToHost), "download");
     for (size_t i = 0; i < routes.size(); ++i) {

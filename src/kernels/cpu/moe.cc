@@ -158,7 +158,11 @@ void down_task(const MoeArgs& a, const Plan& plan, const W& w, int64_t expert, i
     const int64_t group = std::min<int64_t>(kBlockTokens, plan.starts[expert + 1] - s);
     for (int64_t r = 0; r < count; ++r) rows[r] = w.row(expert * h + row + r);
     for (int64_t t = 0; t < group; ++t) tokens[t] = plan.inner + plan.order[s + t] * plan.inner_step;
-    dot_block(w, rows, count, tokens, group, scratch);
+    if (a.down.k > 0) {
+      dot_block(w, rows, count, tokens, group, scratch);
+    } else {
+      std::fill_n(scratch.sums, group * kBlockRows, 0.0f);
+    }
     for (int64_t t = 0; t < group; ++t) {
       float* out = plan.down + plan.order[s + t] * h + row;
       for (int64_t i = 0; i < count; i += kLanes) {
