@@ -83,18 +83,19 @@ class Kernels {
   OpTable<RopeKvArgs> rope_kv{"rope_kv", {}};
   OpTable<NormRouterArgs> norm_router{"norm_router", {}};
   OpTable<MoeAddArgs> moe_add{"moe_add", {}};
+  OpTable<RopeAttentionArgs> rope_attention{"rope_attention", {}};
   OpTable<SampleArgs> sample{"sample", {}};
 
   // Calls f(table) for each op, in the order above.
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(sample);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(sample);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(sample);
   }
 };
 

@@ -122,8 +122,10 @@ std::optional<Linear> packed_projection(const Attention& a) {
   return packed;
 }
 
-// One product and one pass for all three; false, and nothing done, when no kernel does that.
-bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, const Tensor& x) {
+// One product for all three, then rotation, cache write and attention in one or two passes; false, and nothing done,
+// when no kernel does that.
+bool packed_attention(Step& step, const RopeKvArgs& rotated, const AttentionArgs& attended, const Attention& a,
+                      const Tensor& x) {
   const std::optional<Linear> packed = packed_projection(a);
   if (!packed || a.q_norm.weight.defined()) return false;
   ScratchScope scope(step);
@@ -131,16 +133,16 @@ bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, c
   args.packed = step.alloc({x.dim(0), a.heads + 2 * a.kv_heads, a.head_dim});
   if (step.kernels->rope_kv.choose(args) == nullptr) return false;
   linear_into(step, *packed, x, args.packed.reshape({x.dim(0), packed->w.n}));
+  if (step.try_run(step.kernels->rope_attention, RopeAttentionArgs{.rope = args, .attention = attended})) return true;
   step.run(step.kernels->rope_kv, args);
+  step.run(step.kernels->attention, attended);
   return true;
 }
 
-// Projections, rotation and cache write of x [T, H]: the rotated queries [T, Q, D].
-Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
+// Projections, rotation and cache write of x [T, H], apart.
+void rotate_and_write(Step& step, RopeKvArgs& rotated, const Attention& a, const Tensor& x) {
   const int64_t tokens = x.dim(0);
-  Tensor q = step.alloc({tokens, a.heads, a.head_dim});
-  RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
-  if (packed_queries(step, rotated, a, x)) return q;
+  const Tensor& q = rotated.q;
   Tensor k = step.alloc({tokens, a.kv_heads, a.head_dim}), v = step.alloc({tokens, a.kv_heads, a.head_dim});
   linear_into(step, a.q, x, q.reshape({tokens, a.heads * a.head_dim}));
   linear_into(step, a.k, x, k.reshape({tokens, a.kv_heads * a.head_dim}));
@@ -151,11 +153,10 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
   }
   rotated.k = k;
   rotated.v = v;
-  if (step.try_run(step.kernels->rope_kv, rotated)) return q;
-  step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
-  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
-  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
-  return q;
+  if (step.try_run(step.kernels->rope_kv, rotated)) return;
+  step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rotated.cos, .sin = rotated.sin});
+  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rotated.cos, .sin = rotated.sin});
+  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = rotated.slots, .cache = rotated.cache});
 }
 
 }  // namespace
@@ -163,19 +164,23 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
 Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
-  Tensor q = queries(step, cache, a, rope, x);
-  Tensor out = step.alloc({tokens, a.heads, a.head_dim});
-  step.run(step.kernels->attention, AttentionArgs{.q = q,
-                                                  .cache = cache.pages,
-                                                  .page_table = cache.page_table,
-                                                  .query_start = step.query_start,
-                                                  .context = step.context,
-                                                  .sinks = a.sinks,
-                                                  .window = a.window,
-                                                  .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
-                                                  .max_queries = step.max_queries,
-                                                  .max_context = step.max_context,
-                                                  .out = out});
+  Tensor q = step.alloc({tokens, a.heads, a.head_dim}), out = step.alloc({tokens, a.heads, a.head_dim});
+  RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
+  const AttentionArgs attended{.q = q,
+                               .cache = cache.pages,
+                               .page_table = cache.page_table,
+                               .query_start = step.query_start,
+                               .context = step.context,
+                               .sinks = a.sinks,
+                               .window = a.window,
+                               .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
+                               .max_queries = step.max_queries,
+                               .max_context = step.max_context,
+                               .out = out};
+  if (!packed_attention(step, rotated, attended, a, x)) {
+    rotate_and_write(step, rotated, a, x);
+    step.run(step.kernels->attention, attended);
+  }
   return linear(step, a.o, out.reshape({tokens, a.heads * a.head_dim}));
 }
 

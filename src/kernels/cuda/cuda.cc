@@ -9,7 +9,7 @@ void add_cuda_kernels(Kernels& k) {
   k.rms_norm.rows.push_back(rms_norm_row());
   k.add.rows.push_back(add_row());
   for (auto row : {linear_small_row(), linear_cublaslt_row(), linear_tiles_row(), linear_fp8_small_row(),
-                   linear_fp8_tiles_row(), linear_any_row()})
+                   linear_fp8_wide_row(), linear_fp8_tiles_row(), linear_any_row()})
     k.linear.rows.push_back(row);
   k.rope_table.rows.push_back(rope_table_row());
   k.rope.rows.push_back(rope_row());
@@ -19,7 +19,8 @@ void add_cuda_kernels(Kernels& k) {
   for (auto row : {moe_bf16_mxfp4_small_row(), moe_bf16_mxfp4_sm90_row(), moe_any_row()}) k.moe.rows.push_back(row);
   k.silu_mul.rows.push_back(silu_mul_row());
   k.rope_kv.rows.push_back(rope_kv_row());
-  k.norm_router.rows.push_back(norm_router_row());
+  for (auto row : {norm_router_few_row(), norm_router_row()}) k.norm_router.rows.push_back(row);
+  k.rope_attention.rows.push_back(rope_attention_decode_row());
   for (auto row : {moe_add_bf16_mxfp4_small_row(), moe_add_bf16_mxfp4_sm90_row()}) k.moe_add.rows.push_back(row);
   k.sample.rows.push_back(sample_row());
 }
