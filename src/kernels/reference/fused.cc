@@ -86,8 +86,10 @@ KernelRow<RopeKvArgs> rope_kv_row() {
 }
 
 KernelRow<RopeAttentionArgs> rope_attention_row() {
-  return {"rope_attention_any_ref", DeviceType::kCpu,
-          "the ops one by one",     supports_rope_attention,
+  return {"rope_attention_any_ref",
+          DeviceType::kCpu,
+          "the ops one by one",
+          supports_rope_attention,
           [](const RopeAttentionArgs& a) {
             const auto workspace = attention_row().workspace;
             return workspace ? workspace(a.attention) : 0;
