@@ -1,5 +1,6 @@
-// Arena: one block of a device's memory, handed out front to back (or, to compare, a block for everything handed out). Owns the memory; Tensors made from it are views that
-// die with it. On a CPU pages are touched on first use, so a generous capacity costs address space only.
+// Arena: one block of a device's memory, handed out front to back (or, to compare, a block for everything handed out).
+// Owns the memory; Tensors made from it are views that die with it. On a CPU pages are touched on first use, so a
+// generous capacity costs address space only.
 #pragma once
 
 #include <cstdint>
