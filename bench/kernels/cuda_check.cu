@@ -225,6 +225,45 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
   }
 }
 
+// The fused op against the two it fuses, on the same cache: the same attention, the same keys and values stored.
+void check_rope_attention(const Kernels& kernels, Pool& pool, const AttentionArgs& a, const std::vector<int32_t>& context,
+                          const std::string& shape, Report& report) {
+  const int64_t batch = a.q.dim(0), q_heads = a.q.dim(1), kv_heads = a.cache.k.dim(1), d = a.q.dim(2), page = a.cache.page_size();
+  const DType act = a.q.dtype;
+  std::vector<double> table = download(a.page_table);
+  std::vector<int32_t> slots;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t key = context[static_cast<size_t>(b)] - 1;
+    slots.push_back(static_cast<int32_t>(static_cast<int64_t>(table[static_cast<size_t>(b * a.page_table.dim(1) + key / page)]) * page + key % page));
+  }
+  RopeAttentionArgs fused;
+  fused.attention = a;
+  fused.rope = {pool.poisoned(act, a.q.shape), {}, {}, pool.normal(act, {batch, d / 2}, 0.7f), pool.normal(act, {batch, d / 2}, 0.7f),
+                pool.ints(slots, {batch}), a.cache, pool.normal(act, {batch, q_heads + 2 * kv_heads, d}, 1.0f)};
+  fused.attention.q = fused.rope.q;
+  for (const KernelRow<RopeAttentionArgs>& row : kernels.rope_attention.rows) {
+    if (!row.supports(fused)) continue;
+    Buffer workspace(row.workspace(fused));
+    Stream stream;
+    stream.workspace = workspace.data();
+    check(cudaMemset(a.out.data, 0xff, static_cast<size_t>(a.out.bytes())), "poison");
+    row.launch(fused, stream);
+    check(cudaDeviceSynchronize(), row.name);
+    auto bits = [](const Tensor& t) {
+      std::vector<uint16_t> v(static_cast<size_t>(t.numel()));
+      check(cudaMemcpy(v.data(), t.data, v.size() * 2, cudaMemcpyDeviceToHost), "download");
+      return v;
+    };
+    std::vector<double> out = download(a.out);
+    std::vector<uint16_t> k = bits(a.cache.k), v = bits(a.cache.v);
+    kernels.rope_kv.rows[0].launch(fused.rope, stream);
+    kernels.attention.rows[0].launch(fused.attention, stream);
+    check(cudaDeviceSynchronize(), "attention");
+    const bool stored = k == bits(a.cache.k) && v == bits(a.cache.v);
+    report.line(row.name, shape, stored ? relative_error(out, download(a.out)) : 1.0, 0);
+  }
+}
+
 void check_attention(const Kernels& kernels, Seeds& seeds, Report& report) {
   struct Case {
     std::vector<int32_t> queries, context;
@@ -249,12 +288,14 @@ void check_attention(const Kernels& kernels, Seeds& seeds, Report& report) {
     Pool pool(seeds);
     AttentionCase a = attention_case(pool, c.queries, c.context, c.q_heads, c.kv_heads, c.d, c.page, c.window, c.sinks, c.act,
                                      kernels.kv_write.rows[0], true);
+    const int64_t most = *std::max_element(c.context.begin(), c.context.end());
+    const std::string shape = fmt::format("B={} T={} ctx<={} Q={} K={} D={} P={} W={}{} {}", c.context.size(), a.args.q.dim(0), most,
+                                          c.q_heads, c.kv_heads, c.d, c.page, c.window, c.sinks ? " sinks" : "", name(c.act));
     each_row(kernels.attention, a.args, a.args.out, [&](const char* row) {
-      int64_t most = *std::max_element(c.context.begin(), c.context.end());
-      report.line(row, fmt::format("B={} T={} ctx<={} Q={} K={} D={} P={} W={}{} {}", c.context.size(), a.args.q.dim(0), most,
-                                   c.q_heads, c.kv_heads, c.d, c.page, c.window, c.sinks ? " sinks" : "", name(c.act)),
-                  relative_error(download(a.args.out), a.reference), c.act == DType::kBF16 ? 5e-3 : c.act == DType::kF16 ? 7e-4 : 2e-5);
+      report.line(row, shape, relative_error(download(a.args.out), a.reference),
+                  c.act == DType::kBF16 ? 5e-3 : c.act == DType::kF16 ? 7e-4 : 2e-5);
     });
+    if (a.args.max_queries == 1) check_rope_attention(kernels, pool, a.args, c.context, shape, report);
   }
 }
 
@@ -473,7 +514,13 @@ void check_fused(const Kernels& kernels, Seeds& seeds, Report& report) {
     bool delta;
     RouterMode mode;
   };
-  for (const RouterCase& c : std::vector<RouterCase>{{24, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+  for (const RouterCase& c : std::vector<RouterCase>{{1, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {1, 2880, 128, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {3, 2880, 100, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
+                                                     {7, 2048, 250, 8, DType::kF16, true, RouterMode::kTopKOfSoftmaxNormalised},
+                                                     {8, 2880, 32, 4, DType::kBF16, false, RouterMode::kSoftmaxOfTopK},
+                                                     {23, 64, 5, 3, DType::kF16, true, RouterMode::kTopKOfSoftmax},
+                                                     {24, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
                                                      {25, 2880, 128, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
                                                      {40, 2880, 32, 4, DType::kBF16, true, RouterMode::kSoftmaxOfTopK},
                                                      {64, 2880, 128, 4, DType::kBF16, false, RouterMode::kSoftmaxOfTopK},

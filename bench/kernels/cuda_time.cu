@@ -315,9 +315,17 @@ void time_sample(Bench& b) {
 }
 
 struct Layer {
-  Weight q, k, v, o, router, up, down;
-  Tensor q_bias, k_bias, v_bias, o_bias, router_bias, up_bias, down_bias, norm1, norm2, sinks;
+  Weight qkv, o, router, up, down;
+  Tensor qkv_bias, o_bias, router_bias, up_bias, down_bias, norm1, norm2, sinks;
 };
+
+Weight rows_of(const Weight& w, int64_t first, int64_t n) {
+  Weight part = w;
+  part.n = n;
+  part.values = w.values.rows(first, n);
+  if (w.scales.defined()) part.scales = w.scales.rows(first, n);
+  return part;
+}
 
 // The kernels of a whole decode step as the layers call them, one graph, `layers` layers of a gpt-oss.
 void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kind) {
@@ -328,16 +336,14 @@ void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kin
   auto vec = [&](Shape s) { return pool.normal(act, s, 0.1f); };
   for (int64_t i = 0; i < layers; ++i) {
     Layer l;
-    l.q = pool.plain(act, 4096, kHidden, 0.02f);
-    l.k = pool.plain(act, 512, kHidden, 0.02f);
-    l.v = pool.plain(act, 512, kHidden, 0.02f);
+    l.qkv = pool.plain(act, 5120, kHidden, 0.02f);
     l.o = pool.plain(act, kHidden, 4096, 0.02f);
     if (fp8)
-      for (Weight* w : {&l.q, &l.k, &l.v, &l.o}) *w = fp8_of(pool, w->values);
+      for (Weight* w : {&l.qkv, &l.o}) *w = fp8_of(pool, w->values);
     l.router = pool.plain(act, experts, kHidden, 0.02f);
     l.up = random_atoms(pool, experts, 2 * kHidden, kHidden);
     l.down = random_atoms(pool, experts, kHidden, kHidden);
-    l.q_bias = vec({4096}), l.k_bias = vec({512}), l.v_bias = vec({512}), l.o_bias = vec({kHidden}), l.router_bias = vec({experts});
+    l.qkv_bias = vec({5120}), l.o_bias = vec({kHidden}), l.router_bias = vec({experts});
     l.up_bias = vec({experts, 2 * kHidden}), l.down_bias = vec({experts, kHidden}), l.norm1 = vec({kHidden});
     l.norm2 = vec({kHidden}), l.sinks = vec({64});
     model.push_back(l);
@@ -367,7 +373,7 @@ void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kin
     for (int64_t i = 0; i < layers; ++i)
       cache.push_back({step.normal(act, {t * per_sequence, 8, page, 64}, 1.0f), step.normal(act, {t * per_sequence, 8, page, 64}, 1.0f)});
     Tensor residual = step.raw(act, {t, kHidden}), delta = step.raw(act, {t, kHidden}), x = step.raw(act, {t, kHidden});
-    Tensor q = step.raw(act, {t, 64, 64}), k = step.raw(act, {t, 8, 64}), v = step.raw(act, {t, 8, 64}), mixed = step.raw(act, {t, 64, 64});
+    Tensor packed = step.raw(act, {t, 80, 64}), q = step.raw(act, {t, 64, 64}), k = step.raw(act, {t, 8, 64}), v = step.raw(act, {t, 8, 64}), mixed = step.raw(act, {t, 64, 64});
     Tensor cos = step.raw(act, {t, 32}), sin = step.raw(act, {t, 32});
     std::vector<float> frequencies(32, 0.01f);
     const Tensor freq{frequencies.data(), {32}, DType::kF32, Device{}};
@@ -392,17 +398,19 @@ void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kin
       for (int64_t i = 0; i < layers; ++i) {
         const Layer& l = model[i];
         b.run(b.kernels.rms_norm, RmsNormArgs{residual, {}, l.norm1, 1e-5f, false, x});
-        linear(x, l.q, l.q_bias, q);
-        linear(x, l.k, l.k_bias, k);
-        linear(x, l.v, l.v_bias, v);
+        const AttentionArgs attended{q, cache[i], pages, start, length, l.sinks, i % 2 == 0 ? 128 : 0, 0.125f, 1, context, mixed};
         if (fused) {
-          b.run(b.kernels.rope_kv, RopeKvArgs{q, k, v, cos, sin, slot, cache[i], {}});
+          linear(x, l.qkv, l.qkv_bias, packed);
+          b.run(b.kernels.rope_attention, RopeAttentionArgs{{q, {}, {}, cos, sin, slot, cache[i], packed}, attended});
         } else {
+          linear(x, rows_of(l.qkv, 0, 4096), l.qkv_bias.rows(0, 4096), q);
+          linear(x, rows_of(l.qkv, 4096, 512), l.qkv_bias.rows(4096, 512), k);
+          linear(x, rows_of(l.qkv, 4608, 512), l.qkv_bias.rows(4608, 512), v);
           b.run(b.kernels.rope, RopeArgs{q, cos, sin});
           b.run(b.kernels.rope, RopeArgs{k, cos, sin});
           b.run(b.kernels.kv_write, KvWriteArgs{k, v, slot, cache[i]});
+          b.run(b.kernels.attention, attended);
         }
-        b.run(b.kernels.attention, AttentionArgs{q, cache[i], pages, start, length, l.sinks, i % 2 == 0 ? 128 : 0, 0.125f, 1, context, mixed});
         linear(mixed, l.o, l.o_bias, delta);
         const NormRouterArgs routed{residual, delta, l.norm2, 1e-5f, false, l.router, l.router_bias, RouterMode::kSoftmaxOfTopK, x,
                                     logits, index, weight};

@@ -4,6 +4,7 @@
 
 #include "api/openai_json.h"
 #include "cli/batch_options.h"
+#include "cli/bench_load.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "cli/traffic.h"
@@ -22,7 +23,8 @@ examples:
   tessera bench throughput models/glossary --requests 100
   tessera bench throughput models/glossary --requests 100 --static-batching --trace occupancy.csv
   tessera bench throughput MODEL --rate 4 --requests 200 --json
-  tessera bench latency MODEL --concurrency 4)";
+  tessera bench latency MODEL --concurrency 4
+  tessera bench load MODEL --device cuda --no-prealloc)";
 
 constexpr const char* kStaticHelp =
     "also serve the same requests in static batches (a batch ends when its longest answer does, as a padded batch), "
@@ -174,7 +176,7 @@ int bench(Invocation& call, Options& o) {
 }  // namespace
 
 int cmd_bench(Invocation& call) {
-  CLI::App app{"Measures how requests are served.", "tessera bench"};
+  CLI::App app{"Measures how requests are served, and how models load.", "tessera bench"};
   app.require_subcommand(1);
   app.footer(kExamples);
   Options throughput, latency;
@@ -185,7 +187,11 @@ int cmd_bench(Invocation& call) {
   CLI::App* latency_app =
       app.add_subcommand("latency", "a few requests at a time: time to the first token and between tokens");
   add_options(*latency_app, latency);
+  LoadBenchOptions loading;
+  CLI::App* load_app = app.add_subcommand("load", "until a model is ready, beside a bare copy of its files");
+  add_options(*load_app, loading);
   if (!parse(app, call)) return 0;
+  if (load_app->parsed()) return bench_load(call, loading);
   return bench(call, throughput_app->parsed() ? throughput : latency);
 }
 

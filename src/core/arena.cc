@@ -27,6 +27,15 @@ Arena::Arena(int64_t capacity) {
   own_context_ = std::move(cpu);
 }
 
+Arena Arena::scattered(DeviceContext& context) {
+  Arena arena;
+  arena.capacity_ = int64_t{1} << 60;
+  arena.context_ = &context;
+  arena.device_ = context.device();
+  arena.scattered_ = true;
+  return arena;
+}
+
 Arena Arena::measuring(Device device) {
   Arena arena;
   arena.device_ = device;
@@ -36,7 +45,9 @@ Arena Arena::measuring(Device device) {
 }
 
 Arena::~Arena() {
-  if (context_) context_->release(base_);
+  if (!context_) return;
+  for (void* block : blocks_) context_->release(block);
+  if (!scattered_) context_->release(base_);
 }
 
 Arena::Arena(Arena&& other) noexcept {
@@ -51,6 +62,8 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(own_context_, other.own_context_);
   std::swap(context_, other.context_);
   std::swap(device_, other.device_);
+  std::swap(scattered_, other.scattered_);
+  std::swap(blocks_, other.blocks_);
   return *this;
 }
 
@@ -59,6 +72,7 @@ void* Arena::allocate(int64_t bytes) {
            bytes);
   const int64_t align = align_of(device_);
   void* p = base_ + used_;
+  if (scattered_) blocks_.push_back(p = context_->allocate(std::max<int64_t>(bytes, 1)));
   used_ = std::min(capacity_, (used_ + bytes + align - 1) / align * align);
   peak_ = std::max(peak_, used_);
   return p;

@@ -1,9 +1,11 @@
-// Arena: one block of a device's memory, handed out front to back. Owns the memory; Tensors made from it are views that
-// die with it. On a CPU pages are touched on first use, so a generous capacity costs address space only.
+// Arena: one block of a device's memory, handed out front to back (or, to compare, a block for everything handed out).
+// Owns the memory; Tensors made from it are views that die with it. On a CPU pages are touched on first use, so a
+// generous capacity costs address space only.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/device_context.h"
 #include "core/tensor.h"
@@ -17,6 +19,8 @@ class Arena {
   Arena(DeviceContext& context, int64_t capacity);
   // On the CPU.
   explicit Arena(int64_t capacity);
+  // Takes memory from the device for each allocation; rewind() must not be called.
+  static Arena scattered(DeviceContext& context);
   // Hands out addresses that must not be touched, to learn a peak before allocating it.
   static Arena measuring(Device device = {});
   ~Arena();
@@ -34,6 +38,9 @@ class Arena {
   int64_t used() const { return used_; }
   int64_t peak() const { return peak_; }
   int64_t capacity() const { return capacity_; }
+  // What the device gave, and in how many blocks.
+  int64_t bytes_taken() const { return scattered_ ? used_ : capacity_; }
+  int64_t allocations() const { return scattered_ ? static_cast<int64_t>(blocks_.size()) : 1; }
 
  private:
   char* base_ = nullptr;
@@ -43,6 +50,8 @@ class Arena {
   std::shared_ptr<DeviceContext> own_context_;  // of an arena on the CPU
   DeviceContext* context_ = nullptr;            // null: owns nothing
   Device device_;
+  bool scattered_ = false;
+  std::vector<void*> blocks_;  // of a scattered arena
 };
 
 }  // namespace tessera

@@ -1,5 +1,7 @@
 #include "core/arena.h"
 
+#include <cstring>
+
 #include <gtest/gtest.h>
 
 namespace tessera {
@@ -47,6 +49,19 @@ TEST(DeviceContext, NamesAreChecked) {
     EXPECT_THROW(make_context("cuda"), Error);
     EXPECT_EQ(make_context("auto")->device().type, DeviceType::kCpu);
   }
+}
+
+TEST(Arena, ScatteredTakesABlockForEachAllocation) {
+  std::unique_ptr<DeviceContext> cpu = make_cpu_context();
+  Arena arena = Arena::scattered(*cpu);
+  char* first = static_cast<char*>(arena.allocate(100));
+  char* second = static_cast<char*>(arena.allocate(0));
+  std::memset(first, 1, 100);
+  EXPECT_NE(second, nullptr);
+  EXPECT_EQ(arena.allocations(), 2);
+  Arena moved = std::move(arena);
+  EXPECT_EQ(moved.allocations(), 2);
+  EXPECT_EQ(first[99], 1);
 }
 
 }  // namespace

@@ -81,7 +81,7 @@ void point_aliases(const std::vector<Shared>& shared) {
 }  // namespace
 
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
-                    const ReadBytes& read, PlacementReport* report) {
+                    const ReadBytes& read, PlacementReport* report, bool preallocate) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Shared> shared = shared_weights(plan);
   int64_t bytes = 0, pooled = 0;
@@ -102,7 +102,7 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
     pooled += arranged.pooled_scales;
   }
   bytes += pooled + 256;
-  Arena arena(context, bytes);
+  Arena arena = preallocate ? Arena(context, bytes) : Arena::scattered(context);
   auto* scales = static_cast<float*>(arena.allocate(pooled));
   std::vector<UploadPiece> pieces;
   // Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can

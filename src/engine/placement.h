@@ -21,8 +21,9 @@ struct PlacementReport {
 };
 
 // Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
-// again. Throws kOutOfMemory before anything was moved, and what `read` throws.
+// again. With `preallocate` (always, but to compare) the arena is one block. Throws kOutOfMemory before anything was
+// moved, and what `read` throws.
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
-                    const ReadBytes& read, PlacementReport* report = nullptr);
+                    const ReadBytes& read, PlacementReport* report = nullptr, bool preallocate = true);
 
 }  // namespace tessera

@@ -67,6 +67,9 @@ std::string problem_of(const AttentionArgs& a) {
   return fmt::format("{} of {} sequences, {} keys at most, {}", act(a.q), a.context.dim(0), a.max_context,
                      a.window > 0 ? fmt::format("window {}", a.window) : "no window");
 }
+std::string problem_of(const RopeAttentionArgs& a) {
+  return fmt::format("{}, then {}", problem_of(a.rope), problem_of(a.attention));
+}
 std::string problem_of(const RouterArgs& a) {
   return fmt::format("{} of {}", a.indices.dim(1), act(a.logits));
 }

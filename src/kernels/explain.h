@@ -29,6 +29,7 @@ std::string problem_of(const RopeArgs& a);
 std::string problem_of(const KvWriteArgs& a);
 std::string problem_of(const RopeKvArgs& a);
 std::string problem_of(const AttentionArgs& a);
+std::string problem_of(const RopeAttentionArgs& a);
 std::string problem_of(const RouterArgs& a);
 std::string problem_of(const MoeArgs& a);
 std::string problem_of(const MoeAddArgs& a);

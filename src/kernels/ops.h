@@ -158,6 +158,13 @@ struct RopeKvArgs {
                   // output
 };
 
+// RopeKvArgs of packed heads, then AttentionArgs over the cache that now holds them. The rotated queries may be left
+// unwritten; both name the same cache, and slots[t] is where page_table says that token t's keys are.
+struct RopeAttentionArgs {
+  RopeKvArgs rope;
+  AttentionArgs attention;  // q is rope.q
+};
+
 // RmsNormArgs, LinearArgs with the router's weight, RouterArgs.
 struct NormRouterArgs {
   Tensor residual;     // act [T, H]; updated in place when delta is defined

@@ -143,7 +143,8 @@ std::vector<KernelRow<Args>> all_rows(OpTable<Args> Kernels::*op) {
     try {
       const Kernels kernels = Kernels::builtin(isa);
       for (const KernelRow<Args>& row : (kernels.*op).rows)
-        if (names.insert(row.name).second && std::string(row.name).find("_ref") == std::string::npos)
+        if (row.device == DeviceType::kCpu && std::string(row.name).find("_ref") == std::string::npos &&
+            names.insert(row.name).second)
           rows.push_back(row);
     } catch (const std::exception&) {  // this machine lacks the instruction set
     }

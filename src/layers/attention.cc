@@ -125,8 +125,10 @@ std::optional<Linear> packed_projection(const Attention& a) {
   return packed;
 }
 
-// One product and one pass for all three; false, and nothing done, when no kernel does that.
-bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, const Tensor& x) {
+// One product for all three, then rotation, cache write and attention in one or two passes; false, and nothing done,
+// when no kernel does that.
+bool packed_attention(Step& step, const RopeKvArgs& rotated, const AttentionArgs& attended, const Attention& a,
+                      const Tensor& x) {
   const std::optional<Linear> packed = packed_projection(a);
   if (!packed || a.q_norm.weight.defined()) return false;
   ScratchScope scope(step);
@@ -134,16 +136,16 @@ bool packed_queries(Step& step, const RopeKvArgs& rotated, const Attention& a, c
   args.packed = step.alloc({x.dim(0), a.own_heads() + 2 * a.own_kv_heads(), a.head_dim});
   if (step.kernels->rope_kv.choose(args) == nullptr) return false;
   linear_into(step, *packed, x, args.packed.reshape({x.dim(0), packed->w.n}));
+  if (step.try_run(step.kernels->rope_attention, RopeAttentionArgs{.rope = args, .attention = attended})) return true;
   step.run(step.kernels->rope_kv, args);
+  step.run(step.kernels->attention, attended);
   return true;
 }
 
-// Projections, rotation and cache write of x [T, H]: the rotated queries [T, Q, D].
-Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope, const Tensor& x) {
+// Projections, rotation and cache write of x [T, H], apart.
+void rotate_and_write(Step& step, RopeKvArgs& rotated, const Attention& a, const Tensor& x) {
   const int64_t tokens = x.dim(0);
-  Tensor q = step.alloc({tokens, a.own_heads(), a.head_dim});
-  RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
-  if (packed_queries(step, rotated, a, x)) return q;
+  const Tensor& q = rotated.q;
   Tensor k = step.alloc({tokens, a.own_kv_heads(), a.head_dim}), v = step.alloc({tokens, a.own_kv_heads(), a.head_dim});
   linear_into(step, a.q, x, q.reshape({tokens, a.own_heads() * a.head_dim}));
   linear_into(step, a.k, x, k.reshape({tokens, a.own_kv_heads() * a.head_dim}));
@@ -154,11 +156,10 @@ Tensor queries(Step& step, const LayerCacheView& cache, const Attention& a, cons
   }
   rotated.k = k;
   rotated.v = v;
-  if (step.try_run(step.kernels->rope_kv, rotated)) return q;
-  step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rope.cos, .sin = rope.sin});
-  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
-  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
-  return q;
+  if (step.try_run(step.kernels->rope_kv, rotated)) return;
+  step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rotated.cos, .sin = rotated.sin});
+  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rotated.cos, .sin = rotated.sin});
+  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = rotated.slots, .cache = rotated.cache});
 }
 
 AttentionArgs attention_args(const Step& step, const LayerCacheView& cache, const Attention& a, const Tensor& q,
@@ -212,10 +213,14 @@ Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& ro
   const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
   if (step.split() && step.ranks->mesh.split_tokens) return attention_of_own_tokens(step, cache, a, rope, x);
-  Tensor q = queries(step, cache, a, rope, x);
-  Tensor out = step.alloc({tokens, a.own_heads(), a.head_dim});
+  Tensor q = step.alloc({tokens, a.own_heads(), a.head_dim}), out = step.alloc({tokens, a.own_heads(), a.head_dim});
+  RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
   const TokenSplit all{.query_start = step.query_start, .context = step.context, .page_table = cache.page_table};
-  step.run(step.kernels->attention, attention_args(step, cache, a, q, all, out));
+  const AttentionArgs attended = attention_args(step, cache, a, q, all, out);
+  if (!packed_attention(step, rotated, attended, a, x)) {
+    rotate_and_write(step, rotated, a, x);
+    step.run(step.kernels->attention, attended);
+  }
   Tensor projected = linear(step, a.o, out.reshape({tokens, a.own_heads() * a.head_dim}));
   if (step.split()) step.all_reduce(step.ranks->tensor, projected);
   return projected;

@@ -4,6 +4,7 @@
 // the sink enters the denominator once, at the end.
 #include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/reduce.cuh"
+#include "kernels/cuda/device/rotate.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
@@ -18,9 +19,11 @@ constexpr int kMaxSplits = 64;  // two a lane of the merge
 constexpr float kLog2e = 1.4426950408889634f;
 
 struct DecodeArgs {
-  const void* q;  // [B, Q, D]
-  const void* k;  // [pages, K, P, D]
-  const void* v;
+  const void* q;  // [B, Q, D], or the step's packed heads [B, Q + 2K, D], not rotated yet
+  void* k;        // [pages, K, P, D]
+  void* v;
+  const void *cos, *sin;  // [B, D/2], with packed heads
+  const int32_t* slots;   // [B], likewise
   const int32_t* page_table;  // [B, M]
   const int32_t* context;     // [B]
   AnyVector sinks;
@@ -40,8 +43,30 @@ __device__ __forceinline__ float finish(float o, float m, float l, const AnyVect
   return o * own / (l * own + exp2f(sink - top));
 }
 
-// Grid: (kv heads, B, splits).
+// Rotates the step's own key of one kv head and writes it and its value to the cache. Called by one warp.
 template <class T, int D>
+__device__ __forceinline__ void write_own_key(const DecodeArgs& a, int sequence, int kv_head) {
+  constexpr int kPieces = D / 16;  // of a head's half
+  int lane = threadIdx.x % 32, piece = lane % kPieces;
+  bool is_v = lane >= kPieces;
+  int slot = a.slots[sequence];
+  if (slot < 0 || lane >= 2 * kPieces) return;
+  int head = a.q_heads + (is_v ? a.kv_heads : 0) + kv_head;
+  const T* from = static_cast<const T*>(a.q) + (static_cast<int64_t>(sequence) * (a.q_heads + 2 * a.kv_heads) + head) * D + 8 * piece;
+  uint4 lo = load_act(from), hi = load_act(from + D / 2);
+  if (!is_v) {
+    int64_t at = static_cast<int64_t>(sequence) * (D / 2) + 8 * piece;
+    rotate<T>(lo, hi, load_act(static_cast<const T*>(a.cos) + at), load_act(static_cast<const T*>(a.sin) + at));
+  }
+  int64_t line = (static_cast<int64_t>(slot / a.page_size) * a.kv_heads + kv_head) * a.page_size + slot % a.page_size;
+  T* to = static_cast<T*>(is_v ? a.v : a.k) + line * D + 8 * piece;
+  *reinterpret_cast<uint4*>(to) = lo;
+  *reinterpret_cast<uint4*>(to + D / 2) = hi;
+}
+
+// Grid: (kv heads, B, splits). With kRotate, q is packed: queries are rotated on the way in, and the block that reads the
+// step's own key writes it first.
+template <class T, int D, bool kRotate>
 __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   wait_for_previous_grid();
   allow_next_grid();
@@ -61,10 +86,23 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   // Q^T fragments: lane (g, c) holds head g, columns 32j + 8c .. +7.
   uint4 q[kChunks];
   {
-    const T* row = static_cast<const T*>(a.q) +
-                   (static_cast<int64_t>(sequence) * a.q_heads + kv_head * group + min(g, group - 1)) * D + 8 * c;
+    int heads = kRotate ? a.q_heads + 2 * a.kv_heads : a.q_heads;
+    const T* row =
+        static_cast<const T*>(a.q) + (static_cast<int64_t>(sequence) * heads + kv_head * group + min(g, group - 1)) * D + 8 * c;
 #pragma unroll
     for (int j = 0; j < kChunks; ++j) q[j] = load_act(row + 32 * j);
+  }
+  if constexpr (kRotate) {
+    constexpr int kHalf = kChunks / 2;
+#pragma unroll
+    for (int j = 0; j < kHalf; ++j) {
+      int64_t at = static_cast<int64_t>(sequence) * (D / 2) + 32 * j + 8 * c;
+      rotate<T>(q[j], q[j + kHalf], load_act(static_cast<const T*>(a.cos) + at), load_act(static_cast<const T*>(a.sin) + at));
+    }
+    if (begin - warp * kWarpKeys < context && end == context) {
+      if (warp == 0) write_own_key<T, D>(a, sequence, kv_head);
+      __syncthreads();
+    }
   }
   float o[kParts][4][4] = {};  // rows d = 64 part + 8g + 2j and +1, heads 2c, 2c+1
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0f, 0.0f};
@@ -200,8 +238,8 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
 // Grid: B * Q blocks of D threads. Every warp weighs all splits, a lane two of them; loads of partial results run 16 deep.
 template <class T>
 __global__ void attention_merge(DecodeArgs a, int splits) {
-  wait_for_previous_grid();
   allow_next_grid();
+  wait_for_previous_grid();
   __shared__ float factor[kMaxSplits];
   int64_t row = blockIdx.x;
   int d = threadIdx.x, D = blockDim.x, lane = d % 32;
@@ -257,14 +295,18 @@ int64_t workspace(const AttentionArgs& a) {
   return splits == 1 ? 0 : a.q.dim(0) * a.q.dim(1) * splits * (a.q.dim(2) + 2) * 4;
 }
 
-void run(const AttentionArgs& a, Stream& stream) {
+template <bool kRotate>
+void run_decode(const AttentionArgs& a, const RopeKvArgs& rope, Stream& stream) {
   int64_t batch = a.q.dim(0), q_heads = a.q.dim(1), kv_heads = a.cache.k.dim(1), head_dim = a.q.dim(2);
   if (batch == 0) return;
   int64_t splits = split_count(a);
   float* scratch = static_cast<float*>(stream.workspace);
-  DecodeArgs d{a.q.data,
+  DecodeArgs d{kRotate ? rope.packed.data : a.q.data,
                a.cache.k.data,
                a.cache.v.data,
+               rope.cos.data,
+               rope.sin.data,
+               kRotate ? rope.slots.i32() : nullptr,
                a.page_table.i32(),
                a.context.i32(),
                {a.sinks.data, a.sinks.dtype},
@@ -279,7 +321,7 @@ void run(const AttentionArgs& a, Stream& stream) {
                a.scale * kLog2e};
   dispatch_16_bit(a.q.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    auto kernel = head_dim == 64 ? attention_decode<T, 64> : attention_decode<T, 128>;
+    auto kernel = head_dim == 64 ? attention_decode<T, 64, kRotate> : attention_decode<T, 128, kRotate>;
     launch("attention", kernel, dim3(kv_heads, batch, splits), dim3(32 * kWarps), 0, stream, d);
     if (splits > 1)
       launch("attention merge", attention_merge<T>, dim3(batch * q_heads), dim3(head_dim), 0, stream, d,
@@ -287,7 +329,26 @@ void run(const AttentionArgs& a, Stream& stream) {
   });
 }
 
+void run(const AttentionArgs& a, Stream& stream) {
+  run_decode<false>(a, {}, stream);
+}
+
+Verdict supports_packed(const RopeAttentionArgs& a) {
+  if (!a.rope.packed.defined()) return {"queries, keys and values are not packed"};
+  if (Verdict v = supports(a.attention); !v) return v;
+  for (const Tensor* t : {&a.rope.packed, &a.rope.cos, &a.rope.sin, &a.attention.cache.k, &a.attention.cache.v})
+    if (t->dtype != a.attention.q.dtype || reinterpret_cast<uintptr_t>(t->data) % 16 != 0)
+      return {"an operand is not of the queries' type, or not 16-byte aligned"};
+  return kAccepted;
+}
+
 }  // namespace
+
+KernelRow<RopeAttentionArgs> rope_attention_decode_row() {
+  return {"rope_attention_decode_16bit", DeviceType::kCuda, "the same, rotating on the way in and writing the step's own keys",
+          supports_packed, [](const RopeAttentionArgs& a) { return workspace(a.attention); },
+          [](const RopeAttentionArgs& a, Stream& stream) { run_decode<true>(a.attention, a.rope, stream); }, true};
+}
 
 KernelRow<AttentionArgs> attention_decode_row() {
   return {"attention_decode_16bit", DeviceType::kCuda, "one query a sequence, keys split over the chip", supports, workspace, run, true};

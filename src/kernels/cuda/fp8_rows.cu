@@ -21,7 +21,9 @@ __global__ void __launch_bounds__(256) quantize_kernel(AnyVector rows, int64_t k
   __syncthreads();
   top = 0.0f;
   for (int i = 0; i < 8; ++i) top = fmaxf(top, largest[i]);
-  float scale = top > 0.0f ? top / 448.0f : 1.0f;
+  int exponent = 0;
+  float mantissa = frexpf(top / 448.0f, &exponent);  // in [0.5, 1)
+  float scale = top > 0.0f ? ldexpf(1.0f, max(mantissa == 0.5f ? exponent - 1 : exponent, -120)) : 1.0f;
   if (threadIdx.x == 0) scales[row] = scale;
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x)
     values[row * k + i] = __nv_cvt_float_to_fp8(rows.at(row * k + i) / scale, __NV_SATFINITE, __NV_E4M3);

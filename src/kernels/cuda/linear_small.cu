@@ -21,9 +21,10 @@ struct SmallArgs {
 };
 
 // kRowWarps x kColumnWarps warps; a block covers 16 * kRowWarps rows, each split in K over kColumnWarps warps whose sums
-// meet in shared memory in a fixed order.
+// meet in shared memory in a fixed order. As many registers as one block leaves: more loads are hoisted (414 to 397 us at
+// lm_head).
 template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch>
-__global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) linear_small(SmallArgs a) {
+__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small(SmallArgs a) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
   int row = (blockIdx.x * kRowWarps + row_warp) * 16 + 2 * g;

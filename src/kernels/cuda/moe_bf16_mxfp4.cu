@@ -196,8 +196,8 @@ struct SingleDownArgs {
 };
 
 // One token: a block owns 16 output rows for all A experts (kShares warps an expert, each a share of K) and adds in slot order.
-// The ids were complete before the previous grid (gate_up) allowed this one, so weights are fetched before the wait: the
-// first ones into registers, the rest into L2.
+// Ids and residual were complete before the previous grid (gate_up) allowed this one, so they are read before the wait, and
+// weights are fetched: the first ones into registers, the rest into L2.
 template <int kShares, int kDepth>
 __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(SingleDownArgs a) {
   __shared__ float partial[kSingleActive][kShares][16];
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
       a.atoms + ((static_cast<int64_t>(expert) * a.strips + strip) * a.k_atoms + begin) * kAtomBytes;
   int k = a.k_atoms * static_cast<int>(kAtomColumns);
   const bf16* x[1] = {a.x + slot * k + begin * kAtomColumns + 8 * c};
-  float bias = 0.0f, weight = 0.0f;
+  float bias = 0.0f, weight = 0.0f, before = 0.0f;
   float acc[1][4] = {};
   run_atoms<1, kDepth>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
     // Lanes 4i..4i+3 take the four lines of an atom's 512 bytes.
@@ -222,6 +222,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
       bias = a.bias.at(static_cast<int64_t>(expert) * a.strips * 64 + blockIdx.x * 16 + lane);
       weight = here ? a.weights[slot] : 0.0f;
     }
+    if (a.residual != nullptr && threadIdx.x < 16) before = to_float(a.residual[blockIdx.x * 16 + threadIdx.x]);
     wait_for_previous_grid();
     allow_next_grid();
     if (lane < count) touch(a.x + slot * k + (begin + lane) * kAtomColumns);
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
     if (a.residual == nullptr) {
       a.out[row] = rounded;
     } else {
-      a.residual[row] = __float2bfloat16_rn(to_float(a.residual[row]) + to_float(rounded));
+      a.residual[row] = __float2bfloat16_rn(before + to_float(rounded));
     }
   }
 }

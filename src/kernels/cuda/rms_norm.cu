@@ -21,8 +21,8 @@ struct NormArgs {
 // Element i of a thread's share is column (i / kVector) * blockDim * kVector + thread * kVector + i % kVector.
 template <class T, int kVector, int kShares>
 __global__ void rms_norm_kernel(NormArgs a) {
-  wait_for_previous_grid();
   allow_next_grid();
+  wait_for_previous_grid();
   __shared__ float scratch[32];
   struct alignas(sizeof(T) * kVector) Pack {
     T v[kVector];

@@ -1,6 +1,7 @@
 // Rotation of q and k and the write of keys and values into the paged cache in one pass, 16-byte accesses. A thread takes 8
 // elements of a head's first half and their 8 partners: of q (in place), of k (rotated, to the cache), of v (to the cache).
 #include "kernels/cuda/device/ptx.cuh"
+#include "kernels/cuda/device/rotate.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
@@ -16,24 +17,10 @@ struct RopeKvKernelArgs {
   int heads, kv_heads, head_dim, page_size, count;  // count: threads with work
 };
 
-// lo and hi of 8 pairs.
-template <class T>
-__device__ __forceinline__ void rotate(uint4& lo, uint4& hi, const uint4& cos, const uint4& sin) {
-  auto two = [](uint32_t& a, uint32_t& b, uint32_t c, uint32_t s) {
-    float2 x = unpack2<T>(a), y = unpack2<T>(b), cosine = unpack2<T>(c), sine = unpack2<T>(s);
-    a = pack2<T>(x.x * cosine.x - y.x * sine.x, x.y * cosine.y - y.y * sine.y);
-    b = pack2<T>(y.x * cosine.x + x.x * sine.x, y.y * cosine.y + x.y * sine.y);
-  };
-  two(lo.x, hi.x, cos.x, sin.x);
-  two(lo.y, hi.y, cos.y, sin.y);
-  two(lo.z, hi.z, cos.z, sin.z);
-  two(lo.w, hi.w, cos.w, sin.w);
-}
-
 template <class T>
 __global__ void __launch_bounds__(128) rope_kv(RopeKvKernelArgs a) {
-  wait_for_previous_grid();
   allow_next_grid();
+  wait_for_previous_grid();
   int index = blockIdx.x * blockDim.x + threadIdx.x;
   if (index >= a.count) return;
   int half = a.head_dim / 2, pieces = half / 8, heads = a.heads + 2 * a.kv_heads;

@@ -12,8 +12,8 @@ namespace {
 template <class T>
 __global__ void router_kernel(const T* logits, RouterMode mode, int experts, int active, int32_t* indices, float* weights,
                               int tokens) {
-  wait_for_previous_grid();
   allow_next_grid();
+  wait_for_previous_grid();
   int token = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (token >= tokens) return;
   float v[kRouterPerLane];

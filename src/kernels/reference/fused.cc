@@ -45,6 +45,15 @@ void rotate_and_write(const RopeKvArgs& a, Stream& stream) {
   kv_write_row().launch({.k = a.k, .v = a.v, .slots = a.slots, .cache = a.cache}, stream);
 }
 
+Verdict supports_rope_attention(const RopeAttentionArgs& a) {
+  return require_cpu_floats({&a.rope.q, &a.rope.packed, &a.rope.cos, &a.rope.sin, &a.rope.cache.k, &a.rope.cache.v});
+}
+
+void rotate_and_attend(const RopeAttentionArgs& a, Stream& stream) {
+  rotate_and_write(a.rope, stream);
+  attention_row().launch(a.attention, stream);
+}
+
 Verdict supports_norm_router(const NormRouterArgs& a) {
   return require_cpu_floats({&a.residual, &a.norm_weight, &a.router.values});
 }
@@ -83,6 +92,18 @@ void run_all_reduce_norm(const AllReduceNormArgs& a, Stream& stream) {
 
 KernelRow<RopeKvArgs> rope_kv_row() {
   return {"rope_kv_any_ref", DeviceType::kCpu, "the ops one by one", supports_rope_kv, nullptr, rotate_and_write};
+}
+
+KernelRow<RopeAttentionArgs> rope_attention_row() {
+  return {"rope_attention_any_ref",
+          DeviceType::kCpu,
+          "the ops one by one",
+          supports_rope_attention,
+          [](const RopeAttentionArgs& a) {
+            const auto workspace = attention_row().workspace;
+            return workspace ? workspace(a.attention) : 0;
+          },
+          rotate_and_attend};
 }
 
 KernelRow<NormRouterArgs> norm_router_row() {

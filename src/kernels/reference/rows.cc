@@ -21,6 +21,7 @@ void add_reference_kernels(Kernels& kernels) {
 
 void add_fused_reference_kernels(Kernels& kernels) {
   kernels.rope_kv.rows.push_back(reference::rope_kv_row());
+  kernels.rope_attention.rows.push_back(reference::rope_attention_row());
   kernels.norm_router.rows.push_back(reference::norm_router_row());
   kernels.moe_add.rows.push_back(reference::moe_add_row());
   kernels.all_reduce_norm.rows.push_back(reference::all_reduce_norm_row());

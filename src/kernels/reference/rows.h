@@ -17,6 +17,7 @@ KernelRow<RouterArgs> router_row();
 KernelRow<MoeArgs> moe_row();
 KernelRow<SiluMulArgs> silu_mul_row();
 KernelRow<RopeKvArgs> rope_kv_row();
+KernelRow<RopeAttentionArgs> rope_attention_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();

@@ -18,7 +18,9 @@ __device__ __forceinline__ void wait_for_previous_grid() {
 #endif
 }
 
-// Lets the next grid start launching; it still waits for this one's completion above.
+// Lets the next grid start launching, once every block of this one has called; it still waits for this one's completion
+// above. Short kernels call it before their own wait: the next grid's weights are then on their way while this one and the
+// one before it finish (measured: 3 to 4 % of a one-token step). Kernels that fill the chip call it after.
 __device__ __forceinline__ void allow_next_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

@@ -1,0 +1,207 @@
+#include "api/load_speed.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include "api/describe.h"
+#include "core/error.h"
+#include "core/upload_lane.h"
+#include "engine/placement.h"
+#include "hub/resolve.h"
+#include "loading/checkpoint.h"
+#include "loading/parallel_tasks.h"
+#include "models/registry.h"
+
+namespace tessera {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Resident memory of this process that is no page of a file (Linux, proc(5)).
+int64_t resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  int64_t kib = 0;
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("RssAnon:") || line.starts_with("RssShmem:"))
+      kib += std::stoll(line.substr(line.find(':') + 1));
+  return kib * 1024;
+}
+
+// Watches memory from a thread of its own, a thousand times a second.
+class Watch {
+ public:
+  explicit Watch(DeviceContext& context)
+      : context_(context), device_start_(free_bytes()), host_start_(resident_bytes()), thread_([this] { run(); }) {}
+  ~Watch() { stop(); }
+  Watch(const Watch&) = delete;
+  void stop() {
+    stopped_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  int64_t device_peak() const { return device_start_ - least_free_; }
+  int64_t host_peak() const { return most_host_ - host_start_; }
+
+ private:
+  int64_t free_bytes() const { return context_.asynchronous() ? context_.info().free_bytes : 0; }
+  void look() {
+    least_free_ = std::min(least_free_, free_bytes());
+    most_host_ = std::max(most_host_, resident_bytes());
+  }
+  void run() {
+    context_.make_current();
+    while (!stopped_) {
+      look();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    look();
+  }
+
+  DeviceContext& context_;
+  int64_t device_start_, host_start_;
+  int64_t least_free_ = device_start_, most_host_ = host_start_;
+  std::atomic<bool> stopped_{false};
+  std::thread thread_;  // last: it uses the rest
+};
+
+struct Piece {
+  int file = -1;
+  int64_t offset = 0, bytes = 0;
+};
+
+// The files' bytes, in pieces of a lane's block.
+class Files {
+ public:
+  explicit Files(const SafetensorsSet& set) {
+    for (const SafetensorsFile& file : set.files()) {
+      const int fd = ::open(file.path().c_str(), O_RDONLY | O_CLOEXEC);
+      if (fd < 0) fail(ErrorCode::kIo, "{}: {}", file.path(), std::strerror(errno));
+      fds_.push_back(fd);
+      const int64_t size = ::lseek(fd, 0, SEEK_END);
+      for (int64_t at = 0; at < size; at += kUploadBlockBytes)
+        pieces_.push_back({fd, at, std::min(kUploadBlockBytes, size - at)});
+      bytes_ += size;
+    }
+  }
+  ~Files() {
+    for (int fd : fds_) ::close(fd);
+  }
+  Files(const Files&) = delete;
+  int64_t bytes() const { return bytes_; }
+  size_t count() const { return pieces_.size(); }
+  // Returns where the piece lies in all bytes.
+  int64_t read(size_t i, char* to) const {
+    const Piece& p = pieces_[i];
+    for (int64_t done = 0; done < p.bytes;) {
+      const ssize_t got = ::pread(p.file, to + done, static_cast<size_t>(p.bytes - done), p.offset + done);
+      if (got <= 0)
+        fail(ErrorCode::kIo, "reading a weight file: {}", got == 0 ? "it ended early" : std::strerror(errno));
+      done += got;
+    }
+    return static_cast<int64_t>(i);
+  }
+  const Piece& piece(size_t i) const { return pieces_[i]; }
+
+ private:
+  std::vector<int> fds_;
+  std::vector<Piece> pieces_;
+  int64_t bytes_ = 0;
+};
+
+// Each thread reads pieces into memory of its own, and on a GPU sends them to one block of the device's.
+double bare_copy(const SafetensorsSet& set, DeviceContext& context, ThreadPool& pool) {
+  const Files files(set);
+  Arena target = context.asynchronous() ? Arena(context, files.bytes() + kUploadBlockBytes) : Arena(4096);
+  char* base = static_cast<char*>(target.allocate(context.asynchronous() ? files.bytes() : 0));
+  const auto start = Clock::now();
+  std::atomic<size_t> next{0};
+  std::atomic<int64_t> placed{0};
+  parallel_tasks(pool, pool.size(), [&](int64_t) {
+    std::unique_ptr<UploadLane> lane;
+    std::vector<char> buffer;
+    if (context.asynchronous()) {
+      lane = make_upload_lane(context, kUploadBlockBytes);
+    } else {
+      buffer.resize(static_cast<size_t>(kUploadBlockBytes));
+    }
+    for (size_t i = next++; i < files.count(); i = next++) {
+      if (!lane) {
+        files.read(i, buffer.data());
+        continue;
+      }
+      const UploadLane::Block block = lane->begin();
+      files.read(i, block.host);
+      lane->send(base + placed.fetch_add(files.piece(i).bytes), block.host, files.piece(i).bytes);
+      lane->end();
+    }
+    if (lane) lane->finish();
+  });
+  return seconds_since(start);
+}
+
+// Reads a byte of every page of the tensors.
+void touch(const SafetensorsSet& set, ThreadPool& pool) {
+  constexpr int64_t kPage = 4096, kPart = int64_t{1} << 24;
+  for (const SafetensorsFile& file : set.files()) {
+    for (const TensorInfo& info : file.tensors()) {
+      const Tensor t = file.view(info);
+      parallel_tasks(pool, (t.bytes() + kPart - 1) / kPart, [&](int64_t part) {
+        const volatile char* bytes = t.as<char>();
+        for (int64_t at = part * kPart; at < std::min(t.bytes(), (part + 1) * kPart); at += kPage) (void)bytes[at];
+      });
+    }
+  }
+}
+
+}  // namespace
+
+LoadSpeed measure_load(const std::string& model, const LoadOptions& options, bool preallocate) {
+  const std::string folder = hub::locate_model(model, hub::Need::kModel);
+  ThreadPool pool(options.threads);
+  const std::unique_ptr<DeviceContext> context = make_context(options.device);
+  LoadSpeed speed;
+  {
+    const Checkpoint checkpoint = Checkpoint::open(folder);
+    speed.bare_seconds = bare_copy(checkpoint.tensors(), *context, pool);
+  }
+  Watch watch(*context);
+  const auto start = Clock::now();
+  Checkpoint checkpoint = Checkpoint::open(folder);
+  const std::unique_ptr<Model> loaded = make_model(checkpoint.config());
+  const DType dtype = resolve_dtype(options.dtype, checkpoint.config());
+  WeightPlan plan;
+  loaded->declare(plan);
+  for (const LoadedRow& row : checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool))
+    speed.bytes += row.file_bytes;
+  Arena weights;
+  if (context->device().type == DeviceType::kCuda) {
+    PlacementReport report;
+    auto read = [&](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
+    weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report,
+                            preallocate);
+    speed.device_bytes = weights.bytes_taken();
+    speed.allocations = weights.allocations();
+  }
+  speed.load_seconds = seconds_since(start);
+  if (!context->asynchronous()) {
+    touch(checkpoint.tensors(), pool);
+    speed.touch_seconds = seconds_since(start);
+  }
+  watch.stop();
+  speed.device_peak = watch.device_peak();
+  speed.host_peak = watch.host_peak();
+  return speed;
+}
+
+}  // namespace tessera

@@ -1,0 +1,80 @@
+#include "cli/bench_load.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <vector>
+
+#include "api/load_speed.h"
+#include "core/error.h"
+
+namespace tessera::cli {
+
+namespace {
+
+double gb(int64_t bytes) {
+  return static_cast<double>(bytes) * 1e-9;
+}
+
+OrderedJson to_json(const LoadSpeed& s) {
+  return {{"bytes", s.bytes},
+          {"bare_seconds", s.bare_seconds},
+          {"load_seconds", s.load_seconds},
+          {"touch_seconds", s.touch_seconds},
+          {"device_bytes", s.device_bytes},
+          {"device_peak_bytes", s.device_peak},
+          {"host_peak_bytes", s.host_peak},
+          {"allocations", s.allocations}};
+}
+
+void print(Output& out, const char* how, const LoadSpeed& s) {
+  const double ready = s.touch_seconds > 0 ? s.touch_seconds : s.load_seconds;
+  out.text(fmt::format("  {:<22} {:.3f} s   {:.1f} GB/s\n", "bare copy of the files", s.bare_seconds,
+                       gb(s.bytes) / s.bare_seconds));
+  out.text(fmt::format("  {:<22} {:.3f} s   {:.1f} GB/s   {:.2f} of the bare copy's time\n", how, ready,
+                       gb(s.bytes) / ready, ready / s.bare_seconds));
+  if (s.touch_seconds > 0) out.text(fmt::format("  {:<22} {:.3f} s\n", "  of it, until mapped", s.load_seconds));
+  if (s.device_bytes > 0) {
+    out.text(fmt::format("  {:<22} {:.3f} GB in {} blocks, at most {:.3f} GB meanwhile\n", "device memory",
+                         gb(s.device_bytes), s.allocations, gb(s.device_peak)));
+  }
+  out.text(fmt::format("  {:<22} {:.3f} GB at most beside the files' pages\n", "host memory", gb(s.host_peak)));
+}
+
+}  // namespace
+
+void add_options(CLI::App& app, LoadBenchOptions& o) {
+  add_model_options(app, o.model);
+  app.add_option("--rounds", o.rounds, "loads, each after a bare copy; the fastest is shown")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_flag("--no-prealloc", o.scattered, "also load with device memory taken tensor by tensor, and compare");
+}
+
+int bench_load(Invocation& call, const LoadBenchOptions& o) {
+  const std::string folder = find_model(o.model.model);
+  OrderedJson object;
+  double ready[2] = {0, 0};
+  for (int way = 0; way < (o.scattered ? 2 : 1); ++way) {
+    std::vector<LoadSpeed> rounds;
+    for (int i = 0; i < o.rounds; ++i) rounds.push_back(measure_load(folder, o.model.load, way == 0));
+    LoadSpeed best = rounds[0];
+    for (const LoadSpeed& r : rounds) {
+      best.bare_seconds = std::min(best.bare_seconds, r.bare_seconds);
+      best.load_seconds = std::min(best.load_seconds, r.load_seconds);
+      best.touch_seconds = std::min(best.touch_seconds, r.touch_seconds);
+      best.device_peak = std::max(best.device_peak, r.device_peak);
+      best.host_peak = std::max(best.host_peak, r.host_peak);
+    }
+    ready[way] = best.load_seconds;
+    const char* name = way == 0 ? "preallocated" : "tensor by tensor";
+    object[way == 0 ? "preallocated" : "scattered"] = to_json(best);
+    if (call.json) continue;
+    if (way == 0) call.out.text(fmt::format("{:.3f} GB of tensors, the fastest of {}\n", gb(best.bytes), o.rounds));
+    print(call.out, name, best);
+  }
+  if (o.scattered) object["scattered_over_preallocated"] = ready[1] / ready[0];
+  if (call.json) call.out.json(object);
+  return 0;
+}
+
+}  // namespace tessera::cli
