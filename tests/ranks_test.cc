@@ -146,8 +146,7 @@ TEST(RanksBytes, AddUpToTheCheckpoint) {
           for (const LoadedRow& row : checkpoint.forecast(plan, {.dtype = DType::kF32}))
             whole[row.name + plan.rows()[i++].shape.str()] = row.file_bytes;
           i = 0;
-          for (const LoadedRow& row :
-               checkpoint.load(plan, {.dtype = DType::kF32, .mesh = &mesh, .rank = rank}, pool))
+          for (const LoadedRow& row : checkpoint.load(plan, {.dtype = DType::kF32, .mesh = &mesh, .rank = rank}, pool))
             once[row.name + plan.rows()[i++].shape.str()] += row.file_bytes;
         }
         if (!possible) continue;
@@ -156,7 +155,9 @@ TEST(RanksBytes, AddUpToTheCheckpoint) {
           if (split == Split::kKvHeads && tp > 1) {
             EXPECT_GE(once[row], bytes * mesh.replicas()) << row;
           } else {
-            const int copies = split == Split::kReplicated ? mesh.ranks() : split == Split::kExperts ? 1 : mesh.replicas();
+            const int copies = split == Split::kReplicated ? mesh.ranks()
+                               : split == Split::kExperts  ? 1
+                                                           : mesh.replicas();
             EXPECT_EQ(once[row], bytes * copies) << name << " " << row << " tp " << tp << " ep " << ep;
           }
         }
@@ -226,7 +227,8 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
         {.device = "cpu", .dtype = "float32", .threads = 1, .max_context = 256, .page_size = 16, .tp = tp, .ep = ep});
     std::vector<BatchRequest> requests;
     for (int i = 0; i < 12; ++i) {
-      BatchRequest r{.id = std::to_string(i), .params = {.temperature = 0, .seed = 7, .ignore_eos = true, .max_tokens = 30}};
+      BatchRequest r{.id = std::to_string(i),
+                     .params = {.temperature = 0, .seed = 7, .ignore_eos = true, .max_tokens = 30}};
       for (int t = 0; t < 40 + i; ++t) r.prompt.push_back((t < 32 ? 5 * t : 3 * t + i) % 320);
       if (i % 3 == 1) r.params.temperature = 0.8, r.params.top_k = 5;
       if (i % 4 == 2) r.params.repetition_penalty = 1.3;

@@ -32,13 +32,14 @@ struct LoadOptions {
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
-  // Ranks: max(tp, ep) of them, the larger a multiple of the smaller. 0: not asked for; tp -1: as many as there are GPUs,
-  // or ranks in the environment of torchrun, mpirun or Slurm. Ranks are a GPU each, or threads that share the cores.
-  int tp = 0;                     // split attention, dense layers and the unembedding over so many
-  int ep = 0;                     // and whole experts over so many
-  std::string attention = "tp";   // with ep alone: tp (split over the same ranks) or dp (whole on every rank)
-  std::string experts = "auto";   // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
-  bool ignore_window = false;      // keep the whole past of sliding-window layers in the cache (they still see W keys)
+  // Ranks: max(tp, ep) of them, the larger a multiple of the smaller. 0: not asked for; tp -1: as many as there are
+  // GPUs, or ranks in the environment of torchrun, mpirun or Slurm. Ranks are a GPU each, or threads that share the
+  // cores.
+  int tp = 0;                    // split attention, dense layers and the unembedding over so many
+  int ep = 0;                    // and whole experts over so many
+  std::string attention = "tp";  // with ep alone: tp (split over the same ranks) or dp (whole on every rank)
+  std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
+  bool ignore_window = false;    // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
 struct Usage {

@@ -107,8 +107,7 @@ RankAccount account_of(const Checkpoint& checkpoint, const WeightPlan& plan, con
   RankAccount out;
   size_t i = 0;
   for (const LoadedRow& row : checkpoint.forecast(
-           plan,
-           {.dtype = request.dtype, .dequantize = request.dequantize, .mesh = &request.mesh, .rank = rank})) {
+           plan, {.dtype = request.dtype, .dequantize = request.dequantize, .mesh = &request.mesh, .rank = rank})) {
     const WeightRow& declared = plan.rows()[i++];
     out.weights += row.memory_bytes;
     double read = 1;
@@ -131,13 +130,16 @@ Json communication(const Mesh& mesh, bool dispatch, int64_t hidden, int64_t laye
   // Of A experts, how many other groups: each is sent to once, whatever it owns of them.
   const double groups = experts_reached(mesh.expert, 1, static_cast<double>(active));
   const double away = groups * (mesh.expert > 1 ? (mesh.expert - 1.0) / mesh.expert : 0.0) * mesh.inner();
-  const double expert_bytes =
-      !experts ? sum_bytes(t) : dispatch ? 2 * away * row / r + (r - 1.0) / r * row : sum_bytes(r);
+  const double expert_bytes = !experts   ? sum_bytes(t)
+                              : dispatch ? 2 * away * row / r + (r - 1.0) / r * row
+                                         : sum_bytes(r);
   const double attention_bytes = sum_bytes(t);
   const double logits = t > 1 ? static_cast<double>(vocabulary) / t * 4 * (t - 1) : 0;
   return {{"attention", {{"kind", t > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", attention_bytes}}},
           {"experts",
-           {{"kind", r == 1 ? "none" : dispatch && experts ? "dispatch" : "all-reduce"},
+           {{"kind", r == 1                ? "none"
+                     : dispatch && experts ? "dispatch"
+                                           : "all-reduce"},
             {"bytes_sent_a_token_a_layer", expert_bytes}}},
           {"logits", {{"bytes_sent_a_row", logits}, {"greedy_bytes_sent_a_row", t > 1 ? 8.0 * (t - 1) : 0.0}}},
           {"bytes_sent_a_token", static_cast<double>(layers) * (attention_bytes + expert_bytes)},
@@ -149,16 +151,16 @@ StepSeconds predict(const Checkpoint& checkpoint, const WeightPlan& plan, const 
   const Mesh& mesh = request.mesh;
   double reads = 0;
   for (int rank = 0; rank < mesh.ranks(); ++rank)
-    reads = std::max(
-        reads, account_of(checkpoint, plan, request, rank, info.experts_per_token, sequences).read_a_token);
+    reads =
+        std::max(reads, account_of(checkpoint, plan, request, rank, info.experts_per_token, sequences).read_a_token);
   const int sums = (mesh.tensor > 1) + (mesh.ranks() > 1);
-  return predict_step(h100_figures(), link, mesh.ranks(),
-                      {.layers = info.num_hidden_layers,
-                       .weight_bytes = reads,
-                       .sums = static_cast<double>(info.num_hidden_layers * sums),
-                       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
-                       .gathered_bytes = sequences * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) /
-                                         mesh.tensor});
+  return predict_step(
+      h100_figures(), link, mesh.ranks(),
+      {.layers = info.num_hidden_layers,
+       .weight_bytes = reads,
+       .sums = static_cast<double>(info.num_hidden_layers * sums),
+       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
+       .gathered_bytes = sequences * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) / mesh.tensor});
 }
 
 }  // namespace

@@ -24,14 +24,15 @@ ExpertExchange exchange_of(const LoadOptions& options, const Mesh& mesh, bool cu
   if (options.experts != "auto" && options.experts != "dispatch" && options.experts != "all-reduce")
     fail(ErrorCode::kInvalidArgument, "experts is \"{}\"; expected auto, dispatch or all-reduce", options.experts);
   if (options.experts == "dispatch" && cuda)
-    fail(ErrorCode::kUnsupported, "dispatch needs CPUs: on GPUs every rank holds every token, and all-reduce is faster");
+    fail(ErrorCode::kUnsupported,
+         "dispatch needs CPUs: on GPUs every rank holds every token, and all-reduce is faster");
   const bool dispatch = options.experts == "auto" ? !cuda : options.experts == "dispatch";
   return dispatch && mesh.expert > 1 ? ExpertExchange::kDispatch : ExpertExchange::kAllReduce;
 }
 
 // Every rank calls it.
-void connect(RankLinks& links, SplitWorlds& splits, const LoadOptions& options, const Mesh& mesh,
-             int rank, Channel& channel, Communicator& world, bool cuda) {
+void connect(RankLinks& links, SplitWorlds& splits, const LoadOptions& options, const Mesh& mesh, int rank,
+             Channel& channel, Communicator& world, bool cuda) {
   if (mesh.tensor < mesh.ranks()) splits.tensor = world.split(mesh.replica(rank));
   if (mesh.split_tokens && mesh.tensor > 1) splits.replicas = world.split(mesh.tensor_index(rank));
   links.channel = &channel;
@@ -66,13 +67,9 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
   const DType dtype = resolve_dtype(options.dtype, checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
-  checkpoint.load(plan,
-                  {.dtype = dtype,
-                   .dequantize = options.dequantize,
-                   .mesh = &mesh,
-                   .rank = seat.rank,
-                   .deferred = cuda},
-                  pool);
+  checkpoint.load(
+      plan, {.dtype = dtype, .dequantize = options.dequantize, .mesh = &mesh, .rank = seat.rank, .deferred = cuda},
+      pool);
   Arena weights;
   if (cuda) {
     weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool,
@@ -88,9 +85,8 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
 }
 
 ChannelTerms terms_of(const Checkpoint& checkpoint, const LoadOptions& o) {
-  const std::string all =
-      fmt::format("{} {} {} {} {} {} {} {}", checkpoint.config().dump(), o.dtype, o.dequantize, o.dense, o.tp, o.ep,
-                  o.attention, o.experts);
+  const std::string all = fmt::format("{} {} {} {} {} {} {} {}", checkpoint.config().dump(), o.dtype, o.dequantize,
+                                      o.dense, o.tp, o.ep, o.attention, o.experts);
   return {.program = "tessera", .config_hash = std::hash<std::string>{}(all)};
 }
 

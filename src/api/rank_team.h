@@ -1,5 +1,5 @@
-// The ranks of a parallel run: those that this process starts, or the one that it is. Rank 0 is the caller's; the others
-// load their part of the model and repeat its steps.
+// The ranks of a parallel run: those that this process starts, or the one that it is. Rank 0 is the caller's; the
+// others load their part of the model and repeat its steps.
 #pragma once
 
 #include <memory>

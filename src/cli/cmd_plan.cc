@@ -76,7 +76,8 @@ std::string as_text(const Json& plan) {
   }
   const Json& c = plan["communication"];
   text += fmt::format(
-      "communication of a rank: {} sent for a token, {} collectives a step\n  attention {}: {} a layer; experts {}: {} a "
+      "communication of a rank: {} sent for a token, {} collectives a step\n  attention {}: {} a layer; experts {}: {} "
+      "a "
       "layer; logits: {} a row, {} when greedy\n",
       bytes(c["bytes_sent_a_token"]), c["collectives_a_step"].dump(), c["attention"]["kind"].get<std::string>(),
       bytes(c["attention"]["bytes_sent_a_token_a_layer"]), c["experts"]["kind"].get<std::string>(),
@@ -92,7 +93,9 @@ std::string as_text(const Json& plan) {
 
 // A table for Markdown; the best plan of each number of GPUs in bold.
 std::string scaling_text(const Json& rows) {
-  std::string text = "| GPUs | plan | replicas | link | ms a token, one sequence | sequences | tokens/s |\n|---|---|---|---|---|---|---|\n";
+  std::string text =
+      "| GPUs | plan | replicas | link | ms a token, one sequence | sequences | tokens/s "
+      "|\n|---|---|---|---|---|---|---|\n";
   for (const Json& row : rows) {
     auto best = [&](const char* key, bool least) {
       for (const Json& other : rows) {
@@ -102,11 +105,12 @@ std::string scaling_text(const Json& rows) {
       return true;
     };
     auto shown = [](const std::string& value, bool bold) { return bold ? "**" + value + "**" : value; };
-    text += fmt::format("| {} | `--tp {} --ep {}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(),
-                        row["ep"].dump(), row["replicas"].dump(), row["link"].get<std::string>(),
-                        shown(fmt::format("{:.2f}", row["ms_a_token_alone"].get<double>()), best("ms_a_token_alone", true)),
-                        row["sequences"].get<int64_t>(),
-                        shown(fmt::format("{:.0f}", row["tokens_per_second"].get<double>()), best("tokens_per_second", false)));
+    text += fmt::format(
+        "| {} | `--tp {} --ep {}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(), row["ep"].dump(),
+        row["replicas"].dump(), row["link"].get<std::string>(),
+        shown(fmt::format("{:.2f}", row["ms_a_token_alone"].get<double>()), best("ms_a_token_alone", true)),
+        row["sequences"].get<int64_t>(),
+        shown(fmt::format("{:.0f}", row["tokens_per_second"].get<double>()), best("tokens_per_second", false)));
   }
   return text;
 }

@@ -79,10 +79,12 @@ void add_rank_options(CLI::App& app, ModelOptions& options) {
                                        "split every layer over N ranks; auto: all GPUs, or all ranks of the launcher")
       ->type_name("N|auto")
       ->group(kGroup);
-  app.add_option("--ep", options.load.ep, "give each of N ranks (or groups of ranks, with a larger --tp) its own experts")
+  app.add_option("--ep", options.load.ep,
+                 "give each of N ranks (or groups of ranks, with a larger --tp) its own experts")
       ->check(CLI::Range(1, 1024))
       ->group(kGroup);
-  app.add_option("--attention", options.load.attention, "with --ep alone: attention split over the ranks (tp), or whole (dp)")
+  app.add_option("--attention", options.load.attention,
+                 "with --ep alone: attention split over the ranks (tp), or whole (dp)")
       ->check(CLI::IsMember({"tp", "dp"}))
       ->capture_default_str()
       ->group(kGroup);

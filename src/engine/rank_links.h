@@ -16,8 +16,8 @@ namespace tessera {
 struct RankLinks {
   StepRanks step;
   Channel* channel = nullptr;
-  int sharing_memory = 1;    // ranks whose caches lie in the same memory
-  int32_t next_runner = 0;   // rank 0's: numbers of runners
+  int sharing_memory = 1;   // ranks whose caches lie in the same memory
+  int32_t next_runner = 0;  // rank 0's: numbers of runners
 
   bool leads() const { return channel != nullptr && channel->rank() == 0; }
 };

@@ -121,7 +121,7 @@ class Runner {
   ThreadPool& thread_pool_;
   DeviceContext& context_;
   RankLinks* links_;     // null: this rank alone
-  int32_t number_ = 0;  // among the ranks' runners
+  int32_t number_ = 0;   // among the ranks' runners
   bool agreed_ = false;  // on the cache's size
   std::string message_;
   RunnerOptions options_;

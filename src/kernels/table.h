@@ -92,12 +92,14 @@ class Kernels {
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample), f(join_columns);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample),
+        f(join_columns);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample), f(join_columns);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample),
+        f(join_columns);
   }
 };
 

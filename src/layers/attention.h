@@ -36,10 +36,10 @@ RopeTables rope_tables(Step& step, const Rope& rope);
 
 struct Attention {
   Linear q, k, v, o;
-  Norm q_norm, k_norm;  // per head; weight undefined when the model has none
-  Tensor sinks;         // [Q] or undefined
+  Norm q_norm, k_norm;                            // per head; weight undefined when the model has none
+  Tensor sinks;                                   // [Q] or undefined
   int64_t heads = 0, kv_heads = 0, head_dim = 0;  // of the model; a rank's are those of its weights
-  int64_t window = 0;  // 0: all keys
+  int64_t window = 0;                             // 0: all keys
 
   struct Options {
     bool qkv_bias = false, o_bias = false, head_norms = false, with_sinks = false;

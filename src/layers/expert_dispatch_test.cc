@@ -36,13 +36,16 @@ struct Problem {
 
   static Tensor f32(std::vector<float>& v, Shape shape) { return {v.data(), shape, DType::kF32, Device{}}; }
   MoeArgs args() {
-    MoeArgs a{.x = f32(x, {kTokens, kHidden}),
-              .indices = {indices.data(), {kTokens, kActive}, DType::kI32, Device{}},
-              .weights = f32(weights, {kTokens, kActive}),
-              .gate_up = {.values = f32(gate_up, {kExperts, 2 * kInner, kHidden}), .experts = kExperts,
-                          .n = 2 * kInner, .k = kHidden},
-              .down = {.values = f32(down, {kExperts, kHidden, kInner}), .experts = kExperts, .n = kHidden, .k = kInner},
-              .down_bias = f32(down_bias, {kExperts, kHidden})};
+    MoeArgs a{
+        .x = f32(x, {kTokens, kHidden}),
+        .indices = {indices.data(), {kTokens, kActive}, DType::kI32, Device{}},
+        .weights = f32(weights, {kTokens, kActive}),
+        .gate_up = {.values = f32(gate_up, {kExperts, 2 * kInner, kHidden}),
+                    .experts = kExperts,
+                    .n = 2 * kInner,
+                    .k = kHidden},
+        .down = {.values = f32(down, {kExperts, kHidden, kInner}), .experts = kExperts, .n = kHidden, .k = kInner},
+        .down_bias = f32(down_bias, {kExperts, kHidden})};
     return a;
   }
 };

@@ -37,17 +37,18 @@ Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const T
   step.show("router_indices", layer, indices);
   step.show("router_weights", layer, weights);
   Tensor out = later.defined() ? later : step.alloc(residual.shape);
-  const MoeArgs experts{.x = x,
-                        .indices = indices,
-                        .weights = weights,
-                        .gate_up = m.gate_up,
-                        .gate_up_bias = m.gate_up_bias,
-                        .down = m.down,
-                        .down_bias = m.down_bias,
-                        .activation = m.activation,
-                        .limit = m.limit,
-                        .first_expert = step.split() ? expert_share(m.router.w.n, step.ranks->mesh, step.ranks->rank).begin : 0,
-                        .out = out};
+  const MoeArgs experts{
+      .x = x,
+      .indices = indices,
+      .weights = weights,
+      .gate_up = m.gate_up,
+      .gate_up_bias = m.gate_up_bias,
+      .down = m.down,
+      .down_bias = m.down_bias,
+      .activation = m.activation,
+      .limit = m.limit,
+      .first_expert = step.split() ? expert_share(m.router.w.n, step.ranks->mesh, step.ranks->rank).begin : 0,
+      .out = out};
   if (step.split()) {
     const bool dispatch = step.ranks->exchange == ExpertExchange::kDispatch;
     if (dispatch) {

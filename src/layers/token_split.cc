@@ -8,7 +8,8 @@ namespace tessera {
 TokenSplit split_tokens(Step& step, const Tensor& page_table) {
   const StepRanks& ranks = *step.ranks;
   const int64_t tokens = step.tokens(), sequences = step.context.dim(0), parts = ranks.mesh.replicas();
-  TokenSplit part{.tokens = share(tokens, parts, ranks.mesh.replica(ranks.rank)), .most = share(tokens, parts, 0).count};
+  TokenSplit part{.tokens = share(tokens, parts, ranks.mesh.replica(ranks.rank)),
+                  .most = share(tokens, parts, 0).count};
   part.query_start = step.alloc(DType::kI32, {sequences + 1});
   part.context = step.alloc(DType::kI32, {sequences});
   part.page_table = page_table;

@@ -61,8 +61,8 @@ class DeferredParts {
 
   void reserve(int64_t bytes) {
     if (bytes == 0) return;
-    void* memory = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                          -1, 0);
+    void* memory =
+        ::mmap(nullptr, static_cast<size_t>(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
       fail(ErrorCode::kOutOfMemory, "{} bytes of address space are refused: {}", bytes, std::strerror(errno));
     base_ = static_cast<char*>(memory);
@@ -301,8 +301,7 @@ std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const L
     account.in_memory = work.mxfp4 ? "MXFP4" : dtype_name(work.dtype);
     account.file_bytes = 0;
     for (const Strided& part : work.parts) account.file_bytes += part.bytes();
-    if (work.action == Action::kTranspose)
-      account.file_bytes = work.shape.numel() * dtype_size(work.sources[0].dtype);
+    if (work.action == Action::kTranspose) account.file_bytes = work.shape.numel() * dtype_size(work.sources[0].dtype);
     account.mapped = work.action == Action::kMap;
     const bool as_stored = account.mapped || work.action == Action::kCopy;
     account.memory_bytes = as_stored ? account.file_bytes : work.shape.numel() * dtype_size(work.dtype);
@@ -430,10 +429,11 @@ void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool
     }
   }
   std::vector<uint8_t> largest(pieces.size());
-  pool.parallel_for(static_cast<int64_t>(pieces.size()), pieces.size() > 65536 ? 256 : 1, [&](int64_t begin, int64_t end, int) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
-      largest[i] = mxfp4_max_scale(pieces[i].scales);
-  });
+  pool.parallel_for(static_cast<int64_t>(pieces.size()), pieces.size() > 65536 ? 256 : 1,
+                    [&](int64_t begin, int64_t end, int) {
+                      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+                        largest[i] = mxfp4_max_scale(pieces[i].scales);
+                    });
   std::vector<uint8_t> of_row(rows.size(), 0);
   for (size_t i = 0; i < pieces.size(); ++i) {
     const Piece& p = pieces[i];

@@ -42,7 +42,9 @@ struct GptOssPlan {
   }
 
   void vector(const std::string& name, int64_t n) { plan.vector(tensor(name), name, n); }
-  void matrix(const std::string& name, int64_t n, int64_t k) { plan.matrix(weight(name), name, n, k, Split::kReplicated); }
+  void matrix(const std::string& name, int64_t n, int64_t k) {
+    plan.matrix(weight(name), name, n, k, Split::kReplicated);
+  }
   Tensor& tensor(const std::string& name) { return tensors[prefix + name]; }
   Weight& weight(const std::string& name) { return weights[prefix + name]; }
 

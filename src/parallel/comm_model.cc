@@ -7,7 +7,8 @@ namespace tessera {
 namespace {
 
 constexpr LinkFigures kLinks[] = {
-    {"NVLink, NCCL", 17.4, 4.0, 200, "NCCL 2.28.9 in a CUDA graph, two H100s: 5.6 KiB in 17.4 us, 22.5 MiB in 119.5 us"},
+    {"NVLink, NCCL", 17.4, 4.0, 200,
+     "NCCL 2.28.9 in a CUDA graph, two H100s: 5.6 KiB in 17.4 us, 22.5 MiB in 119.5 us"},
     {"NVLink, peer", 6.0, 1.0, 200, "the bar for the one-shot sum, not yet measured; bandwidth as NCCL's"},
     {"InfiniBand 400G", 30.0, 6.0, 45, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };

@@ -11,8 +11,8 @@ namespace tessera {
 // and matrices likewise use what they have; what a row lacks is {0, 1}.
 struct RowSlice {
   Range experts{0, 1};
-  Range rows;        // first range
-  Range more_rows;   // of gates and ups that lie apart: the ups; else count 0
+  Range rows;       // first range
+  Range more_rows;  // of gates and ups that lie apart: the ups; else count 0
   Range columns{0, 1};
   bool held = true;  // false: another rank of the sum holds it, and this one nothing
 

@@ -152,8 +152,9 @@ TEST(Mesh, RefusesWhatIsImpossibleAndNamesTheNearest) {
     check_mesh({.tensor = 65}, model.plan);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_STREQ(e.what(), "--tp 65 is more than the 64 query heads; the nearest possible: --tp 64 --ep 1, --tp 64 --ep "
-                           "2, --tp 64 --ep 4");
+    EXPECT_STREQ(e.what(),
+                 "--tp 65 is more than the 64 query heads; the nearest possible: --tp 64 --ep 1, --tp 64 --ep "
+                 "2, --tp 64 --ep 4");
   }
   EXPECT_THROW(check_mesh({.tensor = 2, .expert = 33}, model.plan), Error);
   EXPECT_THROW(check_mesh({.tensor = 4, .expert = 6}, model.plan), Error);

@@ -55,12 +55,12 @@ struct WeightRow {
   Split split = Split::kReplicated;
   ExpertInner inner = ExpertInner::kPairs;  // of kExperts rows
   HeadCounts heads;                         // of rows split by heads
-  bool quantizable = false;          // may be stored as MXFP4
-  bool looked_up = false;            // rows are picked, not multiplied: the embedding
-  std::vector<std::string> members;  // kExpertList: "gate_proj", "up_proj"
-  Tensor* tensor = nullptr;          // kVector target
-  Weight* weight = nullptr;          // other targets
-  std::string alias_of;              // kAlias: the row shared
+  bool quantizable = false;                 // may be stored as MXFP4
+  bool looked_up = false;                   // rows are picked, not multiplied: the embedding
+  std::vector<std::string> members;         // kExpertList: "gate_proj", "up_proj"
+  Tensor* tensor = nullptr;                 // kVector target
+  Weight* weight = nullptr;                 // other targets
+  std::string alias_of;                     // kAlias: the row shared
 };
 
 class WeightPlan {

@@ -124,8 +124,8 @@ KernelRow<MoeAddArgs> moe_add_row() {
 }
 
 KernelRow<AllReduceNormArgs> all_reduce_norm_row() {
-  return {"all_reduce_norm_any_ref", DeviceType::kCpu, "the ops one by one", supports_all_reduce_norm, nullptr,
-          run_all_reduce_norm};
+  return {"all_reduce_norm_any_ref", DeviceType::kCpu, "the ops one by one",
+          supports_all_reduce_norm,  nullptr,          run_all_reduce_norm};
 }
 
 }  // namespace tessera::reference
