@@ -1,8 +1,11 @@
 // x * w^T + bias for many tokens through cuBLASLt, opened at run time: a machine without it uses the own rows.
-// The library's entry points and handle are made once, thread-safely, and never change.
+// The library's entry points, and a handle a device, are made once, thread-safely, and never change.
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
+
+#include <array>
+#include <mutex>
 
 #include "core/error.h"
 #include "kernels/cuda/rows.h"
@@ -23,24 +26,23 @@ struct Library {
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
-  cublasLtHandle_t handle = nullptr;
+  decltype(&cublasLtCreate) create = nullptr;
+  bool whole = false;
 
   Library() {
     void* file = nullptr;
     for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"})
       if ((file = dlopen(name, RTLD_NOW | RTLD_LOCAL)) != nullptr) break;
     if (file == nullptr) return;
-    decltype(&cublasLtCreate) create = nullptr;
-    bool whole = load(file, "cublasLtCreate", create) && load(file, "cublasLtMatmulDescCreate", desc_create) &&
-                 load(file, "cublasLtMatmulDescDestroy", desc_destroy) &&
-                 load(file, "cublasLtMatmulDescSetAttribute", desc_set) &&
-                 load(file, "cublasLtMatrixLayoutCreate", layout_create) &&
-                 load(file, "cublasLtMatrixLayoutDestroy", layout_destroy) &&
-                 load(file, "cublasLtMatmulPreferenceCreate", preference_create) &&
-                 load(file, "cublasLtMatmulPreferenceDestroy", preference_destroy) &&
-                 load(file, "cublasLtMatmulPreferenceSetAttribute", preference_set) &&
-                 load(file, "cublasLtMatmulAlgoGetHeuristic", heuristic) && load(file, "cublasLtMatmul", matmul);
-    if (whole && create(&handle) != CUBLAS_STATUS_SUCCESS) handle = nullptr;
+    whole = load(file, "cublasLtCreate", create) && load(file, "cublasLtMatmulDescCreate", desc_create) &&
+            load(file, "cublasLtMatmulDescDestroy", desc_destroy) &&
+            load(file, "cublasLtMatmulDescSetAttribute", desc_set) &&
+            load(file, "cublasLtMatrixLayoutCreate", layout_create) &&
+            load(file, "cublasLtMatrixLayoutDestroy", layout_destroy) &&
+            load(file, "cublasLtMatmulPreferenceCreate", preference_create) &&
+            load(file, "cublasLtMatmulPreferenceDestroy", preference_destroy) &&
+            load(file, "cublasLtMatmulPreferenceSetAttribute", preference_set) &&
+            load(file, "cublasLtMatmulAlgoGetHeuristic", heuristic) && load(file, "cublasLtMatmul", matmul);
   }
 
   template <class F>
@@ -53,6 +55,20 @@ struct Library {
 const Library& library() {
   static const Library once;
   return once;
+}
+
+// Of the current device, to which the library's context is tied; null where there is no library.
+cublasLtHandle_t current_handle() {
+  constexpr int kMaxDevices = 64;
+  static std::array<std::once_flag, kMaxDevices> once;
+  static std::array<cublasLtHandle_t, kMaxDevices> handles{};
+  const Library& lt = library();
+  int device = 0;
+  if (!lt.whole || cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return nullptr;
+  std::call_once(once[device], [&] {
+    if (lt.create(&handles[device]) != CUBLAS_STATUS_SUCCESS) handles[device] = nullptr;
+  });
+  return handles[device];
 }
 
 void check(cublasStatus_t status, const char* what) {
@@ -98,12 +114,12 @@ class Product {
     const Library& lt = library();
     cublasLtMatmulHeuristicResult_t choice{};
     int found = 0;
-    check(lt.heuristic(lt.handle, desc_, w_, x_, out_, out_, preference_, 1, &choice, &found), "heuristic");
+    check(lt.heuristic(current_handle(), desc_, w_, x_, out_, out_, preference_, 1, &choice, &found), "heuristic");
     if (found == 0)
       fail(ErrorCode::kUnsupported, "cuBLASLt: no algorithm for [{}, {}] x [{}, {}]", a.x.dim(0), a.w.k, a.w.n, a.w.k);
     float one = 1.0f, zero = 0.0f;
-    check(lt.matmul(lt.handle, desc_, &one, a.w.values.data, w_, a.x.data, x_, &zero, a.out.data, out_, a.out.data,
-                    out_, &choice.algo, stream.workspace, static_cast<size_t>(kWorkspace),
+    check(lt.matmul(current_handle(), desc_, &one, a.w.values.data, w_, a.x.data, x_, &zero, a.out.data, out_,
+                    a.out.data, out_, &choice.algo, stream.workspace, static_cast<size_t>(kWorkspace),
                     static_cast<cudaStream_t>(stream.native)),
           "product");
   }
@@ -130,7 +146,7 @@ Verdict supports(const LinearArgs& a) {
   if (a.w.k % 8 != 0 || a.w.n % 8 != 0) return {"N or K is not a multiple of 8"};
   if (!aligned(a.x) || !aligned(a.w.values) || !aligned(a.out) || !aligned(a.bias))
     return {"an operand is not 16-byte aligned"};
-  if (library().handle == nullptr) return {"libcublasLt.so.13 (or .12) could not be opened"};
+  if (current_handle() == nullptr) return {"libcublasLt.so.13 (or .12) could not be opened"};
   return kAccepted;
 }
 
