@@ -23,6 +23,7 @@ constexpr Command kCommands[] = {
     {"bench", cmd_bench, "measure how requests are served: throughput, latency"},
     {"inspect", cmd_inspect, "show a checkpoint: configuration, quantisation, tensors, memory"},
     {"plan", cmd_plan, "show how a model is split over many ranks, and what that costs"},
+    {"launch", cmd_launch, "run a command as several processes, a GPU each"},
     {"eval", cmd_eval, "measure a model: perplexity of a text, exact answers to questions"},
     {"kernels", cmd_kernels, "list the kernels that serve this machine"},
     {"quantize", cmd_quantize, "convert a checkpoint's experts to MXFP4, or back to bf16"},

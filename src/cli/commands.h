@@ -41,6 +41,7 @@ int cmd_generate(Invocation&);
 int cmd_batch(Invocation&);
 int cmd_bench(Invocation&);
 int cmd_inspect(Invocation&);
+int cmd_launch(Invocation&);
 int cmd_plan(Invocation&);
 int cmd_eval(Invocation&);
 int cmd_kernels(Invocation&);
