@@ -254,5 +254,38 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
   EXPECT_EQ(answers(0, 4), one);
 }
 
+// Two GPUs, sums through peer memory or NCCL, decode steps as graphs.
+TEST(RanksGpu, GoldenTokensAndLogits) {
+  if (cuda_devices(nullptr).size() < 2) GTEST_SKIP() << "needs two GPUs";
+  for (const char* model : kModels) {
+    TS_NEED_FIXTURE(folder, model);
+    for (auto [tp, ep] : {std::pair{2, 0}, {0, 2}, {1, 2}}) {
+      const Plan plan{.tp = tp, .ep = ep};
+      if (!allowed(model, plan)) continue;
+      SCOPED_TRACE(std::string(model) + " " + name_of(plan));
+      Llm llm = Llm::load(folder, {.device = "cuda", .dtype = "float32", .max_context = 512, .tp = tp, .ep = ep});
+      expect_golden(llm, SafetensorsFile::open(folder + "/golden.safetensors"));
+    }
+  }
+}
+
+TEST(RanksGpu, TheGlossarySaysTheSameAsOnOne) {
+  if (cuda_devices(nullptr).size() < 2) GTEST_SKIP() << "needs two GPUs";
+  const std::string folder = std::string(TESSERA_SOURCE_DIR) + "/models/glossary";
+  auto answers = [&](int tp, int ep) {
+    Llm llm = Llm::load(folder, {.device = "cuda", .dtype = "float32", .max_context = 512, .tp = tp, .ep = ep});
+    std::vector<BatchRequest> requests;
+    for (const char* text : {"Courage means", "A bridge is", "The word river", "Serendipity", "Define a clock:"})
+      requests.push_back(
+          {.id = text, .prompt = llm.encode(text), .params = {.temperature = 0, .ignore_eos = true, .max_tokens = 60}});
+    std::vector<std::vector<int32_t>> ids;
+    for (const BatchOutput& out : generate_batch(llm, requests)) ids.push_back(out.generation.ids);
+    return ids;
+  };
+  const auto one = answers(0, 0);
+  EXPECT_EQ(answers(2, 0), one);
+  EXPECT_EQ(answers(0, 2), one);
+}
+
 }  // namespace
 }  // namespace tessera
