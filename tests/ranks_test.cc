@@ -228,7 +228,7 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
     std::vector<BatchRequest> requests;
     for (int i = 0; i < 12; ++i) {
       BatchRequest r{.id = std::to_string(i),
-                     .params = {.temperature = 0, .seed = 7, .ignore_eos = true, .max_tokens = 30}};
+                     .params = {.temperature = 0, .seed = 11, .ignore_eos = true, .max_tokens = 30}};
       for (int t = 0; t < 40 + i; ++t) r.prompt.push_back((t < 32 ? 5 * t : 3 * t + i) % 320);
       if (i % 3 == 1) r.params.temperature = 0.8, r.params.top_k = 5;
       if (i % 4 == 2) r.params.repetition_penalty = 1.3;
@@ -252,6 +252,21 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
   EXPECT_EQ(answers(2, 0), one);
   EXPECT_EQ(answers(3, 0), one);
   EXPECT_EQ(answers(0, 4), one);
+}
+
+TEST(RanksLoss, EndsEveryRequestWithOneLine) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  Llm llm = Llm::load(folder, {.device = "cpu", .dtype = "float32", .threads = 1, .max_context = 256, .tp = 2});
+  EXPECT_EQ(llm.impl().team->lost(), "");
+  llm.impl().team->links.channel->abort("the power went");
+  EXPECT_NE(llm.impl().team->lost().find("the power went"), std::string::npos);
+  try {
+    llm.generate(std::vector<int32_t>{1, 2, 3}, {.max_tokens = 4});
+    FAIL() << "a lost rank answered";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kIo);
+    EXPECT_NE(std::string(e.what()).find("rank 0 of 2: the power went"), std::string::npos) << e.what();
+  }
 }
 
 // Two GPUs, sums through peer memory or NCCL, decode steps as graphs.
