@@ -147,9 +147,9 @@ TEST(Batch, SecondTurnOfAChatReadsOnlyWhatIsNew) {
   Llm llm = Llm::load(kModel, {.dtype = "float32", .max_context = 2000, .page_size = 16});
   Chat chat(llm, {.sampling = {.temperature = 0}});
   chat.say("What does house mean?");
-  const int64_t before = llm.impl().engine->stats().prompt_tokens;
+  const int64_t before = llm.impl().engine().stats().prompt_tokens;
   Reply second = chat.say("Use river in a sentence.");
-  const int64_t read = llm.impl().engine->stats().prompt_tokens - before;
+  const int64_t read = llm.impl().engine().stats().prompt_tokens - before;
   EXPECT_LT(read, second.generation.usage.prompt_tokens / 2);
 }
 

@@ -82,7 +82,7 @@ inline MoeCase moe_case(Pool& pool, int64_t tokens, int64_t experts, int64_t act
   a.down = mxfp4(pool, experts, h, i);
   a.down_bias = pool.normal(DType::kBF16, {experts, h}, 0.5f);
   a.out = pool.poisoned(act, {tokens, h});
-  if (cuda::fits_atoms(2 * i, h) && cuda::fits_atoms(h, i)) {
+  if (cuda::fits_atoms(2 * i, h) && cuda::fits_atoms(h, i) && cuda::current_capability() >= 80) {
     c.gate_up_atoms = atoms_of(pool, a.gate_up);
     c.down_atoms = atoms_of(pool, a.down);
   }
@@ -107,11 +107,26 @@ struct AttentionCase {
   std::vector<double> reference;
 };
 
+// Every value becomes its nearest in E4M3.
+inline void round_to_e4m3(const Tensor& t) {
+  std::vector<double> values = download(t);
+  std::vector<char> bytes(static_cast<size_t>(t.bytes()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float v = e4m3_to_float(float_to_e4m3(static_cast<float>(values[i])));
+    if (t.dtype == DType::kF32) {
+      reinterpret_cast<float*>(bytes.data())[i] = v;
+    } else {
+      reinterpret_cast<uint16_t*>(bytes.data())[i] = t.dtype == DType::kBF16 ? float_to_bf16(v) : float_to_f16(v);
+    }
+  }
+  check(cudaMemcpy(t.data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "upload");
+}
+
 // Sequences with `queries[b]` queries at the end of `context[b]` keys. Pages are shuffled; slots that may not be read hold NaN,
 // and page table entries that may not be read name a page full of NaN.
 inline AttentionCase attention_case(Pool& pool, const std::vector<int32_t>& queries, const std::vector<int32_t>& context,
                                     int64_t q_heads, int64_t kv_heads, int64_t d, int64_t page, int64_t window, bool sinks,
-                                    DType act, const KernelRow<KvWriteArgs>& write, bool with_reference) {
+                                    DType act, const KernelRow<KvWriteArgs>& write, bool with_reference, bool fp8 = false) {
   AttentionCase c;
   int64_t batch = static_cast<int64_t>(queries.size());
   std::vector<int32_t> query_start{0}, key_start{0};
@@ -137,8 +152,9 @@ inline AttentionCase attention_case(Pool& pool, const std::vector<int32_t>& quer
   int64_t tokens = query_start.back(), keys = key_start.back();
   a.q = pool.normal(act, {tokens, q_heads, d}, 1.5f);
   Tensor k = pool.normal(act, {keys, kv_heads, d}, 1.0f), v = pool.normal(act, {keys, kv_heads, d}, 1.0f);
-  a.cache.k = pool.poisoned(act, {pages, kv_heads, page, d});
-  a.cache.v = pool.poisoned(act, {pages, kv_heads, page, d});
+  if (fp8) round_to_e4m3(k), round_to_e4m3(v);
+  a.cache.k = pool.poisoned(fp8 ? DType::kF8E4M3 : act, {pages, kv_heads, page, d});
+  a.cache.v = pool.poisoned(fp8 ? DType::kF8E4M3 : act, {pages, kv_heads, page, d});
   Tensor slot_tensor = pool.ints(slots, {keys});
   Stream stream;
   write.launch({k, v, slot_tensor, a.cache}, stream);

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "core/e4m3.h"
 #include "core/tensor.h"
 #include "kernels/cuda/launch.h"
 
@@ -138,6 +139,8 @@ inline std::vector<double> download(const Tensor& t) {
       out[i] = reinterpret_cast<float*>(bytes.data())[i];
     } else if (t.dtype == DType::kI32) {
       out[i] = reinterpret_cast<int32_t*>(bytes.data())[i];
+    } else if (t.dtype == DType::kF8E4M3) {
+      out[i] = e4m3_to_float(reinterpret_cast<uint8_t*>(bytes.data())[i]);
     } else {
       uint16_t v = reinterpret_cast<uint16_t*>(bytes.data())[i];
       out[i] = t.dtype == DType::kBF16 ? bf16_to_float(v) : f16_to_float(v);

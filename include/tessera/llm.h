@@ -24,10 +24,12 @@ struct LoadOptions {
   std::string dtype =
       "auto";               // auto (the checkpoint's), float32, bfloat16, float16: activations, cache and plain weights
   bool dequantize = false;  // expand MXFP4 experts to bf16
+  bool fallback = true;     // do so where a GPU has no kernel for MXFP4; false: that is an error
   std::string dense =
-      "auto";       // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
-  int threads = 0;  // 0: all cores this process may use
-  int64_t max_context = 0;   // tokens a sequence may have; 0: the model's own limit, cut to 131072
+      "auto";  // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
+  std::string cache_dtype = "auto";  // of keys and values: auto (as the activations), fp8 (E4M3: half of bfloat16)
+  int threads = 0;                   // 0: all cores this process may use
+  int64_t max_context = 0;           // tokens a sequence may have; 0: the model's own limit, cut to 131072
   int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128
@@ -39,6 +41,8 @@ struct LoadOptions {
   int ep = 0;                    // and whole experts over so many
   std::string attention = "tp";  // with ep alone: tp (split over the same ranks) or dp (whole on every rank)
   std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
+  bool own_cache = true;         // false: for generate_batch() and servers, which bring their own; generate() then
+                                 // makes one when it is first called
   bool ignore_window = false;    // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 

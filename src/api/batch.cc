@@ -40,7 +40,7 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
       o.prompt_lookup > 64)
     fail(ErrorCode::kInvalidArgument,
          "num_blocks, cache_memory, swap_memory, max_context and prompt_lookup (at most 64) must not be negative");
-  RunnerOptions r = llm.runner->options();
+  RunnerOptions r = llm.own_runner ? llm.own_runner->options() : llm.run_options;
   if (o.max_context > r.max_context) {
     fail(ErrorCode::kInvalidArgument, "max_context is {}, and the model was loaded with {}", o.max_context,
          r.max_context);
@@ -55,7 +55,8 @@ RunnerOptions runner_options(const Llm::Impl& llm, const BatchOptions& o) {
   r.swap_bytes = o.swap_memory;
   if (o.num_blocks > 0)
     r.cache_bytes =
-        o.num_blocks * layout_cache(llm.model->cache(), r.ignore_window).page_bytes(r.page_size, dtype_size(r.dtype));
+        o.num_blocks *
+        layout_cache(llm.model->cache(), r.ignore_window).page_bytes(r.page_size, dtype_size(r.cache_type()));
   r.deterministic = o.deterministic;
   r.fit_context = r.fit_context && o.max_context == 0 && r.cache_bytes == 0;
   return r;

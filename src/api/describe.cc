@@ -11,6 +11,12 @@ DType resolve_dtype(const std::string& name, const Json& config) {
   fail(ErrorCode::kInvalidArgument, "dtype \"{}\" is not one of auto, float32, bfloat16, float16", name);
 }
 
+std::optional<DType> resolve_cache_dtype(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "fp8") return DType::kF8E4M3;
+  fail(ErrorCode::kInvalidArgument, "cache_dtype \"{}\" is not one of auto, fp8", name);
+}
+
 namespace {
 
 // The account's headings: what a tensor's name says it is for.
@@ -28,7 +34,7 @@ const char* weight_kind(const std::string& name) {
 }  // namespace
 
 Json describe_model(const Checkpoint& checkpoint, const Model& model, const std::vector<LoadedRow>& rows, DType dtype,
-                    bool ignore_window) {
+                    bool ignore_window, std::optional<DType> cache_dtype) {
   const ModelInfo& info = model.info();
   Json out;
   out["folder"] = checkpoint.folder();
@@ -74,7 +80,7 @@ Json describe_model(const Checkpoint& checkpoint, const Model& model, const std:
   int64_t growing = 0, fixed = 0;
   const CacheSpec spec = model.cache();
   for (const LayerCache& layer : spec.layers) {
-    int64_t bytes = token_bytes(layer, dtype_size(dtype));
+    int64_t bytes = token_bytes(layer, dtype_size(cache_dtype.value_or(dtype)));
     if (layer.window == 0 || ignore_window) {
       growing += bytes;
     } else {

@@ -9,6 +9,7 @@
 #include "api/describe.h"
 #include "api/generation_config.h"
 #include "api/llm_impl.h"
+#include "api/mxfp4_fallback.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "engine/likelihood.h"
@@ -37,24 +38,27 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     if (!std::filesystem::exists(path)) return std::nullopt;
     return Tokenizer::from_file(path);
   });
-  model = make_model(checkpoint.config());
   dtype = resolve_dtype(options.dtype, checkpoint.config());
-  WeightPlan plan;
-  model->declare(plan);
   LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize};
   if (options.tp != 0 || options.ep != 0) {
     context = starting.get();
+    WeightPlan whole;
+    const std::unique_ptr<Model> shapes = make_model(checkpoint.config());
+    shapes->declare(whole);
     const bool cuda = context->device().type == DeviceType::kCuda;
-    mesh = resolve_mesh(options, checkpoint, plan, cuda);
+    mesh = resolve_mesh(options, checkpoint, whole, cuda);
     team = RankTeam::start(folder, options, mesh, *context);
     settings.mesh = &mesh;
     settings.deferred = cuda;
   }
-  rows = checkpoint.load(plan, settings, pool);
+  WeightPlan plan = load_weights(settings);
   if (!context) context = starting.get();
+  kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
   check_dense();
-  if (context->device().type == DeviceType::kCuda) move_weights(plan);
-  kernels = Kernels::builtin(cpu_isa_from_env());
+  if (context->device().type == DeviceType::kCuda) {
+    if (!team && expand_where_needed(plan)) plan = load_weights({.dtype = dtype, .dequantize = true});
+    move_weights(plan);
+  }
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
   if (options.max_context < 0)
@@ -68,20 +72,64 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     fail(ErrorCode::kInvalidArgument, "cache_memory is {}; expected 0 or more", options.cache_memory);
   int64_t mapped_bytes = 0;
   for (const LoadedRow& row : rows) mapped_bytes += row.mapped ? row.memory_bytes : 0;
-  runner = std::make_unique<Runner>(*model, kernels, pool, *context,
-                                    RunnerOptions{.dtype = dtype,
-                                                  .max_context = length,
-                                                  .max_batch_tokens = std::min(options.max_batch_tokens, length),
-                                                  .page_size = options.page_size,
-                                                  .ignore_window = options.ignore_window,
-                                                  .cache_bytes = options.cache_memory,
-                                                  .fit_context = options.max_context == 0 && options.cache_memory == 0,
-                                                  .mapped_bytes = mapped_bytes},
-                                    links());
-  engine = std::make_unique<Engine>(*runner, EngineOptions{});
+  run_options = {.dtype = dtype,
+                 .cache_dtype = resolve_cache_dtype(options.cache_dtype),
+                 .max_context = length,
+                 .max_batch_tokens = std::min(options.max_batch_tokens, length),
+                 .page_size = options.page_size,
+                 .ignore_window = options.ignore_window,
+                 .cache_bytes = options.cache_memory,
+                 .fit_context = options.max_context == 0 && options.cache_memory == 0,
+                 .mapped_bytes = mapped_bytes};
+  if (options.own_cache) runner();
   tokenizer = reading.get();
   log::info("{}: {} layers, {} threads, activations {}", model->info().architecture, model->info().num_hidden_layers,
             pool.size(), dtype_name(dtype));
+}
+
+Runner& Llm::Impl::runner() {
+  if (!own_runner) {
+    own_runner = std::make_unique<Runner>(*model, kernels, pool, *context, run_options, links());
+    own_engine = std::make_unique<Engine>(*own_runner, EngineOptions{});
+  }
+  return *own_runner;
+}
+
+Engine& Llm::Impl::engine() {
+  runner();
+  return *own_engine;
+}
+
+WeightPlan Llm::Impl::load_weights(const LoadSettings& settings) {
+  model = make_model(checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  rows = checkpoint.load(plan, settings, pool);
+  return plan;
+}
+
+ArrangeOptions Llm::Impl::arrangement() const {
+  return {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"};
+}
+
+// Where the GPU has no kernel for MXFP4, the checkpoint is opened once more to be expanded.
+bool Llm::Impl::expand_where_needed(const WeightPlan& plan) {
+  if (options.dequantize) return false;
+  const std::string refusal = mxfp4_refusal(plan, arrangement(), kernels, context->device());
+  if (refusal.empty()) return false;
+  const DeviceInfo info = context->info();
+  Mxfp4Fallback f{.device = info.name,
+                  .capability = info.capability,
+                  .refusal = refusal,
+                  .free_bytes = info.free_bytes,
+                  .allowed = options.fallback};
+  for (const LoadedRow& row : rows) f.mxfp4_bytes += row.memory_bytes;
+  for (const LoadedRow& row : checkpoint.forecast(plan, {.dtype = dtype, .dequantize = true}))
+    f.bf16_bytes += row.memory_bytes;
+  log::warn("{}", expand_mxfp4(f));
+  options.dequantize = true;
+  checkpoint = Checkpoint::open(checkpoint.folder());
+  return true;
 }
 
 void Llm::Impl::check_dense() const {
@@ -96,8 +144,7 @@ void Llm::Impl::check_dense() const {
 void Llm::Impl::move_weights(const WeightPlan& plan) {
   PlacementReport report;
   auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-  device_weights =
-      place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report);
+  device_weights = place_weights(plan, arrangement(), *context, pool, read, &report);
   log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,
@@ -120,23 +167,24 @@ Generation Llm::Impl::generate(const std::vector<int32_t>& prompt, const Samplin
   cancelled.store(false, std::memory_order_relaxed);
   std::optional<RequestResult> end;
   std::exception_ptr thrown;  // by the caller's callbacks
-  const Submission submission = engine->submit({.prompt = prompt,
-                                                .params = params,
-                                                .eos_ids = eos_ids,
-                                                .on_token =
-                                                    [&](int, int32_t id, const TokenLogprob* logprob) {
-                                                      try {
-                                                        if (on_token) on_token(id);
-                                                        return answer.push(id, logprob);
-                                                      } catch (...) {
-                                                        thrown = std::current_exception();
-                                                        return false;
-                                                      }
-                                                    },
-                                                .on_end = [&](int, const RequestResult& result) { end = result; }});
+  Engine& engine = this->engine();
+  const Submission submission = engine.submit({.prompt = prompt,
+                                               .params = params,
+                                               .eos_ids = eos_ids,
+                                               .on_token =
+                                                   [&](int, int32_t id, const TokenLogprob* logprob) {
+                                                     try {
+                                                       if (on_token) on_token(id);
+                                                       return answer.push(id, logprob);
+                                                     } catch (...) {
+                                                       thrown = std::current_exception();
+                                                       return false;
+                                                     }
+                                                   },
+                                               .on_end = [&](int, const RequestResult& result) { end = result; }});
   while (!end) {
-    if (cancelled.exchange(false, std::memory_order_relaxed)) engine->cancel(submission.id);
-    engine->step();
+    if (cancelled.exchange(false, std::memory_order_relaxed)) engine.cancel(submission.id);
+    engine.step();
   }
   if (thrown) std::rethrow_exception(thrown);
   if (end->failed) throw Error(end->error_code, end->error);
@@ -174,7 +222,7 @@ Generation Llm::generate(std::string_view prompt, const SamplingParams& params, 
 }
 
 double Llm::negative_log_likelihood(const std::vector<int32_t>& ids) {
-  return tessera::negative_log_likelihood(*impl_->runner, ids);
+  return tessera::negative_log_likelihood(impl_->runner(), ids);
 }
 
 void Llm::cancel() noexcept {
@@ -185,14 +233,15 @@ int64_t Llm::vocab_size() const {
   return impl_->model->info().vocab_size;
 }
 int64_t Llm::max_context() const {
-  return impl_->runner->options().max_context;
+  return impl_->own_runner ? impl_->own_runner->options().max_context : impl_->run_options.max_context;
 }
 
 std::string Llm::describe() const {
-  Json out = describe_model(impl_->checkpoint, *impl_->model, impl_->rows, impl_->dtype, impl_->options.ignore_window);
+  Json out = describe_model(impl_->checkpoint, *impl_->model, impl_->rows, impl_->dtype, impl_->options.ignore_window,
+                            impl_->run_options.cache_dtype);
   out["max_context"] = max_context();
-  out["memory"]["cache_bytes"] = impl_->runner->memory().cache_bytes;
-  out["memory"]["scratch_bytes"] = impl_->runner->memory().scratch_bytes;
+  out["memory"]["cache_bytes"] = impl_->runner().memory().cache_bytes;
+  out["memory"]["scratch_bytes"] = impl_->runner().memory().scratch_bytes;
   return out.dump();
 }
 
@@ -202,7 +251,7 @@ std::string Llm::explain_kernels(int64_t tokens, int64_t sequences) const {
          "{} tokens in {} sequences: expected 1 to 1048576 tokens, at least one a sequence", tokens, sequences);
   }
   Json out = Json::array();
-  for (const KernelChoice& choice : impl_->runner->explain(tokens, sequences)) {
+  for (const KernelChoice& choice : impl_->runner().explain(tokens, sequences)) {
     Json refused = Json::array();
     for (const auto& [row, why] : choice.refused) refused.push_back({{"row", row}, {"why", why}});
     out.push_back({{"op", choice.op}, {"problem", choice.problem}, {"row", choice.row}, {"refused", refused}});

@@ -10,6 +10,7 @@
 #include "api/rank_team.h"
 #include "core/thread_pool.h"
 #include "engine/engine.h"
+#include "kernels/arrange.h"
 #include "loading/checkpoint.h"
 #include "models/model.h"
 #include "tessera/llm.h"
@@ -19,10 +20,16 @@ namespace tessera {
 
 struct Llm::Impl {
   Impl(const std::string& folder, const LoadOptions& options);
+  WeightPlan load_weights(const LoadSettings& settings);
+  ArrangeOptions arrangement() const;
+  bool expand_where_needed(const WeightPlan& plan);
   void check_dense() const;
   void move_weights(const WeightPlan& plan);
   RankLinks* links() { return team ? &team->links : nullptr; }
 
+  // For one sequence at a time; made, with its cache, when first asked for. Throw kOutOfMemory.
+  Runner& runner();
+  Engine& engine();
   // The tokenizer, or kNotFound saying which file the folder lacks.
   const Tokenizer& text() const;
   // As Llm::generate; `on_token` sees every id first.
@@ -43,8 +50,9 @@ struct Llm::Impl {
   Kernels kernels;
   std::optional<Tokenizer> tokenizer;
   std::vector<int32_t> eos_ids;
-  std::unique_ptr<Runner> runner;
-  std::unique_ptr<Engine> engine;
+  RunnerOptions run_options;
+  std::unique_ptr<Runner> own_runner;  // null until runner() is called
+  std::unique_ptr<Engine> own_engine;
   std::atomic<bool> cancelled{false};
 };
 

@@ -188,8 +188,9 @@ LoadSpeed measure_load(const std::string& model, const LoadOptions& options, boo
   if (context->device().type == DeviceType::kCuda) {
     PlacementReport report;
     auto read = [&](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-    weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool, read, &report,
-                            preallocate);
+    weights = place_weights(
+        plan, {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"}, *context,
+        pool, read, &report, preallocate);
     speed.device_bytes = weights.bytes_taken();
     speed.allocations = weights.allocations();
   }

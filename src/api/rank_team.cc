@@ -72,10 +72,11 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
       pool);
   Arena weights;
   if (cuda) {
-    weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool,
-                            [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
+    weights = place_weights(
+        plan, {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"}, *context,
+        pool, [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
   }
-  const Kernels kernels = Kernels::builtin(cpu_isa_from_env());
+  const Kernels kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
   try {
     follow(*model, kernels, pool, *context, links);
   } catch (const std::exception& e) {

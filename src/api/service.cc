@@ -58,6 +58,7 @@ Service::Service(Llm& llm, const BatchOptions& options, ServiceObserver* observe
     if (e.code() != ErrorCode::kNotFound || !llm.impl().tokenizer) throw;
     no_chat_ = e.what();
   }
+  machine_.runner.warm_up();
   machine_.engine.start();
 }
 

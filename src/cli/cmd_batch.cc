@@ -247,6 +247,7 @@ int cmd_batch(Invocation& call) {
   const size_t all = lines.size();
   std::erase_if(lines, [&](const Line& line) { return results.has(line.custom_id); });
   const size_t earlier = all - lines.size();
+  options.model.load.own_cache = false;
   Llm llm = load_llm(options.model);
   InterruptScope interrupt(&llm, SecondInterrupt::kEndsProgram);
   BatchJob job(llm, results, std::move(lines));

@@ -132,6 +132,7 @@ int bench(Invocation& call, Options& o) {
     fail(ErrorCode::kInvalidArgument, "--prompt-tokens and --output-tokens take LOW HIGH, with LOW not above HIGH");
   o.traffic.prompt_low = o.prompt[0], o.traffic.prompt_high = o.prompt[1];
   o.traffic.output_low = o.output[0], o.traffic.output_high = o.output[1];
+  o.model.load.own_cache = false;
   Llm llm = load_llm(o.model);
   if (o.input.empty() && o.prompt[1] + o.output[1] > llm.max_context()) {
     fail(ErrorCode::kInvalidArgument,

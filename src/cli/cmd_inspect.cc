@@ -24,16 +24,27 @@ examples:
   tessera inspect MODEL --json | jq .memory
   tessera inspect openai/gpt-oss-120b                 before downloading it: fetches config.json and forecasts the rest
   tessera inspect config.json --max-context 32768 --fit 20
+  tessera inspect openai/gpt-oss-120b --device cuda --max-context 131072 --max-requests 3
 
 Only headers are read, so this takes no longer for 120 billion parameters than for one. Where there are no weight files,
 or MODEL is a config.json, the account is what that configuration leads to. Of a card's memory 0.75 GB are taken off for
-the driver.)";
+the driver. With --device cuda the account is that of a process on a GPU, measured with the GPU's kernels where the
+program has them; no GPU is needed for it.)";
 
 struct Options {
   ModelOptions model;
   bool tensors = false;
   std::vector<double> fit;
+  int64_t max_requests = 1, max_batch_tokens = 512;
 };
+
+// The GPU to count for: this machine's, or Hopper's kind where there is none. Null: none was named.
+std::optional<int> gpu_capability(const std::string& device) {
+  constexpr int kHopper = 90;
+  if (!device.starts_with("cuda")) return std::nullopt;
+  const std::vector<DeviceInfo> cards = cuda_devices(nullptr);
+  return cards.empty() ? kHopper : cards[0].capability;
+}
 
 // MODEL as a checkpoint: from weight files where there are any, else from config.json. A hub id that is not in the
 // cache costs one small file.
@@ -66,8 +77,8 @@ Json inspect(const Options& options) {
   model->declare(plan);
   const DType dtype = resolve_dtype(load.dtype, checkpoint.config());
   auto describe = [&](bool dequantize) {
-    return describe_model(checkpoint, *model, checkpoint.forecast(plan, {dtype, dequantize}), dtype,
-                          load.ignore_window);
+    return describe_model(checkpoint, *model, checkpoint.forecast(plan, {dtype, dequantize}), dtype, load.ignore_window,
+                          resolve_cache_dtype(load.cache_dtype));
   };
   Json as_is = describe(false), dequantized = describe(true);
   Json out = load.dequantize ? dequantized : as_is;
@@ -75,13 +86,20 @@ Json inspect(const Options& options) {
   out["memory_dequantize"] = dequantized["memory"];
   const int64_t limit = model->info().max_position_embeddings;
   out["context"] = load.max_context > 0 ? std::min(load.max_context, limit) : limit;
+  const std::optional<int> gpu = gpu_capability(load.device);
   out["forecast"] = forecast_memory(checkpoint, *model,
                                     {.dtype = dtype,
+                                     .cache_dtype = resolve_cache_dtype(load.cache_dtype),
                                      .dequantize = load.dequantize,
                                      .ignore_window = load.ignore_window,
                                      .threads = load.threads,
                                      .context = out["context"].get<int64_t>(),
-                                     .card_gigabytes = options.fit});
+                                     .card_gigabytes = options.fit,
+                                     .gpu = gpu.has_value(),
+                                     .capability = gpu.value_or(0),
+                                     .dense_fp8 = load.dense == "fp8",
+                                     .max_requests = options.max_requests,
+                                     .max_batch_tokens = options.max_batch_tokens});
   return out;
 }
 
@@ -129,11 +147,21 @@ std::string cache_lines(const Json& in) {
          fmt::format("\n  {} when the context of {} tokens is full\n", bytes(growing * context + windows), context);
 }
 
+std::string sequences(const Json& forecast) {
+  const int64_t n = forecast.value("max_requests", int64_t{1});
+  return n == 1 ? "one sequence" : fmt::format("{} sequences, each", n);
+}
+
 std::string forecast_lines(const Json& in) {
   const Json& f = in["forecast"];
-  std::string text = fmt::format("memory for one sequence of {} tokens\n  {}: weights {}, cache {}, workspace {}\n",
+  std::string text = fmt::format("memory for {} of {} tokens\n  {}: weights {}, cache {}, workspace {}", sequences(f),
                                  f["context"].dump(), bytes(f["total_bytes"]), bytes(f["weight_bytes"]),
                                  bytes(f["cache_bytes"]), bytes(f["workspace_bytes"]));
+  if (f.contains("driver_bytes")) {
+    text += fmt::format(", recorded steps {}, the driver {}{}", bytes(f["graph_bytes"]), bytes(f["driver_bytes"]),
+                        f["measured"].get<bool>() ? "" : " (a build without CUDA: the workspace is a bound)");
+  }
+  text += "\n";
   text += fmt::format("{:<40}{:>12}{:>8}{:>18}\n", "does it fit", "free", "", "longest context");
   for (const Json& device : f["devices"]) {
     auto longest = device["max_context"].get<int64_t>();
@@ -183,6 +211,12 @@ int cmd_inspect(Invocation& call) {
   app.add_option("--fit", options.fit, "also say whether it fits a card of so many GB; may be repeated")
       ->allow_extra_args(false)
       ->check(CLI::Range(0.1, 1e6));
+  app.add_option("--max-requests", options.max_requests, "sequences at once, when it is to run on a GPU")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+      ->capture_default_str();
+  app.add_option("--max-batch-tokens", options.max_batch_tokens, "tokens in one step, likewise")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}))
+      ->capture_default_str();
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
   Json in = inspect(options);

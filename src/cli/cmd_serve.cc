@@ -136,6 +136,7 @@ int cmd_serve(Invocation& call) {
   std::exception_ptr failure;
   std::thread loading([&] {
     try {
+      options.model.load.own_cache = false;
       llm.emplace(load_llm(options.model));
       state.set_service(std::make_shared<Service>(*llm, options.batch, &state.metrics));
       announce(call, state, http.port());
@@ -144,7 +145,8 @@ int cmd_serve(Invocation& call) {
       for (int now = 0; now < 2; ++now) http.drain();
     }
   });
-  // A rank that is lost: /health says so for a while, for balancers to see, then the server ends.
+  // A rank that is lost, or a fault of the device: no step can run in this process any more, and what ran was answered
+  // with it. /health says so for a while, for balancers to see, then the server ends, to be started anew.
   std::atomic<bool> ended{false};
   std::string dead;
   std::thread watch([&] {
@@ -152,7 +154,7 @@ int cmd_serve(Invocation& call) {
     while (!ended && dead.empty()) {
       std::this_thread::sleep_for(kLook);
       const std::shared_ptr<Service> service = state.service();
-      if (service && llm->impl().team) dead = service->dead();
+      if (service) dead = service->dead();
     }
     if (dead.empty()) return;
     std::this_thread::sleep_for(kShown);

@@ -48,8 +48,16 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->group(kLoadGroup);
   app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16 (4 times their memory)")
       ->group(kLoadGroup);
+  app.add_flag("!--no-fallback", options.load.fallback,
+               "refuse a GPU without kernels for MXFP4, rather than expand the experts to bf16 there")
+      ->group(kLoadGroup);
   app.add_option("--dense", options.load.dense,
                  "auto: attention and unembedding as stored; fp8: in 8 bits, quantised while loading (a GPU, bfloat16)")
+      ->check(CLI::IsMember({"auto", "fp8"}))
+      ->capture_default_str()
+      ->group(kLoadGroup);
+  app.add_option("--cache-dtype", options.load.cache_dtype,
+                 "type of keys and values; auto: that of the activations; fp8: E4M3, half the memory of bfloat16")
       ->check(CLI::IsMember({"auto", "fp8"}))
       ->capture_default_str()
       ->group(kLoadGroup);

@@ -157,7 +157,7 @@ class TrafficRun {
         const LayerCache& shape = spec.layers[static_cast<size_t>(layer)];
         if (shape.window == 0) continue;
         bytes += runner.cache().peak_held(g) * runner.options().page_size *
-                 token_bytes(shape, dtype_size(runner.options().dtype));
+                 token_bytes(shape, dtype_size(runner.options().cache_type()));
       }
     }
     return bytes;

@@ -71,7 +71,8 @@ std::unique_ptr<DeviceContext> make_context(const std::string& name) {
   if (name == "auto") {
     std::string why;
     if (!cuda_devices(&why).empty()) return make_cuda_context(0);
-    log::info("running on the CPU: {}", why);
+    // Who built a program for GPUs wants to know; who did not, need not hear of it each time.
+    log::log(has_cuda_code() ? log::level::warn : log::level::info, "running on the CPU: {}", why);
     return make_cpu_context();
   }
   if (name == "cuda") return make_cuda_context(0);

@@ -62,6 +62,9 @@ std::unique_ptr<DeviceContext> make_cuda_context(int index);
 // The cards that make_cuda_context can open; when there are none, `why` gets one line that says what is missing.
 std::vector<DeviceInfo> cuda_devices(std::string* why);
 
+// Whether this build has code for GPUs.
+bool has_cuda_code();
+
 // "cpu", "cuda", "cuda:1", or "auto": a GPU when there is one, else the CPU, with a line in the log that says so.
 std::unique_ptr<DeviceContext> make_context(const std::string& name);
 

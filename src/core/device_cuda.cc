@@ -2,9 +2,11 @@
 #include <cuda_runtime.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 
+#include "core/cuda_capability.h"
 #include "core/device_context.h"
 #include "core/log.h"
 #include "core/upload_lane.h"
@@ -21,7 +23,7 @@ DeviceInfo describe(int index) {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index), "reading the device's properties");
   return {.name = properties.name,
-          .capability = properties.major * 10 + properties.minor,
+          .capability = acting_capability(properties.major * 10 + properties.minor),
           .multiprocessors = properties.multiProcessorCount,
           .total_bytes = static_cast<int64_t>(properties.totalGlobalMem),
           .free_bytes = static_cast<int64_t>(properties.totalGlobalMem)};
@@ -66,10 +68,24 @@ class CudaGraph final : public DeviceGraph {
   cudaStream_t stream_;
 };
 
+// A forced capability stands for a card that this program was built for.
+bool can_run(const DeviceInfo& d) {
+  return d.capability >= kLeastCapability || forced_capability() != 0;
+}
+std::string too_old(const DeviceInfo& d) {
+  return fmt::format("{} has compute capability {}.{}, and {}.{} is the least that this program has code for", d.name,
+                     d.capability / 10, d.capability % 10, kLeastCapability / 10, kLeastCapability % 10);
+}
+
 class CudaContext final : public DeviceContext {
  public:
   explicit CudaContext(int index) : index_(index) {
-    check(cudaSetDevice(index_), "selecting the device");
+    const cudaError_t started = cudaSetDevice(index_);
+    if (started == cudaErrorMemoryAllocation) {
+      fail(ErrorCode::kOutOfMemory,
+           "cuda:{} has not even the memory for a process to start on it; stop what else runs there", index_);
+    }
+    check(started, "selecting the device");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   }
   ~CudaContext() override {
@@ -159,19 +175,49 @@ class CudaContext final : public DeviceContext {
 
 }  // namespace
 
+bool has_cuda_code() {
+  return true;
+}
+
+namespace {
+
+// 13000 as "13.0".
+std::string version(int number) {
+  return fmt::format("{}.{}", number / 1000, number % 1000 / 10);
+}
+
+// In a line, why the runtime finds no device.
+std::string why_none(cudaError_t result) {
+  if (result == cudaSuccess || result == cudaErrorNoDevice) return "no NVIDIA GPU is visible";
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (result == cudaErrorInsufficientDriver && driver == 0) return "no NVIDIA driver: libcuda.so.1 is not there";
+  if (result == cudaErrorInsufficientDriver) {
+    return fmt::format("the NVIDIA driver is too old: it knows CUDA {}, and this program needs {}", version(driver),
+                       version(runtime));
+  }
+  return fmt::format("no usable GPU: {}", cudaGetErrorString(result));
+}
+
+}  // namespace
+
 std::vector<DeviceInfo> cuda_devices(std::string* why) {
+  forced_capability();
   int count = 0;
   cudaError_t result = cudaGetDeviceCount(&count);
   std::vector<DeviceInfo> devices;
   if (result != cudaSuccess || count == 0) {
     cudaGetLastError();
-    if (why)
-      *why = result == cudaSuccess ? "no NVIDIA GPU is visible"
-                                   : fmt::format("no usable GPU: {}", cudaGetErrorString(result));
+    if (why) *why = why_none(result);
     return devices;
   }
   for (int i = 0; i < count; ++i) devices.push_back(describe(i));
-  return devices;
+  // Numbers are those of the runtime, so an old card among new ones stays; make_cuda_context refuses it.
+  const bool any = std::any_of(devices.begin(), devices.end(), [](const DeviceInfo& d) { return can_run(d); });
+  if (any) return devices;
+  if (why) *why = too_old(devices[0]);
+  return {};
 }
 
 namespace {
@@ -227,6 +273,8 @@ std::unique_ptr<DeviceContext> make_cuda_context(int index) {
   if (devices.empty()) fail(ErrorCode::kNotFound, "{}; use --device cpu", why);
   if (index >= static_cast<int>(devices.size()))
     fail(ErrorCode::kNotFound, "there is no cuda:{}; this machine has {} NVIDIA GPU(s)", index, devices.size());
+  if (const DeviceInfo& d = devices[static_cast<size_t>(index)]; !can_run(d))
+    fail(ErrorCode::kUnsupported, "{}; use --device cpu", too_old(d));
   return std::make_unique<CudaContext>(index);
 }
 

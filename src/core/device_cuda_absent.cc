@@ -9,6 +9,10 @@ namespace {
 constexpr const char* kWhy = "this build has no GPU code; build with the preset \"cuda\"";
 }
 
+bool has_cuda_code() {
+  return false;
+}
+
 std::unique_ptr<DeviceContext> make_cuda_context(int) {
   fail(ErrorCode::kUnsupported, "{}", kWhy);
 }

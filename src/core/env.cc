@@ -25,6 +25,8 @@ constexpr EnvRow kRows[] = {
     {Env::kHfTokenPath, "HF_TOKEN_PATH", "", "file with the token (default: $HF_HOME/token)"},
     {Env::kHfOffline, "HF_HUB_OFFLINE", "", "1: never use the network, only what is in the cache"},
     {Env::kHfTimeout, "HF_HUB_DOWNLOAD_TIMEOUT", "10", "seconds without a byte before a connection is given up"},
+    {Env::kCudaCapability, "TESSERA_CUDA_CAPABILITY", "",
+     "act as on a GPU of this compute capability, such as 7.5, when it is lower than the card's: for tests"},
     {Env::kCertificates, "SSL_CERT_FILE", "", "certificates to trust instead of the system's, for downloads"},
     {Env::kRank, "RANK", "", "torchrun: which rank this process is"},
     {Env::kWorldSize, "WORLD_SIZE", "", "torchrun: ranks in all"},

@@ -41,6 +41,7 @@ enum class Env {
   kSlurmSize,
   kSlurmLocalRank,
   kSlurmHosts,
+  kCudaCapability,
 };
 
 struct EnvRow {

@@ -345,6 +345,38 @@ TEST(Engine, AFaultOfTheDeviceEndsEveryRequestWithItsError) {
   EXPECT_THROW(m.engine.submit(request({1}, 1, a)), Error);
 }
 
+// The fault comes to light where the engine waits for the device, with requests running, waiting and arriving.
+TEST(Engine, AFaultInTheMiddleOfABatchLeavesNobodyWaiting) {
+  std::atomic<int> ended{0};
+  RunnerOptions runner = small();
+  runner.max_sequences = 3;
+  Machine m(runner, {}, /*recording=*/true);
+  int waits = 0;
+  static_cast<RecordingContext&>(*m.context).on_synchronize = [&] {
+    if (++waits >= 6) fail(ErrorCode::kIo, "CUDA: running on the device: an illegal memory access was encountered");
+  };
+  std::vector<std::vector<Answer>> answers(8, std::vector<Answer>(1));
+  for (size_t i = 0; i < answers.size(); ++i) {
+    Request r = request({1, 2, static_cast<int32_t>(i)}, 300, answers[i]);
+    r.on_end = [&, then = r.on_end](int k, const RequestResult& result) {
+      then(k, result);
+      ++ended;
+    };
+    m.engine.submit(std::move(r));
+  }
+  m.engine.start();
+  for (int i = 0; i < 2000 && ended < 8; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(ended, 8);
+  m.engine.stop();
+  for (const std::vector<Answer>& a : answers) {
+    EXPECT_TRUE(a[0].ended && a[0].result.failed);
+    EXPECT_EQ(a[0].result.error_code, ErrorCode::kIo);
+    EXPECT_NE(a[0].result.error.find("illegal memory access"), std::string::npos);
+  }
+  EXPECT_NE(m.engine.dead().find("illegal memory access"), std::string::npos);
+  EXPECT_THROW(m.engine.submit(request({1}, 1, answers[0])), Error);
+}
+
 TEST(Engine, UnfinishedRequestsEndWithTheEngine) {
   std::vector<Answer> a(2), b(1);
   {

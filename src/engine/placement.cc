@@ -83,43 +83,72 @@ void point_aliases(const std::vector<Shared>& shared) {
 
 }  // namespace
 
+namespace {
+
+// The router decides by small differences, and an embedding's rows are picked: both stay as they are.
+ArrangeOptions options_of(const WeightPlan& plan, const WeightRow& row, const ArrangeOptions& options) {
+  ArrangeOptions o = options;
+  o.fp8 = options.fp8 && row.kind == RowKind::kMatrix && row.split != Split::kReplicated && !is_looked_up(plan, row);
+  return o;
+}
+
+ArrangedBytes count_bytes(const WeightPlan& plan, const ArrangeOptions& options) {
+  ArrangedBytes all;
+  for (const WeightRow& row : plan.rows()) {
+    if (row.tensor && row.tensor->defined()) all.bytes += row.tensor->bytes() + 256;
+    if (!row.weight || row.kind == RowKind::kAlias) continue;
+    const ArrangedBytes arranged = cuda_arranged_bytes(*row.weight, options_of(plan, row, options));
+    all.bytes += arranged.bytes;
+    all.pooled_scales += arranged.pooled_scales;
+  }
+  all.bytes += all.pooled_scales + 256;
+  return all;
+}
+
+// Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can
+// compute them.
+std::vector<UploadPiece> arrange_all(const WeightPlan& plan, const ArrangeOptions& options, int64_t pooled_scales,
+                                     Arena& arena) {
+  auto* scales = static_cast<float*>(arena.allocate(pooled_scales));
+  std::vector<UploadPiece> pieces;
+  for (const WeightRow& row : plan.rows())
+    if (row.weight && row.kind != RowKind::kAlias)
+      *row.weight = cuda_arrange(*row.weight, options_of(plan, row, options), arena, scales, pieces);
+  for (const WeightRow& row : plan.rows())
+    if (row.tensor && row.tensor->defined()) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+  return pieces;
+}
+
+}  // namespace
+
+int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, Device device) {
+  for (const WeightRow& row : plan.rows()) {
+    if (row.tensor && row.tensor->dtype == DType::kF32) row.tensor->dtype = options.activations;
+    if (row.weight && row.weight->format == WeightFormat::kMxfp4) row.weight->max_scale = 0;
+  }
+  const std::vector<Shared> shared = shared_weights(plan);
+  const ArrangedBytes all = count_bytes(plan, options);
+  Arena arena = Arena::measuring(device);
+  arrange_all(plan, options, all.pooled_scales, arena);
+  point_aliases(shared);
+  return all.bytes;
+}
+
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report, bool preallocate) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<Shared> shared = shared_weights(plan);
-  int64_t bytes = 0, pooled = 0;
   std::list<std::vector<uint16_t>> kept;
-  // The router decides by small differences, and an embedding's rows are picked: both stay as they are.
-  auto options_of = [&](const WeightRow& row) {
-    ArrangeOptions o = options;
-    o.fp8 = options.fp8 && row.kind == RowKind::kMatrix && row.split != Split::kReplicated && !is_looked_up(plan, row);
-    return o;
-  };
-  for (const WeightRow& row : plan.rows()) {
-    if (row.tensor && !row.tensor->defined()) continue;  // another rank's
-    if (row.tensor) *row.tensor = narrowed(*row.tensor, options.activations, kept);
-    if (row.tensor) bytes += row.tensor->bytes() + 256;
-    if (!row.weight || row.kind == RowKind::kAlias) continue;
-    const ArrangedBytes arranged = cuda_arranged_bytes(*row.weight, options_of(row));
-    bytes += arranged.bytes;
-    pooled += arranged.pooled_scales;
-  }
-  bytes += pooled + 256;
-  Arena arena = preallocate ? Arena(context, bytes) : Arena::scattered(context);
-  auto* scales = static_cast<float*>(arena.allocate(pooled));
-  std::vector<UploadPiece> pieces;
-  // Matrices, then vectors: a layer's q, k and v lie one after another, and their biases too, so that one product can
-  // compute them.
-  for (const WeightRow& row : plan.rows())
-    if (row.weight && row.kind != RowKind::kAlias)
-      *row.weight = cuda_arrange(*row.weight, options_of(row), arena, scales, pieces);
-  for (const WeightRow& row : plan.rows())
-    if (row.tensor && row.tensor->defined()) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+  for (const WeightRow& row : plan.rows())  // undefined: another rank's
+    if (row.tensor && row.tensor->defined()) *row.tensor = narrowed(*row.tensor, options.activations, kept);
+  const ArrangedBytes all = count_bytes(plan, options);
+  Arena arena = preallocate ? Arena(context, all.bytes) : Arena::scattered(context);
+  const std::vector<UploadPiece> pieces = arrange_all(plan, options, all.pooled_scales, arena);
   point_aliases(shared);
   send_all(pieces, context, pool, read);
   if (report) {
     for (const UploadPiece& piece : pieces) report->bytes += piece.value_bytes + piece.scale_bytes;
-    report->device_bytes = bytes;
+    report->device_bytes = all.bytes;
     report->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   return arena;

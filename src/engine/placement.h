@@ -26,4 +26,9 @@ struct PlacementReport {
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report = nullptr, bool preallocate = true);
 
+// The same with nothing behind it: targets get the shapes and forms that they would have on the GPU, at addresses that
+// must not be touched. Takes MXFP4's scales to fit and F32 vectors to be narrow ones. Returns device_bytes. REQUIRES: a
+// build with CUDA, no GPU.
+int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, Device device);
+
 }  // namespace tessera

@@ -23,10 +23,13 @@ class RecordingContext final : public DeviceContext {
     ++recorded;
     return std::make_unique<Graph>(work, replayed);
   }
-  void synchronize() override {}
+  void synchronize() override {
+    if (on_synchronize) on_synchronize();
+  }
   void* native_stream() const override { return nullptr; }
 
   int64_t recorded = 0, replayed = 0;
+  std::function<void()> on_synchronize;  // may throw, as a device does that has failed
 
  private:
   struct Graph final : DeviceGraph {

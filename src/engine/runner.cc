@@ -1,6 +1,7 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "core/error.h"
@@ -15,6 +16,8 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
+
+constexpr int64_t kReserve = int64_t{1} << 30;
 
 void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
@@ -86,13 +89,13 @@ Runner::~Runner() {
 }
 
 // What the device has left after weights and scratch. A machine's main memory is shared with other programs, which get
-// half of it; a GPU keeps a little for the driver's and libraries' own needs.
+// half of it; a GPU keeps a little for recorded steps, and for code that is loaded when it is first used.
 int64_t Runner::memory_left() const {
   if (context_.device().type == DeviceType::kCpu)
     return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2 /
            (links_ ? links_->sharing_memory : 1);
   const DeviceInfo info = context_.info();
-  return info.free_bytes - info.total_bytes / 16;
+  return info.free_bytes - std::min(info.total_bytes / 16, kReserve);
 }
 
 int64_t Runner::count_pages() {
@@ -115,8 +118,8 @@ void Runner::describe_pages(Arena& arena, int64_t pages) {
   stores_.clear();
   for (const LayerCache& c : layout_.stores) {
     Shape shape{pages, c.kv_heads, options_.page_size, c.head_dim};
-    Tensor k = arena.tensor(options_.dtype, shape);
-    stores_.push_back({k, arena.tensor(options_.dtype, shape)});
+    Tensor k = arena.tensor(options_.cache_type(), shape);
+    stores_.push_back({k, arena.tensor(options_.cache_type(), shape)});
   }
   views_.resize(spec_.layers.size());
   for (size_t i = 0; i < views_.size(); ++i) views_[i].pages = stores_[static_cast<size_t>(layout_.store_of_layer[i])];
@@ -362,6 +365,8 @@ void Runner::send_inputs() {
 
 void Runner::warm_up() {
   if (!asynchronous()) return;
+  const auto start = std::chrono::steady_clock::now();
+  const int64_t free_before = context_.info().free_bytes;
   const std::vector<int32_t> prompt(static_cast<size_t>(std::min(options_.max_batch_tokens, options_.max_context)), 0);
   {
     std::unique_ptr<Sequence> sequence = open();
@@ -380,6 +385,9 @@ void Runner::warm_up() {
       context_.synchronize();
     }
   }
+  log::info("{} decode steps recorded in {:.2f} s; they and the code that they run take {:.1f} MiB", recorded_.size(),
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+            static_cast<double>(free_before - context_.info().free_bytes) / (1 << 20));
 }
 
 void Runner::sample(std::span<const RowSampling> rows) {

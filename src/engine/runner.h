@@ -19,8 +19,9 @@
 namespace tessera {
 
 struct RunnerOptions {
-  DType dtype = DType::kBF16;  // activations and cache
-  int64_t max_context = 4096;  // tokens a sequence may have
+  DType dtype = DType::kBF16;        // activations
+  std::optional<DType> cache_dtype;  // keys and values; none: the same
+  int64_t max_context = 4096;        // tokens a sequence may have
   int64_t max_sequences = 1;
   int64_t max_batch_tokens = 512;  // tokens in one step
   int64_t max_logit_rows = 128;    // rows of logits in one step
@@ -33,6 +34,8 @@ struct RunnerOptions {
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;  // see CacheOptions
   bool deterministic = false;        // the kernels are those without rows that vary
+
+  DType cache_type() const { return cache_dtype.value_or(dtype); }
 };
 
 using Sequence = CacheSequence;
@@ -95,7 +98,7 @@ class Runner {
   const PagedCache& cache() const { return *cache_; }
   ThreadPool& thread_pool() { return thread_pool_; }
   int64_t vocab_size() const { return model_.info().vocab_size; }
-  int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.dtype)); }
+  int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.cache_type())); }
 
  private:
   void prepare();

@@ -28,7 +28,8 @@ struct UploadPiece {
 // MXFP4 and for FP8 rows take BF16 only.
 struct ArrangeOptions {
   DType activations = DType::kBF16;
-  bool fp8 = false;  // plain matrices become FP8 with a scale a row, where the kernels for that take them
+  int capability = 0;  // of the GPU: matrix units that read re-arranged MXFP4 come with 8.0; 0: they are there
+  bool fp8 = false;    // plain matrices become FP8 with a scale a row, where the kernels for that take them
 };
 
 // Bytes of device memory that `host` will take, and the scales among them that come from a pool of their own.

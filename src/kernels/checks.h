@@ -21,6 +21,14 @@ inline Verdict require_cpu_floats(std::initializer_list<const Tensor*> tensors) 
   return kAccepted;
 }
 
+// The cache may hold 8-bit floats too.
+inline Verdict require_cpu_cache(const KvPages& cache) {
+  if (cache.k.device.type != DeviceType::kCpu) return {"the cache is not in CPU memory"};
+  if (cache.k.dtype != cache.v.dtype) return {"keys and values are of different types"};
+  if (!is_float(cache.k.dtype) && cache.k.dtype != DType::kF8E4M3) return {"the cache is not F32, BF16, F16 or E4M3"};
+  return kAccepted;
+}
+
 // A weight in CPU memory whose format the CPU rows read: plain floats, or MXFP4 with whole blocks.
 inline Verdict require_cpu_weight(const Weight& w) {
   if (w.values.device.type != DeviceType::kCpu) return {"the weight is not in CPU memory"};

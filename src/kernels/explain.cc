@@ -64,7 +64,8 @@ std::string problem_of(const RopeKvArgs& a) {
                      a.cache.page_size());
 }
 std::string problem_of(const AttentionArgs& a) {
-  return fmt::format("{} of {} sequences, {} keys at most, {}", act(a.q), a.context.dim(0), a.max_context,
+  return fmt::format("{} of {} sequences, {} keys at most{}, {}", act(a.q), a.context.dim(0), a.max_context,
+                     a.cache.k.dtype == a.q.dtype ? "" : fmt::format(" in {}", dtype_name(a.cache.k.dtype)),
                      a.window > 0 ? fmt::format("window {}", a.window) : "no window");
 }
 std::string problem_of(const RopeAttentionArgs& a) {

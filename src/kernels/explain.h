@@ -43,7 +43,7 @@ template <class Args>
 KernelChoice explain_choice(const OpTable<Args>& table, const Args& args) {
   KernelChoice choice{.op = table.op, .problem = problem_of(args)};
   for (const KernelRow<Args>& row : table.rows) {
-    const Verdict verdict = row.supports(args);
+    const Verdict verdict = table.judge(row, args);
     if (verdict) {
       choice.row = row.name;
       break;

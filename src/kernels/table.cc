@@ -29,6 +29,18 @@ Kernels Kernels::builtin(CpuIsa isa) {
   return kernels;
 }
 
+const char* capability_refusal(int least, int most) {
+  if (least == 90 && most == 90) return "it is made for compute capability 9.0 alone (Hopper)";
+  if (least >= 80) return "it needs compute capability 8.0";
+  return "it needs compute capability 7.5";
+}
+
+Kernels Kernels::for_capability(int capability) const {
+  Kernels kernels = *this;
+  kernels.for_each([&](auto& table) { table.capability = capability; });
+  return kernels;
+}
+
 Kernels Kernels::batch_invariant() const {
   Kernels kernels = *this;
   kernels.for_each([](auto& table) { std::erase_if(table.rows, [](const auto& row) { return row.varies; }); });

@@ -40,17 +40,29 @@ struct KernelRow {
   void (*launch)(const Args&, Stream&);
   // A token's result may depend, in its last bits, on how many others are in the call.
   bool varies = false;
+  // Compute capabilities (major * 10 + minor) of the GPUs that its code runs on.
+  int least = 0, most = 999;
 };
+
+// Why a row does not run on a GPU, as a static sentence.
+const char* capability_refusal(int least, int most);
 
 template <class Args>
 struct OpTable {
   const char* op = "";
   std::vector<KernelRow<Args>> rows;  // order = preference
+  int capability = 0;                 // of the GPU; 0: not known, and no row is refused for it
 
+  // What the row says, and whether its code runs on this GPU.
+  Verdict judge(const KernelRow<Args>& row, const Args& args) const {
+    if (Verdict own = row.supports(args); !own) return own;
+    if (capability == 0 || (capability >= row.least && capability <= row.most)) return kAccepted;
+    return {capability_refusal(row.least, row.most)};
+  }
   // The first row that accepts, or nullptr.
   const KernelRow<Args>* choose(const Args& args) const {
     for (const KernelRow<Args>& row : rows)
-      if (row.supports(args)) return &row;
+      if (judge(row, args)) return &row;
     return nullptr;
   }
 };
@@ -68,6 +80,8 @@ class Kernels {
 
   // Without the rows that vary: a token's result is the same, bit by bit, whatever else is computed with it.
   Kernels batch_invariant() const;
+  // As a GPU of that compute capability (DeviceInfo) chooses.
+  Kernels for_capability(int capability) const;
 
   OpTable<EmbedArgs> embed{"embed", {}};
   OpTable<RmsNormArgs> rms_norm{"rms_norm", {}};

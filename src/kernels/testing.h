@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/e4m3.h"
 #include "kernels/table.h"
 
 namespace tessera::testing {
@@ -21,6 +22,7 @@ namespace tessera::testing {
 inline float value_at(const Tensor& t, int64_t i) {
   if (t.dtype == DType::kBF16) return bf16_to_float(t.as<uint16_t>()[i]);
   if (t.dtype == DType::kF16) return f16_to_float(t.as<uint16_t>()[i]);
+  if (t.dtype == DType::kF8E4M3) return e4m3_to_float(t.as<uint8_t>()[i]);
   return t.f32()[i];
 }
 inline void set_value(const Tensor& t, int64_t i, float v) {
@@ -28,6 +30,8 @@ inline void set_value(const Tensor& t, int64_t i, float v) {
     t.as<uint16_t>()[i] = float_to_bf16(v);
   } else if (t.dtype == DType::kF16) {
     t.as<uint16_t>()[i] = float_to_f16(v);
+  } else if (t.dtype == DType::kF8E4M3) {
+    t.as<uint8_t>()[i] = float_to_e4m3(v);
   } else {
     t.f32()[i] = v;
   }

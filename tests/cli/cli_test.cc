@@ -321,5 +321,34 @@ TEST_F(Cli, SlashCommands) {
   EXPECT_EQ(chat.wait(), 0);
 }
 
+// The same command everywhere: without a GPU it runs on the CPU, and a program that was built for GPUs says so, in a
+// line.
+TEST_F(Cli, WithoutAGpuItRunsOnTheCpu) {
+  const Args command = {"generate", kModel, "-p", "The", "--max-tokens", "3", "--threads", "1", "--log-level", "info"};
+  const Outcome run = run_tessera(command);
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  std::istringstream lines(run.err);
+  int told = 0, on_gpu = 0;
+  for (std::string line; std::getline(lines, line);) {
+    told += line.find("running on the CPU: ") != std::string::npos;
+    on_gpu += line.find("on the device") != std::string::npos;
+  }
+  EXPECT_EQ(told + on_gpu, 1) << run.err;
+  const Outcome named = run_tessera({"generate", kModel, "-p", "The", "--max-tokens", "3", "--device", "cuda"});
+  if (told == 1) expect_error(named, 1, "GPU");
+}
+
+// A driver older than the program's CUDA: named with both versions, and the CPU takes over.
+TEST_F(Cli, ADriverThatIsTooOld) {
+  if (std::string(TESSERA_OLD_DRIVER).empty()) GTEST_SKIP() << "a build without CUDA";
+  setenv("LD_LIBRARY_PATH", TESSERA_OLD_DRIVER, 1);
+  const Outcome automatic = run_tessera({"generate", kModel, "-p", "The", "--max-tokens", "3", "--threads", "1"});
+  const Outcome named = run_tessera({"generate", kModel, "-p", "The", "--device", "cuda"});
+  unsetenv("LD_LIBRARY_PATH");
+  EXPECT_EQ(automatic.exit_code, 0);
+  EXPECT_THAT(automatic.err, AllOf(HasSubstr("running on the CPU"), HasSubstr("driver is too old"), HasSubstr("12.4")));
+  expect_error(named, 1, "driver is too old: it knows CUDA 12.4, and this program needs 13.");
+}
+
 }  // namespace
 }  // namespace tessera::testing

@@ -319,6 +319,7 @@ void attend_split(const AttentionArgs& a, const Shape4& s, const Tile& tile, int
                   Scratch& scratch) {
   if (a.cache.k.dtype == DType::kBF16) return attend_keys<hwy::bfloat16_t>(a, s, tile, begin, end, scratch);
   if (a.cache.k.dtype == DType::kF16) return attend_keys<hwy::float16_t>(a, s, tile, begin, end, scratch);
+  if (a.cache.k.dtype == DType::kF8E4M3) return attend_keys<E4M3>(a, s, tile, begin, end, scratch);
   attend_keys<float>(a, s, tile, begin, end, scratch);
 }
 
@@ -417,8 +418,8 @@ void merge_task(const AttentionArgs& a, const Shape4& s, const Tile& tile, float
 
 Verdict supports(const AttentionArgs& a) {
   if (a.q.dim(2) > kMaxHeadDim) return {"the head dimension is larger than 256"};
-  if (a.cache.k.dtype != a.cache.v.dtype) return {"keys and values are of different types"};
-  return require_cpu_floats({&a.q, &a.cache.k, &a.cache.v, &a.sinks, &a.out});
+  if (Verdict v = require_cpu_cache(a.cache); !v) return v;
+  return require_cpu_floats({&a.q, &a.sinks, &a.out});
 }
 
 int64_t workspace(const AttentionArgs& a) {

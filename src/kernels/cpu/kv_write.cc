@@ -12,11 +12,19 @@ namespace tessera::cpu::HWY_NAMESPACE {
 namespace {
 
 Verdict supports(const KvWriteArgs& a) {
-  return require_cpu_floats({&a.k, &a.v, &a.cache.k, &a.cache.v});
+  if (Verdict v = require_cpu_cache(a.cache); !v) return v;
+  return require_cpu_floats({&a.k, &a.v});
 }
 
 HWY_INLINE void copy(const Tensor& to, int64_t to_first, const Tensor& from, int64_t from_first, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) store(to, to_first + i, n - i, load(from, from_first + i, n - i));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const V values = load(from, from_first + i, n - i);
+    if (to.dtype == DType::kF8E4M3) {
+      store(to.as<E4M3>() + to_first + i, n - i, values);
+    } else {
+      store(to, to_first + i, n - i, values);
+    }
+  }
 }
 
 void launch(const KvWriteArgs& a, Stream& stream) {

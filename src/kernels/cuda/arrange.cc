@@ -19,9 +19,9 @@ bool becomes_fp8(const Weight& w, const ArrangeOptions& o) {
          cuda::fits_fp8_rows(w.k) && w.k * dtype_size(w.values.dtype) <= kUploadBlockBytes;
 }
 
-bool becomes_atoms(const Weight& w, DType activations) {
-  return activations == DType::kBF16 && w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) &&
-         w.max_scale <= cuda::kAtomMaxScale;
+bool becomes_atoms(const Weight& w, const ArrangeOptions& o) {
+  return o.activations == DType::kBF16 && (o.capability == 0 || o.capability >= 80) &&
+         w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) && w.max_scale <= cuda::kAtomMaxScale;
 }
 
 // Strips of atoms that fit a block beside the word for the largest scale.
@@ -34,7 +34,7 @@ int64_t rows_of_a_piece(int64_t k) {
 
 ArrangedBytes cuda_arranged_bytes(const Weight& host, const ArrangeOptions& options) {
   if (becomes_fp8(host, options)) return {host.n * host.k + 256, host.n * int64_t{sizeof(float)}};
-  if (!becomes_atoms(host, options.activations)) return {host.bytes() + 512};  // each tensor is aligned to 256
+  if (!becomes_atoms(host, options)) return {host.bytes() + 512};  // each tensor is aligned to 256
   return {cuda::atoms_bytes(host.experts, host.n, host.k) + 256};
 }
 
@@ -76,7 +76,7 @@ Weight cuda_arrange(const Weight& host, const ArrangeOptions& options, Arena& ar
                     std::vector<UploadPiece>& pieces) {
   if (becomes_fp8(host, options)) return arrange_fp8(host, arena, scales, pieces);
   Weight out = host;
-  if (!becomes_atoms(host, options.activations)) {
+  if (!becomes_atoms(host, options)) {
     out.values = cuda_place(host.values, arena, pieces);
     if (host.scales.defined()) out.scales = cuda_place(host.scales, arena, pieces);
     return out;

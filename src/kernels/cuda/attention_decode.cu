@@ -2,6 +2,7 @@
 // (up to 8) are the 8 columns of mma.sync: S^T = K Q^T and O^T = V^T P^T, so nothing is padded; P^T goes from accumulator
 // to operand by movmatrix, V^T is built from 16-byte row loads by byte permutes. Partial results meet in a fixed order;
 // the sink enters the denominator once, at the end.
+#include "kernels/cuda/device/fp8.cuh"
 #include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/reduce.cuh"
 #include "kernels/cuda/device/rotate.cuh"
@@ -65,8 +66,8 @@ __device__ __forceinline__ void write_own_key(const DecodeArgs& a, int sequence,
 }
 
 // Grid: (kv heads, B, splits). With kRotate, q is packed: queries are rotated on the way in, and the block that reads the
-// step's own key writes it first.
-template <class T, int D, bool kRotate>
+// step's own key writes it first. The cache holds C: T, or bytes of E4M3.
+template <class T, class C, int D, bool kRotate>
 __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   wait_for_previous_grid();
   allow_next_grid();
@@ -115,9 +116,9 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
     uint4 k[4][kChunks];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const T* row = static_cast<const T*>(a.k) + __shfl_sync(0xffffffffu, my_row, 8 * i + g) + 8 * c;
+      const C* row = static_cast<const C*>(a.k) + __shfl_sync(0xffffffffu, my_row, 8 * i + g) + 8 * c;
 #pragma unroll
-      for (int j = 0; j < kChunks; ++j) k[i][j] = load_act(row + 32 * j);
+      for (int j = 0; j < kChunks; ++j) k[i][j] = load_cache<T>(row + 32 * j);
     }
     // V of key 16 half + {2c, 2c+1, 2c+8, 2c+9}, columns 64 part + 8g .. +7.
     uint4 v[2][4][kParts];
@@ -126,9 +127,9 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         int source = 16 * half + 2 * c + (i & 1) + 8 * (i >> 1);
-        const T* row = static_cast<const T*>(a.v) + __shfl_sync(0xffffffffu, my_row, source) + 8 * g;
+        const C* row = static_cast<const C*>(a.v) + __shfl_sync(0xffffffffu, my_row, source) + 8 * g;
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) v[half][i][part] = load_act(row + 64 * part);
+        for (int part = 0; part < kParts; ++part) v[half][i][part] = load_cache<T>(row + 64 * part);
       }
     float s[2][4] = {};
 #pragma unroll
@@ -271,7 +272,8 @@ __global__ void attention_merge(DecodeArgs a, int splits) {
 
 Verdict supports(const AttentionArgs& a) {
   if (!on_gpu(a.q)) return {"the tensors are not on a CUDA device"};
-  if (!is_16_bit(a.q.dtype) || a.cache.k.dtype != a.q.dtype) return {"queries and cache are not both BF16 or both F16"};
+  if (!is_16_bit(a.q.dtype)) return {"queries are not BF16 or F16"};
+  if (a.cache.k.dtype != a.q.dtype && a.cache.k.dtype != DType::kF8E4M3) return {"the cache is neither of the queries' type nor E4M3"};
   if (a.max_queries != 1 || a.q.dim(0) != a.context.dim(0)) return {"some sequence has other than one query"};
   if (a.q.dim(2) != 64 && a.q.dim(2) != 128) return {"the head dimension is not 64 or 128"};
   if (a.q.dim(1) % a.cache.k.dim(1) != 0 || a.q.dim(1) / a.cache.k.dim(1) > 8)
@@ -321,7 +323,10 @@ void run_decode(const AttentionArgs& a, const RopeKvArgs& rope, Stream& stream) 
                a.scale * kLog2e};
   dispatch_16_bit(a.q.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    auto kernel = head_dim == 64 ? attention_decode<T, 64, kRotate> : attention_decode<T, 128, kRotate>;
+    auto kernel = head_dim == 64 ? attention_decode<T, T, 64, kRotate> : attention_decode<T, T, 128, kRotate>;
+    if constexpr (!kRotate)
+      if (a.cache.k.dtype == DType::kF8E4M3)
+        kernel = head_dim == 64 ? attention_decode<T, uint8_t, 64, false> : attention_decode<T, uint8_t, 128, false>;
     launch("attention", kernel, dim3(kv_heads, batch, splits), dim3(32 * kWarps), 0, stream, d);
     if (splits > 1)
       launch("attention merge", attention_merge<T>, dim3(batch * q_heads), dim3(head_dim), 0, stream, d,

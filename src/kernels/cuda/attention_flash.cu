@@ -1,6 +1,7 @@
 // Attention of any number of queries over the paged cache, mma.sync, online softmax. A block takes 128 rows of (token,
 // query head of one kv head), so K and V tiles of 64 keys are read once for the whole group; cp.async double buffers,
 // rows swizzled in 16-byte pieces. Tiles outside the window or above the diagonal are not visited.
+#include "kernels/cuda/device/fp8.cuh"
 #include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
@@ -33,8 +34,9 @@ __device__ __forceinline__ uint32_t tile_offset(int row, int piece) {
   return row * (D * 2) + ((piece ^ (row & 7)) * 16);
 }
 
-// Grid: (row tiles, kv heads, B), the tiles with most keys first.
-template <class T, int D>
+// Grid: (row tiles, kv heads, B), the tiles with most keys first. The cache holds C: T, or bytes of E4M3, which are widened
+// on their way to shared memory.
+template <class T, class C, int D>
 __global__ void __launch_bounds__(32 * kWarps) attention_flash(FlashArgs a) {
   wait_for_previous_grid();
   allow_next_grid();
@@ -91,8 +93,14 @@ __global__ void __launch_bounds__(32 * kWarps) attention_flash(FlashArgs a) {
       int key = max(min(first + row, high), first_visible);
       int64_t page = table[key / a.page_size];
       int64_t from = ((page * a.kv_heads + kv_head) * a.page_size + key % a.page_size) * D + piece * 8;
-      cp_async_16(to + tile_offset<D>(row, piece), static_cast<const T*>(a.k) + from, true);
-      cp_async_16(to + kTileBytes + tile_offset<D>(row, piece), static_cast<const T*>(a.v) + from, true);
+      const C *k = static_cast<const C*>(a.k) + from, *v = static_cast<const C*>(a.v) + from;
+      if constexpr (std::is_same_v<C, uint8_t>) {
+        store_smem(to + tile_offset<D>(row, piece), load_cache<T>(k));
+        store_smem(to + kTileBytes + tile_offset<D>(row, piece), load_cache<T>(v));
+      } else {
+        cp_async_16(to + tile_offset<D>(row, piece), k, true);
+        cp_async_16(to + kTileBytes + tile_offset<D>(row, piece), v, true);
+      }
     }
     cp_async_commit();
   };
@@ -190,7 +198,8 @@ __global__ void __launch_bounds__(32 * kWarps) attention_flash(FlashArgs a) {
 
 Verdict supports(const AttentionArgs& a) {
   if (!on_gpu(a.q)) return {"the tensors are not on a CUDA device"};
-  if (!is_16_bit(a.q.dtype) || a.cache.k.dtype != a.q.dtype) return {"queries and cache are not both BF16 or both F16"};
+  if (!is_16_bit(a.q.dtype)) return {"queries are not BF16 or F16"};
+  if (a.cache.k.dtype != a.q.dtype && a.cache.k.dtype != DType::kF8E4M3) return {"the cache is neither of the queries' type nor E4M3"};
   if (a.q.dim(2) != 64 && a.q.dim(2) != 128) return {"the head dimension is not 64 or 128"};
   if (a.q.dim(1) % a.cache.k.dim(1) != 0) return {"query heads are not a multiple of kv heads"};
   return kAccepted;
@@ -217,7 +226,9 @@ void run(const AttentionArgs& a, Stream& stream) {
   int64_t smem = 4 * kKeys * head_dim * 2;
   dispatch_16_bit(a.q.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    auto kernel = head_dim == 64 ? attention_flash<T, 64> : attention_flash<T, 128>;
+    auto kernel = head_dim == 64 ? attention_flash<T, T, 64> : attention_flash<T, T, 128>;
+    if (a.cache.k.dtype == DType::kF8E4M3)
+      kernel = head_dim == 64 ? attention_flash<T, uint8_t, 64> : attention_flash<T, uint8_t, 128>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem)), "shared memory");
     launch("attention", kernel, dim3(tiles, kv_heads, batch), dim3(32 * kWarps), smem, stream, f);
   });

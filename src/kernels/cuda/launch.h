@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/cuda_capability.h"
 #include "core/error.h"
 #include "kernels/table.h"
 
@@ -22,25 +23,40 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+// Of the current device, or what it is told to act as.
+inline int current_capability() {
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+  return acting_capability(major * 10 + minor);
+}
+
 // Launches with programmatic stream serialization: the grid may start while the one before it drains. Kernels call
-// wait_for_previous_grid() before they touch anything that is not a weight.
+// wait_for_previous_grid() before they touch anything that is not a weight. Only the code for Hopper can wait so; PTX
+// for older cards has no such instruction, so elsewhere grids follow one another as usual.
 template <class... Params, class... Args>
 void launch_clusters(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, int64_t smem, unsigned cluster,
                      const Stream& stream, Args&&... args) {
   cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = cluster;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
+  unsigned used = 0;
+  if (current_capability() == 90) {
+    attributes[used].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[used++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[used].id = cudaLaunchAttributeClusterDimension;
+    attributes[used].val.clusterDim.x = cluster;
+    attributes[used].val.clusterDim.y = 1;
+    attributes[used++].val.clusterDim.z = 1;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(smem);
   config.stream = static_cast<cudaStream_t>(stream.native);
   config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.numAttrs = used;
   check(cudaLaunchKernelEx(&config, kernel, Params(std::forward<Args>(args))...), name);
 }
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <mutex>
 
+#include "core/cuda_capability.h"
 #include "core/error.h"
 #include "kernels/cuda/rows.h"
 
@@ -146,6 +147,7 @@ Verdict supports(const LinearArgs& a) {
   if (a.w.k % 8 != 0 || a.w.n % 8 != 0) return {"N or K is not a multiple of 8"};
   if (!aligned(a.x) || !aligned(a.w.values) || !aligned(a.out) || !aligned(a.bias))
     return {"an operand is not 16-byte aligned"};
+  if (forced_capability() != 0) return {"a lower compute capability is forced, which the library does not know"};
   if (current_handle() == nullptr) return {"libcublasLt.so.13 (or .12) could not be opened"};
   return kAccepted;
 }

@@ -1,6 +1,8 @@
 // Mixture of experts on MXFP4 atoms for few tokens: bound by weight reads. A warp takes 16 rows of one expert over all
 // of K (or half of it), weights as the A operand of mma.sync straight from 16-byte global loads, up to 16 of the
 // expert's (token, slot) pairs as its columns. Expert ids are read on the device. All sums have a fixed order.
+#include <algorithm>
+
 #include "kernels/cuda/device/atom_mma.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
@@ -260,18 +262,23 @@ struct Sizes {
 };
 Sizes sizes(const MoeArgs& a) { return {a.x.dim(0), a.indices.dim(1), a.x.dim(1), a.down.k}; }
 
-Verdict supports(const MoeArgs& a) {
+Verdict supports_any_tokens(const MoeArgs& a) {
   if (!on_gpu(a.x)) return {"the tensors are not on a CUDA device"};
   if (a.x.dtype != DType::kBF16) return {"activations are not BF16"};
   if (a.gate_up.format != WeightFormat::kMxfp4Atoms || a.down.format != WeightFormat::kMxfp4Atoms)
     return {"weights are not MXFP4 atoms"};
   if (a.activation != MoeActivation::kSwigluOai) return {"the activation is not gpt-oss's SwiGLU"};
+  if (a.indices.dim(1) > 8) return {"more than 8 active experts"};
+  if (a.gate_up.experts > kMaxExperts) return {"more than 256 experts"};
+  return kAccepted;
+}
+
+Verdict supports(const MoeArgs& a) {
+  if (Verdict v = supports_any_tokens(a); !v) return v;
   Sizes s = sizes(a);
   // Beyond, many groups come in several rounds of 16 tokens, each of which reads the weights.
   if (s.tokens > 8 && s.pairs() > 8 * a.gate_up.experts) return {"more than 8 tokens an expert"};
   if (s.tokens > kMaxTokens) return {"more than 512 tokens"};
-  if (s.active > 8) return {"more than 8 active experts"};
-  if (a.gate_up.experts > kMaxExperts) return {"more than 256 experts"};
   return kAccepted;
 }
 
@@ -288,7 +295,7 @@ void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, bool w
          dim3(strips, groups), dim3(128), 0, stream, g);
 }
 
-void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
+void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& stream) {
   Sizes s = sizes(a);
   if (s.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
@@ -301,7 +308,7 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
                  scratch};
   int64_t up_strips = a.gate_up.n / kAtomRows;
   int k_atoms = static_cast<int>(s.inner / kAtomColumns);
-  if (s.single()) {
+  if (single) {
     launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
     SingleDownArgs down{a.indices.i32(), up.first_expert, up.experts, a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
@@ -324,7 +331,31 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   moe_combine(a, residual, y, stream);
 }
 
-void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
+void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, sizes(a).single(), stream); }
+
+// Any number of tokens, 512 at a time; one alone is computed as among others, bit by bit.
+MoeArgs chunk_of(const MoeArgs& a, int64_t begin) {
+  MoeArgs part = a;
+  int64_t count = std::min<int64_t>(kMaxTokens, a.x.dim(0) - begin);
+  part.x = a.x.rows(begin, count);
+  part.indices = a.indices.rows(begin, count);
+  part.weights = a.weights.rows(begin, count);
+  part.out = a.out.rows(begin, count);
+  return part;
+}
+
+int64_t chunks_workspace(const MoeArgs& a) {
+  Sizes s = sizes(a);
+  s.tokens = std::min<int64_t>(s.tokens, kMaxTokens);
+  return s.inner_bytes() + s.pairs() * s.hidden * 4;
+}
+
+void run_chunks(const MoeArgs& a, const Tensor& residual, Stream& stream) {
+  for (int64_t begin = 0; begin < a.x.dim(0); begin += kMaxTokens) {
+    MoeArgs part = chunk_of(a, begin);
+    run_into(part, residual.defined() ? residual.rows(begin, part.x.dim(0)) : residual, false, stream);
+  }
+}
 
 }  // namespace
 
@@ -333,10 +364,22 @@ KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
           workspace, run, true};
 }
 
+KernelRow<MoeArgs> moe_bf16_mxfp4_chunks_row() {
+  return {"moe_bf16_mxfp4_chunks", DeviceType::kCuda, "the same for any number of tokens: weights are read once for 16 of them",
+          supports_any_tokens, chunks_workspace, [](const MoeArgs& a, Stream& stream) { run_chunks(a, {}, stream); }};
+}
+
+KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_chunks_row() {
+  return {"moe_add_bf16_mxfp4_chunks", DeviceType::kCuda, "the same, added to the residual",
+          [](const MoeAddArgs& a) { return supports_any_tokens(a.moe); },
+          [](const MoeAddArgs& a) { return chunks_workspace(a.moe); },
+          [](const MoeAddArgs& a, Stream& stream) { run_chunks(a.moe, a.residual, stream); }};
+}
+
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row() {
   return {"moe_add_bf16_mxfp4_small", DeviceType::kCuda, "the same, added to the residual", [](const MoeAddArgs& a) { return supports(a.moe); },
           [](const MoeAddArgs& a) { return workspace(a.moe); },
-          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, stream); }, true};
+          [](const MoeAddArgs& a, Stream& stream) { run_into(a.moe, a.residual, sizes(a.moe).single(), stream); }, true};
 }
 
 }  // namespace tessera::cuda

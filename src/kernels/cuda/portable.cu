@@ -15,17 +15,28 @@ struct WeightView {
   AnyVector values;        // kPlain
   const uint8_t* blocks;   // kMxfp4
   const uint8_t* scales;
+  const uint8_t* bytes;    // kFp8Rows
+  const float* row_scales;
   int64_t k;
 };
 
 WeightView view_of(const Weight& w) {
-  bool plain = w.format == WeightFormat::kPlain;
-  return {{plain ? w.values.data : nullptr, w.values.dtype}, plain ? nullptr : w.values.as<uint8_t>(),
-          plain ? nullptr : w.scales.as<uint8_t>(), w.k};
+  WeightView v{{nullptr, w.values.dtype}, nullptr, nullptr, nullptr, nullptr, w.k};
+  if (w.format == WeightFormat::kPlain) {
+    v.values.data = w.values.data;
+  } else if (w.format == WeightFormat::kMxfp4) {
+    v.blocks = w.values.as<uint8_t>();
+    v.scales = w.scales.as<uint8_t>();
+  } else {
+    v.bytes = w.values.as<uint8_t>();
+    v.row_scales = w.scales.f32();
+  }
+  return v;
 }
 
 __device__ __forceinline__ float weight_at(const WeightView& w, int64_t row, int64_t column) {
-  if (w.blocks == nullptr) return w.values.at(row * w.k + column);
+  if (w.values.data != nullptr) return w.values.at(row * w.k + column);
+  if (w.bytes != nullptr) return e4m3_to_float(w.bytes[row * w.k + column]) * w.row_scales[row];
   uint32_t byte = w.blocks[row * (w.k / 2) + column / 2];
   uint32_t code = column % 2 == 0 ? byte & 15 : byte >> 4;
   uint32_t em = code & 7;
@@ -104,8 +115,18 @@ __global__ void moe_down_any(MoeAnyArgs a) {
   if (threadIdx.x % 32 == 0) a.out.put(index, sum);
 }
 
+// The cache's values: floats, or E4M3.
+struct CacheVector {
+  AnyVector values;
+  __device__ __forceinline__ float at(int64_t i) const {
+    if (values.dtype == DType::kF8E4M3) return e4m3_to_float(static_cast<const uint8_t*>(values.data)[i]);
+    return values.at(i);
+  }
+};
+
 struct AttentionAnyArgs {
-  AnyVector q, k, v;
+  AnyVector q;
+  CacheVector k, v;
   const int32_t *page_table, *query_start, *context;
   AnyVector sinks;
   AnyOutput out;
@@ -157,12 +178,10 @@ AnyVector vector_of(const Tensor& t) { return {t.data, t.dtype}; }
 AnyOutput output_of(const Tensor& t) { return {t.data, t.dtype}; }
 dim3 warps_grid(int64_t results) { return dim3(static_cast<unsigned>(ceil_div(results, kWarps))); }
 
-bool known_format(const Weight& w) { return w.format == WeightFormat::kPlain || w.format == WeightFormat::kMxfp4; }
-
 Verdict supports_linear(const LinearArgs& a) {
   if (!on_gpu(a.x)) return {"the tensors are not on a CUDA device"};
   if (!is_float(a.x.dtype)) return {"activations are not F32, BF16 or F16"};
-  if (!known_format(a.w)) return {"the weight format is neither plain nor MXFP4"};
+  if (a.w.format == WeightFormat::kMxfp4Atoms) return {"the weights are arranged for matrix units"};
   return kAccepted;
 }
 
@@ -176,8 +195,18 @@ void run_linear(const LinearArgs& a, Stream& stream) {
 Verdict supports_moe(const MoeArgs& a) {
   if (!on_gpu(a.x)) return {"the tensors are not on a CUDA device"};
   if (!is_float(a.x.dtype)) return {"activations are not F32, BF16 or F16"};
-  if (!known_format(a.gate_up) || !known_format(a.down)) return {"the weight format is neither plain nor MXFP4"};
   return kAccepted;
+}
+
+Verdict supports_plain_moe(const MoeArgs& a) {
+  if (a.gate_up.format != WeightFormat::kPlain || a.down.format != WeightFormat::kPlain) return {"weights are quantised"};
+  return supports_moe(a);
+}
+
+Verdict supports_mxfp4_moe(const MoeArgs& a) {
+  if (a.gate_up.format != WeightFormat::kMxfp4 || a.down.format != WeightFormat::kMxfp4)
+    return {"weights are not MXFP4 in the checkpoint's layout"};
+  return supports_moe(a);
 }
 
 int64_t moe_workspace(const MoeArgs& a) { return a.indices.numel() * a.down.k * 4; }
@@ -195,13 +224,14 @@ void run_moe(const MoeArgs& a, Stream& stream) {
 
 Verdict supports_attention(const AttentionArgs& a) {
   if (!on_gpu(a.q)) return {"the tensors are not on a CUDA device"};
-  if (!is_float(a.q.dtype) || !is_float(a.cache.k.dtype)) return {"types are not F32, BF16 or F16"};
+  if (!is_float(a.q.dtype)) return {"activations are not F32, BF16 or F16"};
+  if (!is_float(a.cache.k.dtype) && a.cache.k.dtype != DType::kF8E4M3) return {"the cache is not F32, BF16, F16 or E4M3"};
   if (a.q.dim(2) > kMaxHeadDim) return {"the head dimension is above 256"};
   return kAccepted;
 }
 
 void run_attention(const AttentionArgs& a, Stream& stream) {
-  AttentionAnyArgs m{vector_of(a.q), vector_of(a.cache.k), vector_of(a.cache.v), a.page_table.i32(), a.query_start.i32(),
+  AttentionAnyArgs m{vector_of(a.q), {vector_of(a.cache.k)}, {vector_of(a.cache.v)}, a.page_table.i32(), a.query_start.i32(),
                      a.context.i32(), vector_of(a.sinks), output_of(a.out), a.context.dim(0), a.q.dim(0), a.q.dim(1),
                      a.cache.k.dim(1), a.q.dim(2), a.cache.page_size(), a.page_table.dim(1), a.window, a.scale};
   if (m.tokens == 0) return;
@@ -215,7 +245,12 @@ KernelRow<LinearArgs> linear_any_row() {
 }
 
 KernelRow<MoeArgs> moe_any_row() {
-  return {"moe_any_cuda", DeviceType::kCuda, "any types and formats, plain", supports_moe, moe_workspace, run_moe};
+  return {"moe_any_cuda", DeviceType::kCuda, "any float types, plain loops", supports_plain_moe, moe_workspace, run_moe};
+}
+
+KernelRow<MoeArgs> moe_mxfp4_any_row() {
+  return {"moe_mxfp4_any_cuda", DeviceType::kCuda, "MXFP4 as stored, any activations, plain loops", supports_mxfp4_moe,
+          moe_workspace, run_moe};
 }
 
 KernelRow<AttentionArgs> attention_any_row() {

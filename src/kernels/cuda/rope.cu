@@ -1,4 +1,6 @@
 // Rope tables, rotation in place, and the write of keys and values into the paged cache. Any activation type.
+#include <cuda_fp8.h>
+
 #include <algorithm>
 
 #include "kernels/cuda/device/ptx.cuh"
@@ -46,9 +48,21 @@ __global__ void rope_kernel(T* x, const T* cos, const T* sin, int heads, int hal
   lo[half] = from_float<T>(b * c + a * s);
 }
 
+// The cache's values: floats, or E4M3.
+struct CacheOutput {
+  AnyOutput values;
+  __device__ __forceinline__ void put(int64_t i, float v) const {
+    if (values.dtype == DType::kF8E4M3) {
+      static_cast<uint8_t*>(values.data)[i] = __nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
+    } else {
+      values.put(i, v);
+    }
+  }
+};
+
 // A thread moves one element; the cache's type may differ from the activations'.
 template <class T>
-__global__ void kv_write_kernel(const T* k, const T* v, const int32_t* slots, AnyOutput cache_k, AnyOutput cache_v, int heads,
+__global__ void kv_write_kernel(const T* k, const T* v, const int32_t* slots, CacheOutput cache_k, CacheOutput cache_v, int heads,
                                 int head_dim, int page_size, int64_t count) {
   wait_for_previous_grid();
   allow_next_grid();
@@ -97,7 +111,7 @@ void run_kv_write(const KvWriteArgs& a, Stream& stream) {
   dispatch_act(a.k.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     launch("kv_write", kv_write_kernel<T>, dim3(ceil_div(count, 128)), dim3(128), 0, stream, a.k.as<T>(), a.v.as<T>(),
-           a.slots.i32(), AnyOutput{a.cache.k.data, a.cache.k.dtype}, AnyOutput{a.cache.v.data, a.cache.v.dtype},
+           a.slots.i32(), CacheOutput{{a.cache.k.data, a.cache.k.dtype}}, CacheOutput{{a.cache.v.data, a.cache.v.dtype}},
            static_cast<int>(a.k.dim(1)), static_cast<int>(a.k.dim(2)), static_cast<int>(a.cache.page_size()), count);
   });
 }
@@ -123,7 +137,8 @@ KernelRow<KvWriteArgs> kv_write_row() {
   return {"kv_write_cuda", DeviceType::kCuda, "scatter into pages",
           [](const KvWriteArgs& a) {
             Verdict v = gpu_float(a.k);
-            return v && !is_float(a.cache.k.dtype) ? Verdict{"the cache is not F32, BF16 or F16"} : v;
+            bool known = is_float(a.cache.k.dtype) || a.cache.k.dtype == DType::kF8E4M3;
+            return v && !known ? Verdict{"the cache is not F32, BF16, F16 or E4M3"} : v;
           },
           nullptr, run_kv_write};
 }

@@ -17,6 +17,7 @@ KernelRow<RopeAttentionArgs> rope_attention_decode_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
+KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_chunks_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<LinearArgs> linear_small_row();
 KernelRow<LinearArgs> linear_cublaslt_row();
@@ -34,6 +35,8 @@ KernelRow<AttentionArgs> attention_any_row();
 KernelRow<RouterArgs> router_row();
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row();
 KernelRow<MoeArgs> moe_bf16_mxfp4_sm90_row();
+KernelRow<MoeArgs> moe_bf16_mxfp4_chunks_row();
+KernelRow<MoeArgs> moe_mxfp4_any_row();
 KernelRow<MoeArgs> moe_any_row();
 
 }  // namespace tessera::cuda

@@ -7,7 +7,8 @@ namespace tessera::reference {
 namespace {
 
 Verdict supports(const AttentionArgs& a) {
-  return require_cpu_floats({&a.q, &a.cache.k, &a.cache.v, &a.sinks, &a.out});
+  if (Verdict v = require_cpu_cache(a.cache); !v) return v;
+  return require_cpu_floats({&a.q, &a.sinks, &a.out});
 }
 
 int64_t workspace(const AttentionArgs& a) {

@@ -7,7 +7,8 @@ namespace tessera::reference {
 namespace {
 
 Verdict supports(const KvWriteArgs& a) {
-  return require_cpu_floats({&a.k, &a.v, &a.cache.k, &a.cache.v});
+  if (Verdict v = require_cpu_cache(a.cache); !v) return v;
+  return require_cpu_floats({&a.k, &a.v});
 }
 
 void launch(const KvWriteArgs& a, Stream&) {

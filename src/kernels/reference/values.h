@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/e4m3.h"
 #include "kernels/checks.h"
 
 namespace tessera::reference {
@@ -15,6 +16,8 @@ inline float get(const Tensor& t, int64_t i) {
       return bf16_to_float(t.as<uint16_t>()[i]);
     case DType::kF16:
       return f16_to_float(t.as<uint16_t>()[i]);
+    case DType::kF8E4M3:
+      return e4m3_to_float(t.as<uint8_t>()[i]);
     default:
       return t.as<float>()[i];
   }
@@ -40,18 +43,12 @@ inline void put(const Tensor& t, int64_t i, float v) {
     case DType::kF16:
       t.as<uint16_t>()[i] = float_to_f16(v);
       break;
+    case DType::kF8E4M3:
+      t.as<uint8_t>()[i] = float_to_e4m3(v);
+      break;
     default:
       t.as<float>()[i] = v;
   }
-}
-
-// OCP E4M3: bias 7, subnormals, no infinities; 0x7f and 0xff are NaN.
-inline float e4m3_to_float(uint8_t v) {
-  const int exponent = v >> 3 & 15, mantissa = v & 7;
-  if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
-  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  return v & 0x80 ? -magnitude : magnitude;
 }
 
 // Element (expert, n, k) of a weight. MXFP4 as in the OCP MX specification: E2M1 times 2^(scale - 127), 255 is NaN.

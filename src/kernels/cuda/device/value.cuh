@@ -75,6 +75,15 @@ __host__ __device__ constexpr DType dtype_of<__half>() {
   return DType::kF16;
 }
 
+// OCP E4M3: bias 7, subnormals, no infinities.
+__device__ __forceinline__ float e4m3_to_float(uint8_t v) {
+  int exponent = v >> 3 & 15, mantissa = v & 7;
+  if (exponent == 15 && mantissa == 7) return __int_as_float(0x7fffffff);
+  float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 0x1p-9f
+                                  : __int_as_float((exponent + 120) << 23 | mantissa << 20);
+  return v & 0x80 ? -magnitude : magnitude;
+}
+
 // A vector operand (norm weight, bias, sinks) of run-time type; null reads as zero.
 struct AnyVector {
   const void* data = nullptr;
