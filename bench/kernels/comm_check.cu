@@ -55,7 +55,11 @@ class Memory {
     return tensor_.dtype == DType::kF32 ? reinterpret_cast<const float*>(host_.data())[i]
                                         : bf16_to_float(reinterpret_cast<const uint16_t*>(host_.data())[i]);
   }
-  void up() { check(cudaMemcpy(tensor_.data, host_.data(), host_.size(), cudaMemcpyHostToDevice), "up"); }
+  void up() {
+    check(cudaMemcpy(tensor_.data, host_.data(), host_.size(), cudaMemcpyHostToDevice), "up");
+    // The copy returns before its last bytes are there, and no other stream waits for it.
+    check(cudaDeviceSynchronize(), "up");
+  }
   void down() { check(cudaMemcpy(host_.data(), tensor_.data, host_.size(), cudaMemcpyDeviceToHost), "down"); }
 
  private:

@@ -73,7 +73,8 @@ class GpuCommunicator final : public Communicator {
       peer_ = PeerMemory::make(channel, members_, device, fate_->signals(), options.wait_seconds, &no_peer);
     if (options.nccl) nccl_ = Nccl::make(channel, members_, &no_nccl);
     if (!peer_ && !nccl_)
-      fail(ErrorCode::kUnsupported, "the GPUs cannot talk to each other. Directly: {}. Through NCCL: {}", no_peer, no_nccl);
+      fail(ErrorCode::kUnsupported, "the GPUs cannot talk to each other. Directly: {}. Through NCCL: {}", no_peer,
+           no_nccl);
     if (!peer_) log::info("collectives go through NCCL alone: {}", no_peer);
     if (!nccl_) log::info("collectives go through peer memory alone: {}", no_nccl);
     if (nccl_) fate_->add(nccl_.get());

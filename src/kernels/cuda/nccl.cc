@@ -115,12 +115,14 @@ void Nccl::check() {
 }
 
 void Nccl::all_reduce(const Tensor& x, void* stream) {
-  check_result(library().all_reduce(x.data, x.data, static_cast<size_t>(x.numel()), type_of(x.dtype), kSum, comm_, stream),
-               "summing");
+  check_result(
+      library().all_reduce(x.data, x.data, static_cast<size_t>(x.numel()), type_of(x.dtype), kSum, comm_, stream),
+      "summing");
 }
 
 void Nccl::all_gather(const Tensor& mine, void* all, void* stream) {
-  check_result(library().all_gather(mine.data, all, static_cast<size_t>(mine.bytes()), kInt8, comm_, stream), "gathering");
+  check_result(library().all_gather(mine.data, all, static_cast<size_t>(mine.bytes()), kInt8, comm_, stream),
+               "gathering");
 }
 
 void Nccl::broadcast(const Tensor& x, int root, void* stream) {
@@ -137,8 +139,9 @@ void Nccl::exchange(const char* from, std::span<const Part> send, char* to, std:
       check_result(library().send(from + send[r].at, static_cast<size_t>(send[r].bytes), kInt8, peer, comm_, stream),
                    "sending");
     if (receive[r].bytes > 0)
-      check_result(library().recv(to + receive[r].at, static_cast<size_t>(receive[r].bytes), kInt8, peer, comm_, stream),
-                   "receiving");
+      check_result(
+          library().recv(to + receive[r].at, static_cast<size_t>(receive[r].bytes), kInt8, peer, comm_, stream),
+          "receiving");
   }
   check_result(library().group_end(), "exchanging");
 }

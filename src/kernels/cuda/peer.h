@@ -1,10 +1,10 @@
 // Memory of a rank that the other ranks' GPUs write into, and the collectives over it.
 //
-// A region holds, for each of two turns, what each rank sends: packets (8 bytes of data, each half with the call's number
-// beside it, so that data is its own signal) for small messages, and plain halves with flags for large ones. Turns
-// alternate from call to call. In every call each rank hears from every other one, so a rank that is two calls ahead
-// knows that all have read what it is about to overwrite. The call's number lives in device memory: a recorded graph may
-// be launched any number of times, if all ranks launch the same.
+// A region holds, for each of two turns, what each rank sends: packets (8 bytes of data, each half with the call's
+// number beside it, so that data is its own signal) for small messages, and plain halves with flags for large ones.
+// Turns alternate from call to call. In every call each rank hears from every other one, so a rank that is two calls
+// ahead knows that all have read what it is about to overwrite. The call's number lives in device memory: a recorded
+// graph may be launched any number of times, if all ranks launch the same.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "kernels/cuda/shared_memory.h"
 #include "parallel/channel.h"
 #include "parallel/communicator.h"
 
@@ -32,10 +33,10 @@ struct PeerView {
   int64_t one_step_bytes = 0;  // sums up to here are done in packets
   int64_t bulk_bytes = 0;      // data of one message in halves
   int64_t packets_at = 0, presence_at = 0, scatter_at = 0, gather_at = 0, flags_at = 0;
-  uint64_t* call = nullptr;          // number of the last call << 32 | blocks of this one that know it; own memory
-  uint32_t* gave_up = nullptr;       // own memory
-  const uint32_t* abort = nullptr;   // host memory, set by the host: a rank is lost
-  uint32_t* timed_out = nullptr;     // host memory, read by the host
+  uint64_t* call = nullptr;         // number of the last call << 32 | blocks of this one that know it; own memory
+  uint32_t* gave_up = nullptr;      // own memory
+  const uint32_t* abort = nullptr;  // host memory, set by the host: a rank is lost
+  uint32_t* timed_out = nullptr;    // host memory, read by the host
   uint64_t wait_nanoseconds = 0;
 };
 
@@ -60,18 +61,18 @@ class PeerMemory {
   // memory, `why` gets the same text everywhere and the result is null.
   static std::unique_ptr<PeerMemory> make(Channel& channel, std::span<const int> members, int device,
                                           PeerSignals signals, double wait_seconds, std::string* why);
-  ~PeerMemory();
   PeerMemory(const PeerMemory&) = delete;
   PeerMemory& operator=(const PeerMemory&) = delete;
   const PeerView& view() const { return view_; }
 
  private:
   PeerMemory() = default;
-  std::string map(int peer, const std::string& offer);
+  struct Offer;
+  void share(std::span<const Offer> offers, int device, FdPost& post);
 
   PeerView view_;
-  char* own_ = nullptr;
-  std::vector<void*> opened_;  // by cudaIpcOpenMemHandle
+  SharedMemory own_;
+  std::vector<SharedMemory> theirs_;  // of other processes
 };
 
 // Puts x's sum over ranks in its place; F32 or BF16. At most bulk_bytes (peer_all_reduce splits larger ones).

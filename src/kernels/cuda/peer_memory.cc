@@ -1,12 +1,12 @@
-// Regions: allocated once, mapped into every process by cudaIpc, or reached directly by threads of one process.
-#include <cuda_runtime.h>
+// Regions: allocated once, mapped into every process of the host, or reached directly by threads of one process.
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <string>
+#include <utility>
 
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/peer.h"
 
 namespace tessera::cuda {
@@ -16,14 +16,18 @@ namespace {
 constexpr int64_t kPacketBytes = 512 << 10;
 constexpr int64_t kBulkBytes = 8 << 20;
 
+}  // namespace
+
 // What a rank tells the others about its region; sent as bytes.
-struct Offer {
-  char boot[40];  // of the host: a cudaIpc handle means nothing elsewhere
+struct PeerMemory::Offer {
+  char boot[40];  // of the host: what follows means nothing elsewhere
   int64_t process;
-  int32_t device;
   char* region;
-  cudaIpcMemHandle_t handle;
+  int64_t bytes;
+  char post[64];  // where its descriptor is to be had
 };
+
+namespace {
 
 void name_boot(char (&boot)[40]) {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
@@ -53,26 +57,24 @@ int64_t lay_out(PeerView& v) {
 
 }  // namespace
 
-std::string PeerMemory::map(int peer, const std::string& bytes) {
-  Offer mine, theirs;
-  std::memcpy(&theirs, bytes.data(), sizeof theirs);
-  name_boot(mine.boot);
-  if (std::memcmp(mine.boot, theirs.boot, sizeof mine.boot) != 0) return "the ranks are on several hosts";
-  cudaError_t result = cudaSuccess;
-  if (theirs.process != getpid()) {
-    void* memory = nullptr;
-    result = cudaIpcOpenMemHandle(&memory, theirs.handle, cudaIpcMemLazyEnablePeerAccess);
-    if (result == cudaSuccess) opened_.push_back(memory);
-    view_.region[peer] = static_cast<char*>(memory);
-  } else {
-    int device = 0;
-    cudaGetDevice(&device);
-    if (device != theirs.device) result = cudaDeviceEnablePeerAccess(theirs.device, 0);
-    if (result == cudaErrorPeerAccessAlreadyEnabled) result = cudaSuccess;
-    view_.region[peer] = theirs.region;
+void PeerMemory::share(std::span<const Offer> offers, int device, FdPost& post) {
+  std::vector<Fd> connections(offers.size());
+  for (size_t m = 0; m < offers.size(); ++m)
+    if (offers[m].process != getpid()) connections[m] = FdPost::connect(offers[m].post);
+  const Fd handle = own_.handle();
+  for (const Fd& connection : connections)
+    if (connection) post.hand_out(handle);
+  for (size_t m = 0; m < offers.size(); ++m) {
+    if (static_cast<int>(m) == view_.rank) {
+      view_.region[m] = own_.data();
+    } else if (connections[m]) {
+      theirs_.push_back(SharedMemory::import(FdPost::fetch(connections[m]), offers[m].bytes, device));
+      view_.region[m] = theirs_.back().data();
+    } else {
+      allow_access(offers[m].region, offers[m].bytes, device);
+      view_.region[m] = offers[m].region;
+    }
   }
-  cudaGetLastError();
-  return result == cudaSuccess ? "" : fmt::format("a GPU does not reach another's memory: {}", cudaGetErrorString(result));
 }
 
 std::unique_ptr<PeerMemory> PeerMemory::make(Channel& channel, std::span<const int> members, int device,
@@ -82,49 +84,53 @@ std::unique_ptr<PeerMemory> PeerMemory::make(Channel& channel, std::span<const i
   v.size = static_cast<int>(members.size());
   for (int m = 0; m < v.size; ++m)
     if (members[m] == channel.rank()) v.rank = m;
+  // A step that fails here must not keep the others waiting: all ranks take part in both exchanges.
   std::string trouble;
+  auto attempt = [&](auto&& step) {
+    if (!trouble.empty()) return;
+    try {
+      step();
+    } catch (const Error& error) {
+      trouble = error.what();
+    }
+  };
+  FdPost post;
   Offer offer{};
-  if (v.size > kMaxPeers) {
-    trouble = fmt::format("{} ranks share sums, and at most {} can", v.size, kMaxPeers);
-  } else {
-    const auto bytes = static_cast<size_t>(lay_out(v));
-    cudaError_t result = cudaMalloc(&memory->own_, bytes);
-    if (result == cudaSuccess) result = cudaMemset(memory->own_, 0, bytes);
-    if (result == cudaSuccess) result = cudaDeviceSynchronize();
-    if (result == cudaSuccess) result = cudaIpcGetMemHandle(&offer.handle, memory->own_);
-    cudaGetLastError();
-    if (result != cudaSuccess) trouble = fmt::format("no memory to share between GPUs: {}", cudaGetErrorString(result));
-  }
+  attempt([&] {
+    if (v.size > kMaxPeers) fail(ErrorCode::kUnsupported, "{} ranks share sums, and at most {} can", v.size, kMaxPeers);
+    memory->own_ = SharedMemory::allocate(lay_out(v), device);
+  });
   name_boot(offer.boot);
   offer.process = getpid();
-  offer.device = device;
-  offer.region = memory->own_;
-  const std::vector<std::string> offers =
+  offer.region = memory->own_.data();
+  offer.bytes = trouble.empty() ? memory->own_.bytes() : 0;  // 0: it has none
+  std::memcpy(offer.post, post.name().data(), post.name().size());
+  const std::vector<std::string> all =
       exchange_all(channel, std::string_view(reinterpret_cast<const char*>(&offer), sizeof offer));
-  for (int m = 0; m < v.size && trouble.empty(); ++m) {
-    if (m == v.rank) continue;
-    if (offers[members[m]].size() != sizeof(Offer))
+  std::vector<Offer> offers(members.size());
+  for (size_t m = 0; m < members.size(); ++m) {
+    if (all[members[m]].size() != sizeof(Offer))
       fail(ErrorCode::kCorrupt, "rank {} offers its memory in another form", members[m]);
-    trouble = memory->map(m, offers[members[m]]);
+    std::memcpy(&offers[m], all[members[m]].data(), sizeof(Offer));
+    if (std::memcmp(offers[m].boot, offer.boot, sizeof offer.boot) != 0 && trouble.empty())
+      trouble = "the ranks are on several hosts";
+    if (offers[m].bytes == 0 && trouble.empty()) trouble = "a rank has no memory to share";
   }
+  attempt([&] { memory->share(offers, device, post); });
+  std::string first;  // the same on all ranks
   for (const std::string& theirs : exchange_all(channel, trouble))
-    if (trouble.empty()) trouble = theirs;
-  if (!trouble.empty()) {
-    *why = trouble;
+    if (first.empty()) first = theirs;
+  if (!first.empty()) {
+    *why = first;
     return nullptr;
   }
-  v.own = v.region[v.rank] = memory->own_;
+  v.own = memory->own_.data();
   v.call = reinterpret_cast<uint64_t*>(v.own);
   v.gave_up = reinterpret_cast<uint32_t*>(v.own + 64);
   v.abort = signals.abort;
   v.timed_out = signals.timed_out;
   v.wait_nanoseconds = static_cast<uint64_t>(wait_seconds * 1e9);
   return memory;
-}
-
-PeerMemory::~PeerMemory() {
-  for (void* memory : opened_) cudaIpcCloseMemHandle(memory);
-  cudaFree(own_);
 }
 
 }  // namespace tessera::cuda
