@@ -187,6 +187,7 @@ void RankTeam::start_threads(const std::string& folder, const LoadOptions& optio
 }
 
 RankTeam::~RankTeam() {
+  if (links.channel != nullptr) say_end(links);
   splits_ = {};
   world_.reset();
   channel_.reset();
