@@ -264,6 +264,11 @@ int cmd_batch(Invocation& call) {
         results.written() + static_cast<int64_t>(earlier), options.results, earlier, job.refused(),
         report.completion_tokens, report.seconds,
         report.seconds > 0 ? static_cast<double>(report.completion_tokens) / report.seconds : 0.0));
+    if (report.drafted_tokens > 0) {
+      call.out.text(fmt::format(
+          "prompt lookup: {} of {} drafted tokens accepted ({:.0f} %)\n", report.accepted_tokens, report.drafted_tokens,
+          100.0 * static_cast<double>(report.accepted_tokens) / static_cast<double>(report.drafted_tokens)));
+    }
   }
   return whole ? 0 : kInterruptedExit;
 }

@@ -26,9 +26,12 @@ Tensor narrowed(const Tensor& t, DType activations, std::list<std::vector<uint16
   return {kept.back().data(), t.shape, activations, Device{}};
 }
 
+// As many as fill the link (16 of 32 threads: 45 GB/s); each takes 10 MiB of pinned and of device memory meanwhile.
+constexpr int64_t kMaxLanes = 16;
+
 void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read) {
   std::atomic<size_t> next{0};
-  const auto lanes = std::min<int64_t>(pool.size(), static_cast<int64_t>(pieces.size()));
+  const auto lanes = std::min<int64_t>({pool.size(), kMaxLanes, static_cast<int64_t>(pieces.size())});
   parallel_tasks(pool, lanes, [&](int64_t) {
     std::unique_ptr<UploadLane> lane = make_upload_lane(context, kUploadBlockBytes);
     for (size_t i = next++; i < pieces.size(); i = next++) {
