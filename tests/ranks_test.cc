@@ -218,6 +218,37 @@ TEST(RanksBytes, OthersAreNotRead) {
   EXPECT_THROW(whole.load(plan, {.dtype = DType::kF32}, pool), Error);
 }
 
+// What a GPU is sent, piece by piece, is what a CPU copies.
+TEST(RanksBytes, DeferredPartsReadTheSame) {
+  for (const char* name : kModels) {
+    TS_NEED_FIXTURE(folder, name);
+    ThreadPool pool(1);
+    for (auto [tp, ep] : {std::pair{2, 1}, {3, 1}, {2, 2}, {4, 2}}) {
+      Mesh mesh{.tensor = tp, .expert = ep};
+      std::vector<std::string> bytes[2];
+      for (int deferred : {0, 1}) {
+        Checkpoint checkpoint = Checkpoint::open(folder);
+        mesh.least_unit = mesh.unit = checkpoint.quantization() ? 32 : 1;
+        const std::unique_ptr<Model> model = make_model(checkpoint.config());
+        WeightPlan plan;
+        model->declare(plan);
+        if (!why_impossible(mesh, mesh_demand(plan)).empty()) break;
+        checkpoint.load(plan, {.dtype = DType::kF32, .mesh = &mesh, .rank = 1, .deferred = deferred == 1}, pool);
+        for (const WeightRow& row : plan.rows()) {
+          if (!row.weight) continue;
+          for (const Tensor& t : {row.weight->values, row.weight->scales}) {
+            if (!t.defined()) continue;
+            std::string& read = bytes[deferred].emplace_back(static_cast<size_t>(t.bytes()), '\0');
+            for (int64_t at = 0; at < t.bytes(); at += 1000)  // across the borders of pieces
+              checkpoint.read(t.as<char>() + at, std::min<int64_t>(1000, t.bytes() - at), read.data() + at);
+          }
+        }
+      }
+      EXPECT_EQ(bytes[0], bytes[1]) << name << " tp " << tp << " ep " << ep;
+    }
+  }
+}
+
 // Sampling, batches with shared prefixes, swapping and drafts, against one rank.
 TEST(RanksBatch, SameAnswersAsOneRank) {
   TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");

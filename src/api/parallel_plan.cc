@@ -122,8 +122,10 @@ RankAccount account_of(const Checkpoint& checkpoint, const WeightPlan& plan, con
   return out;
 }
 
-Json communication(const Mesh& mesh, bool dispatch, int64_t hidden, int64_t layers, int64_t active, int64_t vocabulary,
-                   bool experts) {
+Json communication(const PlanRequest& request, const ModelInfo& info, bool experts) {
+  const Mesh& mesh = request.mesh;
+  const bool dispatch = request.dispatch;
+  const int64_t hidden = info.hidden_size, layers = info.num_hidden_layers, active = info.experts_per_token;
   const int r = mesh.ranks(), t = mesh.tensor;
   const double row = static_cast<double>(hidden) * 2;  // bf16
   auto sum_bytes = [&](int over) { return over > 1 ? 2.0 * (over - 1) / over * row : 0.0; };
@@ -134,14 +136,15 @@ Json communication(const Mesh& mesh, bool dispatch, int64_t hidden, int64_t laye
                               : dispatch ? 2 * away * row / r + (r - 1.0) / r * row
                                          : sum_bytes(r);
   const double attention_bytes = sum_bytes(t);
-  const double logits = t > 1 ? static_cast<double>(vocabulary) / t * 4 * (t - 1) : 0;
+  const double logits = t > 1 ? static_cast<double>(info.vocab_size) / t * 4 * (t - 1) : 0;
+  const double greedy = request.gathers_logits ? logits : 8.0 * (t - 1);
   return {{"attention", {{"kind", t > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", attention_bytes}}},
           {"experts",
            {{"kind", r == 1                ? "none"
                      : dispatch && experts ? "dispatch"
                                            : "all-reduce"},
             {"bytes_sent_a_token_a_layer", expert_bytes}}},
-          {"logits", {{"bytes_sent_a_row", logits}, {"greedy_bytes_sent_a_row", t > 1 ? 8.0 * (t - 1) : 0.0}}},
+          {"logits", {{"bytes_sent_a_row", logits}, {"greedy_bytes_sent_a_row", greedy}}},
           {"bytes_sent_a_token", static_cast<double>(layers) * (attention_bytes + expert_bytes)},
           {"collectives_a_step", layers * ((t > 1) + (r > 1)) + (t > 1)}};
 }
@@ -230,8 +233,7 @@ Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest
            {"ranks", ranks},
            {"inner_unit", mesh.unit},
            {"recipe", recipe(plan, mesh)},
-           {"communication", communication(mesh, request.dispatch, info.hidden_size, info.num_hidden_layers, active,
-                                           info.vocab_size, demand.experts > 0)}};
+           {"communication", communication(request, info, demand.experts > 0)}};
   Json predictions = Json::array();
   for (const LinkFigures& link : link_figures()) {
     for (double batch : {1.0, 128.0}) {

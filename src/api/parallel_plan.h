@@ -10,7 +10,8 @@ namespace tessera {
 
 struct PlanRequest {
   Mesh mesh;
-  bool dispatch = false;  // experts
+  bool dispatch = false;        // experts
+  bool gathers_logits = false;  // whole, for greedy requests too
   DType dtype = DType::kBF16;
   bool dequantize = false;
 };

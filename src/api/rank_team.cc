@@ -10,6 +10,7 @@
 #include "hub/resolve.h"
 #include "models/registry.h"
 #include "parallel/gpu_communicator.h"
+#include "parallel/mpi_communicator.h"
 #include "parallel/socket_channel.h"
 #include "parallel/thread_group.h"
 #include "quant/mxfp4.h"
@@ -44,6 +45,13 @@ void connect(RankLinks& links, SplitWorlds& splits, const LoadOptions& options, 
                 .exchange = exchange_of(options, mesh, cuda)};
 }
 
+// Of ranks with a GPU each, or processes.
+std::unique_ptr<Communicator> process_communicator(Channel& channel, const DeviceContext& context) {
+  const Device device = context.device();
+  return device.type == DeviceType::kCuda ? make_gpu_communicator(channel, device.index)
+                                          : make_mpi_communicator(channel);
+}
+
 struct Seat {
   int rank = 0;
   std::string device;
@@ -58,7 +66,7 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
   const std::unique_ptr<DeviceContext> context = make_context(seat.device);
   const bool cuda = context->device().type == DeviceType::kCuda;
   context->make_current();
-  if (!world) world = make_gpu_communicator(channel, context->device().index);
+  if (!world) world = process_communicator(channel, *context);
   RankLinks links{.sharing_memory = seat.sharing_memory};
   SplitWorlds splits;
   connect(links, splits, options, mesh, seat.rank, channel, *world, cuda);
@@ -103,7 +111,8 @@ std::string device_of_rank(const std::string& device, int local_rank) {
 }
 
 int threads_of_rank(int threads, int ranks) {
-  return ranks == 1 ? threads : std::max(1, ThreadPool::resolve(threads) / ranks);
+  if (ranks == 1 || (threads > 0 && ranks_of_environment() > 0)) return threads;
+  return std::max(1, ThreadPool::resolve(threads) / ranks);
 }
 
 Mesh resolve_mesh(const LoadOptions& o, const Checkpoint& checkpoint, const WeightPlan& plan, bool cuda) {
@@ -137,14 +146,13 @@ std::unique_ptr<RankTeam> RankTeam::start(const std::string& folder, const LoadO
       fail(ErrorCode::kInvalidArgument, "{} started {} ranks, and --tp {} --ep {} takes {}", place->from, place->size,
            mesh.tensor, mesh.expert, mesh.ranks());
     }
-    if (!cuda) fail(ErrorCode::kUnsupported, "ranks that are processes need a GPU each; on CPUs give --tp alone");
     team->channel_ = make_socket_channel(*place, terms_of(Checkpoint::open(folder), options));
   } else {
     team->start_threads(folder, options, mesh, cuda);
-    if (!cuda) team->links.sharing_memory = mesh.ranks();
   }
+  if (!cuda) team->links.sharing_memory = mesh.ranks();
   context.make_current();
-  if (!team->world_) team->world_ = make_gpu_communicator(*team->channel_, context.device().index);
+  if (!team->world_) team->world_ = process_communicator(*team->channel_, context);
   connect(team->links, team->splits_, options, mesh, 0, *team->channel_, *team->world_, cuda);
   return team;
 }
@@ -180,6 +188,7 @@ void RankTeam::start_threads(const std::string& folder, const LoadOptions& optio
 }
 
 RankTeam::~RankTeam() {
+  if (links.channel != nullptr) say_end(links);
   splits_ = {};
   world_.reset();
   channel_.reset();
@@ -203,11 +212,15 @@ bool serve_as_rank(const std::string& model, const LoadOptions& options) {
   const std::unique_ptr<Model> declared = make_model(checkpoint.config());
   WeightPlan plan;
   declared->declare(plan);
-  const std::string device = options.device == "auto" ? "cuda" : options.device;
+  const bool none = options.device == "auto" && cuda_devices(nullptr).empty();
+  const std::string device = none ? "cpu" : options.device == "auto" ? "cuda" : options.device;
   const bool cuda = device.starts_with("cuda");
   const Mesh mesh = resolve_mesh(options, checkpoint, plan, cuda);
   const std::unique_ptr<Channel> channel = make_socket_channel(*place, terms_of(checkpoint, options));
-  const Seat seat{.rank = place->rank, .device = device_of_rank(device, place->local_rank), .threads = options.threads};
+  const Seat seat{.rank = place->rank,
+                  .device = device_of_rank(device, place->local_rank),
+                  .threads = threads_of_rank(options.threads, place->size),
+                  .sharing_memory = cuda ? 1 : place->size};
   try {
     serve(folder, options, mesh, seat, *channel, nullptr);
   } catch (const std::exception& e) {

@@ -49,7 +49,7 @@ class RankTeam {
 // "cuda:2" for rank 2 of "cuda"; the CPU as it is.
 std::string device_of_rank(const std::string& device, int local_rank);
 
-// A CPU's threads for each of `ranks` that share it.
+// A CPU's threads for each of `ranks` that share it; a number given to a launcher's processes is each one's own.
 int threads_of_rank(int threads, int ranks);
 
 // When this process is a rank other than 0 of torchrun, mpirun or Slurm: serves it until rank 0 ends, and returns true.

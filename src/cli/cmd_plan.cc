@@ -33,6 +33,7 @@ Checkpoint open_config(const std::string& model) {
 
 std::string bytes(const Json& value) {
   const auto n = value.get<double>();
+  if (n < 1e3) return fmt::format("{:.0f} B", n);
   if (n < 1e6) return fmt::format("{:.1f} KB", n / 1e3);
   return n < 1e9 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
 }
@@ -144,6 +145,7 @@ int cmd_plan(Invocation& call) {
                       .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
                       .dequantize = options.load.dequantize};
   request.dispatch = request.dispatch && request.mesh.expert > 1;
+  request.gathers_logits = cuda;
   const Json out = scaling ? scaling_table(checkpoint, *model, request) : describe_plan(checkpoint, *model, request);
   if (call.json) {
     call.out.json(out);

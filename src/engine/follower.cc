@@ -30,6 +30,8 @@ void follow(const Model& model, const Kernels& kernels, ThreadPool& pool, Device
       case OrderKind::kDrop:
         runners.erase(order.runner);
         break;
+      case OrderKind::kEnd:
+        return context.synchronize();
       case OrderKind::kStep:
         runners.at(order.runner)->repeat(order, rest);
         break;

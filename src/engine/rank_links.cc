@@ -51,6 +51,15 @@ void refuse(const RankLinks& links) {
   links.channel->send(message);
 }
 
+void say_end(const RankLinks& links) noexcept {
+  try {
+    std::string message;
+    append_bytes(message, Order{.kind = OrderKind::kEnd});
+    links.channel->send(message);
+  } catch (const Error&) {  // they have
+  }
+}
+
 CacheSpec own_cache(CacheSpec spec, const StepRanks* ranks) {
   if (ranks == nullptr) return spec;
   const int64_t parts = ranks->mesh.tensor, index = ranks->mesh.tensor_index(ranks->rank);

@@ -22,7 +22,7 @@ struct RankLinks {
   bool leads() const { return channel != nullptr && channel->rank() == 0; }
 };
 
-enum class OrderKind : int32_t { kMake, kDrop, kStep };
+enum class OrderKind : int32_t { kMake, kDrop, kStep, kEnd };
 
 // The head of a message from rank 0, followed by a runner's options, or by a step's copies and inputs.
 struct Order {
@@ -42,6 +42,8 @@ struct CacheSizes {
 // Every rank calls it. Throws NoRunner on the others when rank 0 refuses instead.
 CacheSizes agree_on(const RankLinks& links, const CacheSizes& mine);
 void refuse(const RankLinks& links);
+// Rank 0: the others end, all at once with this one, as communicators may want to.
+void say_end(const RankLinks& links) noexcept;
 struct NoRunner {};
 
 // The keys and values that a rank keeps.

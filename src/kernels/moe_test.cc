@@ -119,5 +119,56 @@ TEST(Moe, SameBitsInAnyCompanyAndOnAnyNumberOfThreads) {
   }
 }
 
+// A rank that holds experts 2 to 4 of 8, and one that holds none of their inner width.
+TEST(Moe, ExpertsElsewhereAddNothing) {
+  for (bool mxfp4 : {true, false}) {
+    for (int64_t tokens : {1, 7, 40}) {
+      uint32_t seed = fresh_seed();
+      SCOPED_TRACE(seed);
+      Operands o(seed);
+      ThreadPool pool(2);
+      MoeArgs args = make(o, {tokens, 64, 32, 3, 2, mxfp4, DType::kF32, DType::kF32, MoeActivation::kSwigluOai, true});
+      MoeArgs held = args;  // the same, with weight 0 for what is elsewhere
+      held.indices = o.uninitialised(DType::kI32, {tokens, 2});
+      held.weights = o.normal(DType::kF32, {tokens, 2});
+      for (int64_t i = 0; i < tokens * 2; ++i) {
+        const auto global = static_cast<int32_t>(o.random() % 8);
+        const bool here = global >= 2 && global < 5;
+        args.indices.i32()[i] = global;
+        held.indices.i32()[i] = here ? global - 2 : 0;
+        held.weights.f32()[i] = here ? args.weights.f32()[i] : 0.0f;
+      }
+      args.first_expert = 2;
+      auto rows = accepting_rows(&Kernels::moe, args);
+      held.out = o.guarded(DType::kF32, {tokens, 64});
+      launch(rows.back(), held, pool);
+      for (const auto& row : rows) {
+        args.out = o.guarded(DType::kF32, {tokens, 64});
+        launch(row, args, pool);
+        expect_close(args.out, held.out, 5e-6, row.name);
+      }
+    }
+  }
+}
+
+TEST(Moe, NoInnerWidthLeavesTheBias) {
+  Operands o(fresh_seed());
+  ThreadPool pool(1);
+  MoeArgs args = make(o, {5, 64, 32, 4, 2, true, DType::kF32, DType::kF32, MoeActivation::kSwigluOai, true});
+  args.gate_up.n = args.gate_up.values.shape[1] = args.gate_up.scales.shape[1] = 0;
+  args.down.k = args.down.values.shape[2] = args.down.scales.shape[2] = 0;
+  args.gate_up_bias.shape[1] = 0;
+  for (const auto& row : accepting_rows(&Kernels::moe, args)) {
+    args.out = o.guarded(DType::kF32, {5, 64});
+    launch(row, args, pool);
+    for (int64_t t = 0; t < 5; ++t) {
+      float want = 0;
+      for (int64_t i = 0; i < 2; ++i)
+        want += args.weights.f32()[t * 2 + i] * args.down_bias.f32()[args.indices.i32()[t * 2 + i] * 64 + 9];
+      EXPECT_NEAR(args.out.f32()[t * 64 + 9], want, 1e-5f) << row.name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tessera

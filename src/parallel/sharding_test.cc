@@ -53,7 +53,7 @@ TEST(InnerShare, WholeBlocksAndNoneForSome) {
   EXPECT_EQ(mxfp4.inner_share(64, 3, 2).count, 0);
   EXPECT_EQ(mxfp4.inner_share(2880, 2, 0).count, 23 * 64);
   const Mesh plain{.tensor = 3, .unit = 64};
-  EXPECT_EQ(plain.inner_share(64, 3, 0).count, 24);  // by 8
+  EXPECT_EQ(plain.inner_share(64, 3, 0).count, 32);  // by 16
   EXPECT_EQ(plain.inner_share(45, 2, 0).count, 23);
 }
 
@@ -146,7 +146,7 @@ TEST(Slices, GatesMeetTheirUps) {
 }
 
 TEST(Mesh, RefusesWhatIsImpossibleAndNamesTheNearest) {
-  Model model(8, 8, 2, 4, 32, 32, 64);
+  Model model(8, 8, 2, 4, 64, 32, 64);
   EXPECT_EQ(why_impossible({.tensor = 64, .expert = 32}, mesh_demand(model.plan)), "");
   try {
     check_mesh({.tensor = 65}, model.plan);
