@@ -15,8 +15,9 @@ namespace tessera {
 namespace cuda {
 namespace {
 
-// Above this NCCL sums faster than two steps through peer memory.
-constexpr int64_t kNcclSumBytes = int64_t{64} << 20;
+// Above this NCCL sums faster than two steps through peer memory (measured on two H100s: 55 us against 57 at 11 MiB,
+// 204 against 182 at 45).
+constexpr int64_t kNcclSumBytes = int64_t{16} << 20;
 
 // What a communicator and those split off it share: the words that kernels poll, and what to end when a rank is lost.
 class Fate {
