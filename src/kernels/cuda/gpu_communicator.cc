@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <exception>
 #include <mutex>
 
 #include "core/log.h"
@@ -15,8 +16,9 @@ namespace tessera {
 namespace cuda {
 namespace {
 
-// Above this NCCL sums faster than two steps through peer memory.
-constexpr int64_t kNcclSumBytes = int64_t{64} << 20;
+// Above this NCCL sums faster than two steps through peer memory (measured on two H100s: 55 us against 57 at 11 MiB,
+// 204 against 182 at 45).
+constexpr int64_t kNcclSumBytes = int64_t{16} << 20;
 
 // What a communicator and those split off it share: the words that kernels poll, and what to end when a rank is lost.
 class Fate {
@@ -46,14 +48,14 @@ class Fate {
     std::lock_guard lock(mutex_);
     std::erase(all_, nccl);
   }
-
- private:
+  // Ends what waits on this rank's GPU.
   void end() {
     *const_cast<volatile uint32_t*>(words_) = 1;
     std::lock_guard lock(mutex_);
     for (Nccl* nccl : all_) nccl->abort();
   }
 
+ private:
   Channel& channel_;
   uint32_t* words_ = nullptr;
   std::mutex mutex_;
@@ -79,7 +81,10 @@ class GpuCommunicator final : public Communicator {
     if (!nccl_) log::info("collectives go through peer memory alone: {}", no_nccl);
     if (nccl_) fate_->add(nccl_.get());
   }
+  // What still runs must not lose its memory. Where this rank fails, it does not wait for the others first.
   ~GpuCommunicator() override {
+    if (std::uncaught_exceptions() > 0) fate_->end();
+    cudaDeviceSynchronize();
     if (nccl_) fate_->remove(nccl_.get());
   }
 

@@ -114,19 +114,24 @@ void Nccl::check() {
   check_result(result, "a collective");
 }
 
+void* Nccl::comm() const {
+  if (aborted_) fail(ErrorCode::kIo, "NCCL: its ranks were ended");
+  return comm_;
+}
+
 void Nccl::all_reduce(const Tensor& x, void* stream) {
   check_result(
-      library().all_reduce(x.data, x.data, static_cast<size_t>(x.numel()), type_of(x.dtype), kSum, comm_, stream),
+      library().all_reduce(x.data, x.data, static_cast<size_t>(x.numel()), type_of(x.dtype), kSum, comm(), stream),
       "summing");
 }
 
 void Nccl::all_gather(const Tensor& mine, void* all, void* stream) {
-  check_result(library().all_gather(mine.data, all, static_cast<size_t>(mine.bytes()), kInt8, comm_, stream),
+  check_result(library().all_gather(mine.data, all, static_cast<size_t>(mine.bytes()), kInt8, comm(), stream),
                "gathering");
 }
 
 void Nccl::broadcast(const Tensor& x, int root, void* stream) {
-  check_result(library().broadcast(x.data, x.data, static_cast<size_t>(x.bytes()), kInt8, root, comm_, stream),
+  check_result(library().broadcast(x.data, x.data, static_cast<size_t>(x.bytes()), kInt8, root, comm(), stream),
                "broadcasting");
 }
 
@@ -136,11 +141,11 @@ void Nccl::exchange(const char* from, std::span<const Part> send, char* to, std:
   for (size_t r = 0; r < send.size(); ++r) {
     const int peer = static_cast<int>(r);
     if (send[r].bytes > 0)
-      check_result(library().send(from + send[r].at, static_cast<size_t>(send[r].bytes), kInt8, peer, comm_, stream),
+      check_result(library().send(from + send[r].at, static_cast<size_t>(send[r].bytes), kInt8, peer, comm(), stream),
                    "sending");
     if (receive[r].bytes > 0)
       check_result(
-          library().recv(to + receive[r].at, static_cast<size_t>(receive[r].bytes), kInt8, peer, comm_, stream),
+          library().recv(to + receive[r].at, static_cast<size_t>(receive[r].bytes), kInt8, peer, comm(), stream),
           "receiving");
   }
   check_result(library().group_end(), "exchanging");

@@ -37,6 +37,7 @@ class Nccl {
 
  private:
   Nccl() = default;
+  void* comm() const;  // throws kIo after an abort, which frees it
   void* comm_ = nullptr;
   std::atomic<bool> aborted_{false};
 };

@@ -72,7 +72,7 @@ class PeerMemory {
 
   PeerView view_;
   SharedMemory own_;
-  std::vector<SharedMemory> theirs_;  // of other processes
+  std::vector<SharedMemory> theirs_;  // kept by what is mapped here: a rank that is lost takes nothing away
 };
 
 // Puts x's sum over ranks in its place; F32 or BF16. At most bulk_bytes (peer_all_reduce splits larger ones).

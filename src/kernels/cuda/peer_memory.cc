@@ -67,13 +67,11 @@ void PeerMemory::share(std::span<const Offer> offers, int device, FdPost& post) 
   for (size_t m = 0; m < offers.size(); ++m) {
     if (static_cast<int>(m) == view_.rank) {
       view_.region[m] = own_.data();
-    } else if (connections[m]) {
-      theirs_.push_back(SharedMemory::import(FdPost::fetch(connections[m]), offers[m].bytes, device));
-      view_.region[m] = theirs_.back().data();
-    } else {
-      allow_access(offers[m].region, offers[m].bytes, device);
-      view_.region[m] = offers[m].region;
+      continue;
     }
+    theirs_.push_back(connections[m] ? SharedMemory::import(FdPost::fetch(connections[m]), offers[m].bytes, device)
+                                     : SharedMemory::again(offers[m].region, offers[m].bytes, device));
+    view_.region[m] = theirs_.back().data();
   }
 }
 

@@ -20,6 +20,7 @@ namespace {
 struct Driver {
   decltype(&cuMemCreate) create = nullptr;
   decltype(&cuMemRelease) release = nullptr;
+  decltype(&cuMemRetainAllocationHandle) retain = nullptr;
   decltype(&cuMemAddressReserve) reserve = nullptr;
   decltype(&cuMemAddressFree) free_address = nullptr;
   decltype(&cuMemMap) map = nullptr;
@@ -33,6 +34,7 @@ struct Driver {
 
   Driver() {
     load("cuMemCreate", create), load("cuMemRelease", release), load("cuMemAddressReserve", reserve);
+    load("cuMemRetainAllocationHandle", retain);
     load("cuMemAddressFree", free_address), load("cuMemMap", map), load("cuMemUnmap", unmap);
     load("cuMemSetAccess", set_access), load("cuMemExportToShareableHandle", export_handle);
     load("cuMemImportFromShareableHandle", import_handle);
@@ -80,7 +82,10 @@ void map(CUmemGenericAllocationHandle allocation, int64_t bytes, int device, uin
   check(d.reserve(&at, size, 0, 0, 0), "reserving addresses");
   *address = at;
   check(d.map(at, size, 0, allocation, 0), "mapping shared memory");
-  allow_access(reinterpret_cast<char*>(at), bytes, device);
+  CUmemAccessDesc access{};
+  access.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
+  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  check(d.set_access(at, size, &access, 1), "reaching another GPU's memory");
 }
 
 sockaddr_un address_of(const std::string& name, socklen_t* length) {
@@ -136,6 +141,14 @@ SharedMemory SharedMemory::import(const Fd& handle, int64_t bytes, int device) {
   return memory;
 }
 
+SharedMemory SharedMemory::again(char* data, int64_t bytes, int device) {
+  SharedMemory memory;
+  memory.bytes_ = bytes;
+  check(driver().retain(&memory.allocation_, data), "taking another thread's memory");
+  map(memory.allocation_, bytes, device, &memory.address_);
+  return memory;
+}
+
 SharedMemory& SharedMemory::operator=(SharedMemory&& other) noexcept {
   std::swap(address_, other.address_);
   std::swap(bytes_, other.bytes_);
@@ -157,14 +170,6 @@ Fd SharedMemory::handle() const {
   int fd = -1;
   check(driver().export_handle(&fd, allocation_, kHandle, 0), "sharing memory");
   return Fd(fd);
-}
-
-void allow_access(char* memory, int64_t bytes, int device) {
-  CUmemAccessDesc access{};
-  access.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
-  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-  check(driver().set_access(reinterpret_cast<CUdeviceptr>(memory), static_cast<size_t>(bytes), &access, 1),
-        "reaching another GPU's memory");
 }
 
 FdPost::FdPost() : listener_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {

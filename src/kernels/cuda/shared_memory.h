@@ -16,6 +16,8 @@ class SharedMemory {
   static SharedMemory allocate(int64_t bytes, int device);
   // Another process's, by the descriptor that it handed out, for use by `device`.
   static SharedMemory import(const Fd& handle, int64_t bytes, int device);
+  // Memory that another thread of this process allocated, mapped again: it stays when its owner lets go of it.
+  static SharedMemory again(char* data, int64_t bytes, int device);
   ~SharedMemory();
   SharedMemory(SharedMemory&& other) noexcept { *this = std::move(other); }
   SharedMemory& operator=(SharedMemory&& other) noexcept;
@@ -29,9 +31,6 @@ class SharedMemory {
   int64_t bytes_ = 0;
   unsigned long long allocation_ = 0;
 };
-
-// Lets `device` use memory of another GPU that this process allocated.
-void allow_access(char* memory, int64_t bytes, int device);
 
 // Hands a descriptor to whoever connects, and fetches theirs. Each waits up to 20 seconds and throws kIo.
 class FdPost {
