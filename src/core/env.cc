@@ -18,6 +18,8 @@ constexpr EnvRow kRows[] = {
     {Env::kApiKey, "TESSERA_API_KEY", "", "the key that 'tessera serve' asks its clients for"},
     {Env::kHome, "HOME", "", "the user's folder"},
     {Env::kHfHubCache, "HF_HUB_CACHE", "", "where models from the hub are kept (default: $HF_HOME/hub)"},
+    {Env::kKernelsCache, "KERNELS_CACHE", "", "where kernels from the hub are kept (default: HF_HUB_CACHE)"},
+    {Env::kLocalKernels, "LOCAL_KERNELS", "", "ORG/NAME=FOLDER[:...]: kernels taken from a folder instead of the hub"},
     {Env::kHfHome, "HF_HOME", "", "the hub's folder (default: ~/.cache/huggingface)"},
     {Env::kCacheHome, "XDG_CACHE_HOME", "", "where the hub's folder is by default (default: ~/.cache)"},
     {Env::kHfEndpoint, "HF_ENDPOINT", "https://huggingface.co", "the hub, or a mirror of it"},

@@ -14,6 +14,8 @@ enum class Env {
   kStateHome,
   kHome,
   kHfHubCache,
+  kKernelsCache,
+  kLocalKernels,
   kHfHome,
   kCacheHome,
   kHfEndpoint,
