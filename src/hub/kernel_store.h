@@ -1,0 +1,50 @@
+// From a kernel's name to its checked files on this disk: publisher's trust, version to commit, redirect, choice of the
+// variant, download of its files only, digests and lock. The one cache is Python's: kernels--ORG--NAME beside models.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hub/download.h"
+#include "hub/kernel_lock.h"
+#include "hub/kernel_repo.h"
+#include "hub/settings.h"
+
+namespace tessera::hub {
+
+struct KernelSettings {
+  HubSettings hub;                            // its cache is KERNELS_CACHE when that is set
+  std::map<std::string, std::string> local;   // LOCAL_KERNELS: ORG/NAME -> folder
+  std::vector<std::string> trusted_repos;     // --trust-remote-code: ORG/NAME, whoever publishes them
+  std::optional<KernelLocks> locks;           // kernels.lock: then nothing else is taken
+};
+
+// HubSettings with KERNELS_CACHE and LOCAL_KERNELS. Throws kInvalidArgument, naming the variable.
+KernelSettings kernel_settings_from_env();
+// "ORG/NAME=folder:ORG2/NAME2=folder2". Throws kInvalidArgument.
+std::map<std::string, std::string> parse_local_kernels(std::string_view text);
+
+// A kernel as users name it. Exactly one of version and revision, else kInvalidArgument.
+KernelDependency kernel_request(const std::string& repo, std::optional<int64_t> version, const std::string& revision);
+
+// What a repository offers to a system.
+struct KernelOffer {
+  std::string repo, commit, requested;
+  std::string redirected_from;  // ORG/NAME; empty: not redirected
+  VariantTrace trace;
+};
+
+// Asks the network unless offline or local. Throws as HubClient, and kNotFound.
+KernelOffer offered_variants(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
+                             const DownloadHooks& hooks = {});
+
+// The kernel, from the cache when that has all of it, else downloaded. Throws kUnsupported with the whole trace when no
+// variant serves, kInvalidArgument for an untrusted publisher, kCorrupt when a hash deviates, and as HubClient.
+LocalKernel get_kernel(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
+                       const DownloadHooks& hooks = {});
+// A repository's or a variant's folder on this disk.
+LocalKernel open_local_kernel(const std::string& repo, const std::string& folder, const SystemTarget& target);
+
+}  // namespace tessera::hub
