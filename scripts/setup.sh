@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 packages=(g++ cmake ninja-build pkg-config libfmt-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libpcre2-dev
   libutf8proc-dev libcurl4-openssl-dev libssl-dev libhwy-dev libcli11-dev libedit-dev libgtest-dev libgmock-dev
-  libboost-dev prometheus-cpp-dev)
+  libboost-dev prometheus-cpp-dev libtomlplusplus-dev)
 [ "${1:-build}" = test ] && packages+=(clang-format-14 python3)
 
 missing=()

@@ -26,6 +26,8 @@ constexpr EnvRow kRows[] = {
     {Env::kHfOffline, "HF_HUB_OFFLINE", "", "1: never use the network, only what is in the cache"},
     {Env::kHfTimeout, "HF_HUB_DOWNLOAD_TIMEOUT", "10", "seconds without a byte before a connection is given up"},
     {Env::kCertificates, "SSL_CERT_FILE", "", "certificates to trust instead of the system's, for downloads"},
+    {Env::kKernelsCache, "KERNELS_CACHE", "", "where kernels from the hub are kept (default: HF_HUB_CACHE)"},
+    {Env::kLocalKernels, "LOCAL_KERNELS", "", "ORG/NAME=FOLDER[:...]: kernels taken from a folder instead of the hub"},
 };
 const EnvRow& row(Env id) {
   for (const EnvRow& r : kRows)

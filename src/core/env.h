@@ -23,6 +23,8 @@ enum class Env {
   kHfTimeout,
   kCertificates,
   kApiKey,
+  kKernelsCache,
+  kLocalKernels,
 };
 
 struct EnvRow {

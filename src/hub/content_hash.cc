@@ -12,12 +12,21 @@ struct ContentHash::Context {
   ~Context() { EVP_MD_CTX_free(md); }
 };
 
+ContentHash::ContentHash(HashKind kind, int64_t size) {
+  start(kind, size);
+}
+
 ContentHash::ContentHash(std::string_view etag, int64_t size) {
-  const bool sha256 = is_hex(etag, 64), git = is_hex(etag, 40);
-  if (!sha256 && !git) return;
-  kind_ = sha256 ? "SHA-256" : "git SHA-1";
+  if (is_hex(etag, 64)) start(HashKind::kSha256, size);
+  if (is_hex(etag, 40)) start(HashKind::kGitSha1, size);
+}
+
+void ContentHash::start(HashKind kind, int64_t size) {
+  const bool git = kind == HashKind::kGitSha1, sha256 = kind == HashKind::kSha256;
+  kind_ = git ? "git SHA-1" : sha256 ? "SHA-256" : "SHA-512";
   context_ = std::make_unique<Context>();
-  if (!context_->md || EVP_DigestInit_ex(context_->md, sha256 ? EVP_sha256() : EVP_sha1(), nullptr) != 1)
+  const EVP_MD* md = git ? EVP_sha1() : sha256 ? EVP_sha256() : EVP_sha512();
+  if (!context_->md || EVP_DigestInit_ex(context_->md, md, nullptr) != 1)
     fail(ErrorCode::kUnsupported, "this system's OpenSSL refuses {}, so downloads cannot be verified", kind_);
   if (git) {
     std::string header = fmt::format("blob {}", size);

@@ -27,7 +27,7 @@ namespace fs = std::filesystem;
 class Fleet {
  public:
   Fleet(const HubSettings& settings, const HubId& id, const RepoListing& listing, const DownloadHooks& hooks)
-      : settings_(settings), id_(id), listing_(listing), cache_(settings.cache, id.repo), hooks_(hooks) {}
+      : settings_(settings), id_(id), listing_(listing), cache_(settings.cache, id.repo, id.kind), hooks_(hooks) {}
 
   // Fetches what is missing of these files; the caller's thread reports progress.
   void fetch(std::vector<const RepoFile*> files);
@@ -107,7 +107,7 @@ BlobTask Fleet::make_task(HubClient& client, const RepoFile& file, const FileFac
   task.incomplete_path = cache_.incomplete_path(facts.etag);
   task.locate = [this, &client, &file, facts, first = std::move(url)]() mutable {
     if (!first.empty()) return std::exchange(first, "");
-    FilePlace place = client.locate(id_.repo, listing_.commit, file.name);
+    FilePlace place = client.locate(id_, listing_.commit, file.name);
     if (place.facts.etag != facts.etag)
       fail(ErrorCode::kCorrupt, "{}/{}: the file changed on the server while it was fetched; run this again", id_.repo,
            file.name);
@@ -132,7 +132,7 @@ void Fleet::fetch_one(HubClient& client, const RepoFile& file) {
     std::string url;
     result.was_cached = !facts.etag.empty() && blob_is_there(facts.etag, facts.size);
     if (!result.was_cached) {
-      FilePlace place = client.locate(id_.repo, listing_.commit, file.name);
+      FilePlace place = client.locate(id_, listing_.commit, file.name);
       const bool comparable =
           facts.etag.size() == place.facts.etag.size() && is_hex(place.facts.etag, facts.etag.size());
       if ((comparable && facts.etag != place.facts.etag) ||
@@ -290,6 +290,10 @@ DownloadResult download_snapshot(const HubSettings& settings, const DownloadRequ
     auto check = [&] {
       if (hooks.cancelled && hooks.cancelled()) fail(ErrorCode::kCancelled, "{}: stopped", request.id.text());
     };
+    if (request.id.kind == RepoKind::kKernel && is_commit(request.id.revision)) {
+      const RepoCache cache(settings.cache, request.id.repo, request.id.kind);
+      if (std::optional<RepoListing> tree = cache.read_tree(request.id.revision)) return *std::move(tree);
+    }
     return HubClient(settings, check).list(request.id);
   }();
   Fleet fleet(settings, request.id, listing, hooks);

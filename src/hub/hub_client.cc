@@ -7,7 +7,13 @@ namespace tessera::hub {
 namespace {
 
 constexpr int kMaxRedirects = 10;
+constexpr int kMaxPages = 1000;
 using Method = HttpSession::Method;
+
+// The repository's own page, below the endpoint.
+std::string page_of(const HubId& id) {
+  return id.kind == RepoKind::kKernel ? "kernels/" + id.repo : id.repo;
+}
 
 bool is_redirect(long status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
@@ -30,12 +36,12 @@ std::string redirect_target(const std::string& url, const HttpAnswer& answer, co
   if (settings.token.empty()) {
     fail(ErrorCode::kNotFound,
          "{}: {}; {}make a token at {}/settings/tokens and set HF_TOKEN to it (or log in with 'hf auth login')", what,
-         gated ? "this model is gated and no token was given" : "not found, or private, or gated",
+         gated ? "this repository is gated and no token was given" : "not found, or private, or gated",
          gated ? fmt::format("ask for access at {}, then ", page) : "check the name, or ", settings.endpoint);
   }
   if (gated) {
     fail(ErrorCode::kNotFound,
-         "{}: this model is gated and the token of {} has no access; open {} with the token's account, accept the "
+         "{}: this repository is gated and the token of {} has no access; open {} with the token's account, accept the "
          "conditions, then try again",
          what, settings.token_source, page);
   }
@@ -79,28 +85,72 @@ void refuse(const HubSettings& settings, const std::string& what, const std::str
 
 HubClient::HubClient(const HubSettings& settings, std::function<void()> check) : session_(settings, std::move(check)) {}
 
-RepoListing HubClient::list(const HubId& id) {
-  const HubSettings& settings = session_.settings();
-  std::string url =
-      fmt::format("{}/api/models/{}/revision/{}?blobs=true", settings.endpoint, id.repo, url_escape(id.revision));
+HttpAnswer HubClient::ask(const std::string& first_url, const HubId& id) {
+  std::string url = first_url;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
     HttpAnswer answer = session_.patiently(Method::kGet, url);
-    if (answer.status == 200) return parse_listing(answer.body, id.text() + " (answer of " + settings.endpoint + ")");
-    if (!is_redirect(answer.status)) refuse(settings, id.text(), id.repo, answer);
+    if (answer.status == 200) return answer;
+    if (!is_redirect(answer.status)) refuse(session_.settings(), id.text(), page_of(id), answer);
     url = redirect_target(url, answer, id.text());
   }
   fail(ErrorCode::kCorrupt, "{}: the hub redirects in circles", id.text());
 }
 
-FilePlace HubClient::locate(const std::string& repo, const std::string& commit, const std::string& file) {
+RepoListing HubClient::list(const HubId& id) {
+  if (id.kind == RepoKind::kKernel) return list_kernel(id);
+  const std::string& endpoint = session_.settings().endpoint;
+  const HttpAnswer answer = ask(
+      fmt::format("{}/api/models/{}/revision/{}?blobs=true", endpoint, id.repo, url_escape(id.revision)), id);
+  return parse_listing(answer.body, id.text() + " (answer of " + endpoint + ")");
+}
+
+// A kernel's files are listed by pages.
+RepoListing HubClient::list_kernel(const HubId& id) {
+  const std::string& endpoint = session_.settings().endpoint;
+  const std::string where = id.text() + " (answer of " + endpoint + ")", api = endpoint + "/api/kernels/" + id.repo;
+  RepoListing listing{.commit = id.revision};
+  if (!is_commit(id.revision))
+    listing.commit = parse_commit(ask(api + "/revision/" + url_escape(id.revision), id).body, where);
+  std::string url = api + "/tree/" + listing.commit + "?recursive=true&expand=false";
+  for (int page = 0; !url.empty(); ++page) {
+    if (page == kMaxPages) fail(ErrorCode::kCorrupt, "{}: lists its files on more than {} pages", where, kMaxPages);
+    const HttpAnswer answer = ask(url, id);
+    add_tree_page(listing, answer.body, where);
+    const std::string next = next_page(header(answer.headers, "link"));
+    if (next.empty()) break;
+    url = follow(url, next);
+    if (origin_of(url) != origin_of(endpoint))
+      fail(ErrorCode::kCorrupt, "{}: its next page of files is at '{}', another host", where, shown(next));
+  }
+  finish_listing(listing, where);
+  return listing;
+}
+
+std::map<int64_t, std::string> HubClient::kernel_versions(const std::string& repo) {
+  const HubId id{.repo = repo, .kind = RepoKind::kKernel};
+  const std::string& endpoint = session_.settings().endpoint;
+  return parse_kernel_versions(ask(fmt::format("{}/api/kernels/{}/refs", endpoint, repo), id).body,
+                               repo + " (answer of " + endpoint + ")");
+}
+
+std::optional<bool> HubClient::is_trusted_publisher(const std::string& organisation) {
+  const std::string& endpoint = session_.settings().endpoint;
+  const HttpAnswer answer =
+      session_.patiently(Method::kGet, fmt::format("{}/api/organizations/{}/overview", endpoint, organisation));
+  if (answer.status == 404) return std::nullopt;
+  if (answer.status != 200) refuse(session_.settings(), organisation, organisation, answer);
+  return parse_trusted_publisher(answer.body, organisation + " (answer of " + endpoint + ")");
+}
+
+FilePlace HubClient::locate(const HubId& id, const std::string& commit, const std::string& file) {
   const HubSettings& settings = session_.settings();
-  const std::string what = repo + "/" + shown(file);
+  const std::string what = id.repo + "/" + shown(file);
   FilePlace place;
-  place.url = fmt::format("{}/{}/resolve/{}/{}", settings.endpoint, repo, commit, url_escape(file, "/"));
+  place.url = fmt::format("{}/{}/resolve/{}/{}", settings.endpoint, page_of(id), commit, url_escape(file, "/"));
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
     HttpAnswer answer = session_.patiently(Method::kHead, place.url);
     const bool redirect = is_redirect(answer.status);
-    if (!redirect && answer.status != 200) refuse(settings, what, repo, answer);
+    if (!redirect && answer.status != 200) refuse(settings, what, page_of(id), answer);
     add_file_headers(place.facts, answer.headers, redirect, what);
     if (redirect) {
       std::string from = place.url;

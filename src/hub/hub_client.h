@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 
 #include "hub/http.h"
@@ -30,9 +32,17 @@ class HubClient {
   // Throws Unreachable, kCorrupt, or kNotFound with what to do when the hub refuses.
   RepoListing list(const HubId& id);
   // The file of a commit. Follows redirects as far as the content's own place.
-  FilePlace locate(const std::string& repo, const std::string& commit, const std::string& file);
+  FilePlace locate(const HubId& id, const std::string& commit, const std::string& file);
+  // The branches of a kernel's repository that are versions, "v<N>": N and its commit.
+  std::map<int64_t, std::string> kernel_versions(const std::string& repo);
+  // Does the hub trust this organisation to publish kernels? nullopt: it does not say, as of a user.
+  std::optional<bool> is_trusted_publisher(const std::string& organisation);
 
  private:
+  RepoListing list_kernel(const HubId& id);
+  // The answer, when its status is 200; follows redirects. Otherwise throws what it means.
+  HttpAnswer ask(const std::string& url, const HubId& id);
+
   HttpSession session_;
 };
 

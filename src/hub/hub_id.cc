@@ -96,8 +96,8 @@ bool is_blob_name(std::string_view etag) {
          std::ranges::all_of(etag, [](char c) { return is_word(c) || c == '-' || c == '.'; });
 }
 
-std::string repo_folder_name(std::string_view repo) {
-  std::string folder = "models--";
+std::string repo_folder_name(std::string_view repo, RepoKind kind) {
+  std::string folder = kind == RepoKind::kKernel ? "kernels--" : "models--";
   for (char c : repo) c == '/' ? folder += "--" : folder += c;
   return folder;
 }

@@ -10,9 +10,13 @@ namespace tessera::hub {
 
 inline constexpr const char* kDefaultRevision = "main";
 
+// What a repository holds. The hub and its cache keep the two apart.
+enum class RepoKind { kModel, kKernel };
+
 struct HubId {
   std::string repo;  // "ORG/NAME", or "NAME" for the oldest repositories
   std::string revision = kDefaultRevision;
+  RepoKind kind = RepoKind::kModel;
 
   std::string text() const { return revision == kDefaultRevision ? repo : repo + "@" + revision; }
 };
@@ -35,8 +39,8 @@ const char* objection_to_file_name(std::string_view name);
 // May an ETag name a file in blobs/? Letters, digits, '-', '_', '.', not beginning with '.', at most 128.
 bool is_blob_name(std::string_view etag);
 
-// "models--ORG--NAME", the repository's folder in the cache.
-std::string repo_folder_name(std::string_view repo);
+// "models--ORG--NAME" or "kernels--ORG--NAME", the repository's folder in the cache.
+std::string repo_folder_name(std::string_view repo, RepoKind kind = RepoKind::kModel);
 
 // For a one-line message: control characters escaped, long texts cut.
 std::string shown(std::string_view text);

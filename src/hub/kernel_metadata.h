@@ -2,12 +2,15 @@
 // kernel-status.toml, which can send its users elsewhere. Foreign bytes: every function is total or throws Error. Pure.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/json.h"
 
 namespace tessera::hub {
 
@@ -18,8 +21,12 @@ struct KernelDependency {
   std::string revision;
 
   std::string text() const;  // "ORG/NAME (version: 1)"
-  auto operator<=>(const KernelDependency&) const = default;
+  // By repository, then versions, then revisions.
+  std::strong_ordering operator<=>(const KernelDependency& other) const;
+  bool operator==(const KernelDependency&) const = default;
 };
+// {"repo-id", "version" or "revision"}. Throws kCorrupt.
+KernelDependency parse_kernel_dependency(const Json& object, const std::string& where);
 
 // How a variant's files are known: the hash of each, in base64 as metadata.json has it.
 struct KernelDigest {
@@ -52,6 +59,7 @@ struct KernelMetadata {
 KernelMetadata parse_kernel_metadata(std::string_view json, const std::string& where);
 
 inline constexpr const char* kMetadataFile = "metadata.json";
+inline constexpr const char* kSignatureFile = "metadata.json.sigstore";
 inline constexpr int64_t kMaxMetadataBytes = int64_t{8} << 20;
 
 // Does the digest speak of this file of a variant? Not of metadata.json itself, its signature, nor bytecode.

@@ -44,6 +44,30 @@ KernelOffer offered_variants(const KernelSettings& settings, const KernelDepende
 // variant serves, kInvalidArgument for an untrusted publisher, kCorrupt when a hash deviates, and as HubClient.
 LocalKernel get_kernel(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
                        const DownloadHooks& hooks = {});
+// The files of every variant, in the cache; the snapshot's build/ folder. Throws as get_kernel.
+std::string download_all_variants(const KernelSettings& settings, const KernelDependency& request,
+                                  const DownloadHooks& hooks = {});
+
+// What a project's kernels are now, with all that they depend on: every file of every variant by its SHA-256. Throws as
+// HubClient. REQUIRES: no settings.locks.
+KernelLocks lock_kernels(const KernelSettings& settings, std::vector<KernelDependency> requests,
+                         const DownloadHooks& hooks = {});
+
+struct VariantCheck {
+  std::string variant, commit;
+  bool cached = false;  // whole in the cache; nothing else can be checked
+  int files = 0;
+  bool has_digest = false, has_signature = false, locked = false;  // what it was held against; signatures are not checked
+  std::string problem;  // empty: every file is what the hub, the digest and the lock say
+};
+// Every variant of a kernel, read again and checked.
+std::vector<VariantCheck> verify_kernel(const KernelSettings& settings, const KernelDependency& request,
+                                        const DownloadHooks& hooks = {});
+
+// The versions of a repository, "v<N>" branches, with their commits; offline: those that the cache knows.
+std::map<int64_t, std::string> kernel_versions(const KernelSettings& settings, const std::string& repo,
+                                               const DownloadHooks& hooks = {});
+
 // A repository's or a variant's folder on this disk.
 LocalKernel open_local_kernel(const std::string& repo, const std::string& folder, const SystemTarget& target);
 

@@ -37,8 +37,8 @@ RepoFile parse_tree_file(const std::string& name, const Json& in) {
 
 }  // namespace
 
-RepoCache::RepoCache(std::string cache, std::string repo)
-    : cache_(std::move(cache)), name_(repo_folder_name(repo)), folder_(cache_ + "/" + name_) {
+RepoCache::RepoCache(std::string cache, std::string repo, RepoKind kind)
+    : cache_(std::move(cache)), name_(repo_folder_name(repo, kind)), folder_(cache_ + "/" + name_) {
   TS_CHECK(is_repo_name(repo), "{}", repo);
 }
 

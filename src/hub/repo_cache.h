@@ -5,7 +5,7 @@
 //                    /trees/<commit>.json               the whole repository's list of files
 //                    /.no_exist/<commit>/<file>         empty: known to be absent
 //   .locks/models--ORG--NAME/<etag>.lock                held while a blob is written or removed
-// Everything appears by rename, after its content is there. Thread-safe: no state but the path.
+// A kernel's repository is kernels--ORG--NAME. Everything appears by rename, after its content is there. Thread-safe: no state but the path.
 #pragma once
 
 #include <functional>
@@ -22,7 +22,7 @@ namespace tessera::hub {
 class RepoCache {
  public:
   // `cache` as HubSettings::cache. REQUIRES: is_repo_name(repo).
-  RepoCache(std::string cache, std::string repo);
+  RepoCache(std::string cache, std::string repo, RepoKind kind = RepoKind::kModel);
 
   const std::string& folder() const { return folder_; }
   std::string blob_path(const std::string& etag) const;

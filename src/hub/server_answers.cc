@@ -18,6 +18,7 @@ constexpr size_t kMaxHeader = 16 << 10;  // bytes; signed addresses are about 2 
 constexpr int64_t kMaxFileBytes = int64_t{1} << 44;
 
 constexpr std::string_view kHeaders[] = {"content-length", "content-range",  "etag",          "location",
+                                         "link",
                                          "retry-after",    "x-error-code",   "x-linked-etag", "x-linked-size",
                                          "x-repo-commit",  "x-error-message"};
 
@@ -54,23 +55,28 @@ std::optional<int64_t> parse_number(std::string_view text) {
   return value;
 }
 
-RepoFile parse_file(const Json& entry, const std::string& where) {
+// An entry of a listing or of a tree, which call three things differently.
+RepoFile parse_file(const Json& entry, const std::string& where, const char* name, const char* id, const char* sha256) {
   RepoFile file;
-  file.name = string_at(entry, "rfilename");
+  file.name = string_at(entry, name);
   if (const char* why = objection_to_file_name(file.name))
     fail(ErrorCode::kCorrupt, "{}: refused, it lists the file '{}', whose name {}", where, shown(file.name), why);
   file.size = size_at(entry, "size");
-  std::string blob = string_at(entry, "blobId");
+  std::string blob = string_at(entry, id);
   if (is_hex(blob, 40)) file.blob_id = blob;
   auto lfs = entry.find("lfs");
   if (lfs != entry.end() && lfs->is_object()) {
-    std::string sha = string_at(*lfs, "sha256");
+    std::string sha = string_at(*lfs, sha256);
     if (is_hex(sha, 64)) file.sha256 = sha;
     int64_t size = size_at(*lfs, "size");
     if (size >= 0) file.size = size;
     if (file.sha256.empty()) file.blob_id.clear();  // a pointer's hash says nothing of the content
   }
   return file;
+}
+
+RepoFile parse_tree_file(const Json& entry, const std::string& where) {
+  return parse_file(entry, where, "path", "oid", "oid");
 }
 
 // A file cannot also be a folder. REQUIRES: sorted by name.
@@ -102,13 +108,79 @@ RepoListing parse_listing(std::string_view json, const std::string& where) {
          kMaxFiles);
   for (const Json& entry : *siblings) {
     if (!entry.is_object()) fail(ErrorCode::kCorrupt, "{}: an entry of \"siblings\" is no object", where);
-    listing.files.push_back(parse_file(entry, where));
+    listing.files.push_back(parse_file(entry, where, "rfilename", "blobId", "sha256"));
   }
+  finish_listing(listing, where);
+  return listing;
+}
+
+void finish_listing(RepoListing& listing, const std::string& where) {
   std::ranges::sort(listing.files, {}, &RepoFile::name);
   auto twice = std::ranges::adjacent_find(listing.files, {}, &RepoFile::name);
   if (twice != listing.files.end()) fail(ErrorCode::kCorrupt, "{}: lists '{}' twice", where, shown(twice->name));
   check_no_file_is_a_folder(listing.files, where);
-  return listing;
+}
+
+std::string parse_commit(std::string_view json, const std::string& where) {
+  std::string commit = string_at(parse_bounded(json, where), "sha");
+  if (!is_commit(commit))
+    fail(ErrorCode::kCorrupt, "{}: \"sha\" is '{}'; expected a commit of 40 digits", where, shown(commit));
+  return commit;
+}
+
+void add_tree_page(RepoListing& listing, std::string_view json, const std::string& where) {
+  // Wrapped, so that the bounds of objects hold for lists too.
+  const Json in = parse_bounded("{\"tree\":" + std::string(json) + "}", where);
+  const Json& tree = in.at("tree");
+  if (in.size() != 1 || !tree.is_array()) fail(ErrorCode::kCorrupt, "{}: expected a list of files", where);
+  if (listing.files.size() + tree.size() > kMaxFiles)
+    fail(ErrorCode::kCorrupt, "{}: lists more than the {} files this program takes", where, kMaxFiles);
+  for (const Json& entry : tree) {
+    const std::string type = string_at(entry, "type");
+    if (type != "file" && type != "directory")
+      fail(ErrorCode::kCorrupt, "{}: an entry is neither file nor directory but '{}'", where, shown(type));
+    if (type == "file") listing.files.push_back(parse_tree_file(entry, where));
+  }
+}
+
+std::string next_page(std::string_view link) {
+  while (!link.empty()) {
+    const size_t open = link.find('<'), close = link.find('>', open == link.npos ? 0 : open);
+    if (open == link.npos || close == link.npos) break;
+    const size_t end = std::min(link.find(',', close), link.size());
+    if (link.substr(close, end - close).find("rel=\"next\"") != link.npos)
+      return std::string(link.substr(open + 1, close - open - 1));
+    link.remove_prefix(std::min(end + 1, link.size()));
+  }
+  return "";
+}
+
+std::optional<int64_t> version_of_branch(std::string_view branch) {
+  const auto version = branch.starts_with('v') ? parse_number(branch.substr(1)) : std::nullopt;
+  return version && fmt::format("v{}", *version) == branch ? version : std::nullopt;
+}
+
+std::map<int64_t, std::string> parse_kernel_versions(std::string_view json, const std::string& where) {
+  const Json in = parse_bounded(json, where);
+  auto branches = in.find("branches");
+  if (branches == in.end() || !branches->is_array() || branches->size() > kMaxFiles)
+    fail(ErrorCode::kCorrupt, "{}: has no list \"branches\"", where);
+  std::map<int64_t, std::string> versions;
+  for (const Json& branch : *branches) {
+    const std::string name = string_at(branch, "name"), commit = string_at(branch, "targetCommit");
+    const std::optional<int64_t> version = version_of_branch(name);
+    if (!version) continue;
+    if (!is_commit(commit))
+      fail(ErrorCode::kCorrupt, "{}: branch {} is at '{}'; expected a commit of 40 digits", where, name, shown(commit));
+    versions[*version] = commit;
+  }
+  return versions;
+}
+
+bool parse_trusted_publisher(std::string_view json, const std::string& where) {
+  const Json in = parse_bounded(json, where);
+  auto flag = in.find("trustedKernelPublisher");
+  return flag != in.end() && flag->is_boolean() && flag->get<bool>();
 }
 
 std::string normal_etag(std::string_view header) {

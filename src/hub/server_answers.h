@@ -32,6 +32,20 @@ struct RepoListing {
 // Of GET /api/models/ORG/NAME/revision/REV?blobs=true. `where` opens every message. Throws kCorrupt.
 RepoListing parse_listing(std::string_view json, const std::string& where);
 
+// "sha" of GET /api/kernels/ORG/NAME/revision/REV. Throws kCorrupt.
+std::string parse_commit(std::string_view json, const std::string& where);
+// One page of GET /api/kernels/ORG/NAME/tree/COMMIT?recursive=true, and the whole once all are there. Throw kCorrupt.
+void add_tree_page(RepoListing& listing, std::string_view json, const std::string& where);
+void finish_listing(RepoListing& listing, const std::string& where);
+// The address of rel="next" in a Link header; empty: there is none.
+std::string next_page(std::string_view link);
+// The N of a branch "v<N>"; nullopt for any other name.
+std::optional<int64_t> version_of_branch(std::string_view branch);
+// Branches "v<N>" of GET /api/kernels/ORG/NAME/refs, with their commits. Throws kCorrupt.
+std::map<int64_t, std::string> parse_kernel_versions(std::string_view json, const std::string& where);
+// "trustedKernelPublisher" of GET /api/organizations/ORG/overview; absent is false. Throws kCorrupt.
+bool parse_trusted_publisher(std::string_view json, const std::string& where);
+
 // What HEAD /ORG/NAME/resolve/REV/FILE tells of a file.
 struct FileFacts {
   std::string commit;

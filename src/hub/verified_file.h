@@ -2,8 +2,11 @@
 // what is loaded is what was checked, whatever happens to the folder meanwhile.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
+#include "hub/content_hash.h"
 #include "hub/kernel_repo.h"
 
 namespace tessera::hub {
@@ -30,7 +33,12 @@ class VerifiedFile {
 VerifiedFile verified_file(const LocalKernel& kernel, const std::string& name);
 // The library, that is.
 VerifiedFile verified_library(const LocalKernel& kernel);
-// In short, the path a loader is given; the object must live as long as the library.
-inline const std::string& verified_path(const VerifiedFile& file) { return file.path(); }
+
+struct FileHashes {
+  int64_t size = 0;                 // bytes that were hashed
+  std::vector<std::string> hashes;  // one a kind that was asked for, lower-case digits
+};
+// Throws kNotFound, kIo.
+FileHashes hash_file(const std::string& path, const std::vector<HashKind>& kinds);
 
 }  // namespace tessera::hub
