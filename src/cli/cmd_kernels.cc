@@ -3,6 +3,7 @@
 
 #include "api/describe.h"
 #include "cli/commands.h"
+#include "cli/kernel_repo_tools.h"
 #include "cli/options.h"
 
 namespace tessera::cli {
@@ -59,7 +60,6 @@ int cmd_kernels(Invocation& call) {
   app.require_subcommand(1);
   app.footer(kExamples);
   CLI::App* list_app = app.add_subcommand("list", "every kernel that serves this machine, in order of preference");
-  list_app->footer(kExamples);
   ModelOptions model;
   int64_t tokens = 1, sequences = 1;
   CLI::App* explain_app = app.add_subcommand("explain", "which kernel computes each operation of a model, and why");
@@ -71,7 +71,10 @@ int cmd_kernels(Invocation& call) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   explain_app->footer(kExamples);
+  KernelRepoTools repos;
+  repos.add(app, *list_app);
   if (!parse(app, call)) return 0;
+  if (std::optional<int> code = repos.run(call)) return *code;
   return explain_app->parsed() ? explain(call, model, tokens, sequences) : list(call);
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 
+#include "core/cuda_driver.h"
 #include "core/device_context.h"
 #include "core/log.h"
 #include "core/upload_lane.h"
@@ -219,6 +220,11 @@ class CudaUploadLane final : public UploadLane {
 
 std::unique_ptr<UploadLane> make_upload_lane(DeviceContext& context, int64_t block_bytes) {
   return std::make_unique<CudaUploadLane>(context, block_bytes);
+}
+
+int cuda_driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
 std::unique_ptr<DeviceContext> make_cuda_context(int index) {

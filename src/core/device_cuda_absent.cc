@@ -1,4 +1,5 @@
 // A build without CUDA.
+#include "core/cuda_driver.h"
 #include "core/device_context.h"
 #include "core/error.h"
 #include "core/upload_lane.h"
@@ -15,6 +16,10 @@ std::unique_ptr<DeviceContext> make_cuda_context(int) {
 
 std::unique_ptr<UploadLane> make_upload_lane(DeviceContext&, int64_t) {
   TS_CHECK(false, "no CUDA in this build");
+}
+
+int cuda_driver_version() {
+  return 0;
 }
 
 std::vector<DeviceInfo> cuda_devices(std::string* why) {

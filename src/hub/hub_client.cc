@@ -99,18 +99,23 @@ HttpAnswer HubClient::ask(const std::string& first_url, const HubId& id) {
 RepoListing HubClient::list(const HubId& id) {
   if (id.kind == RepoKind::kKernel) return list_kernel(id);
   const std::string& endpoint = session_.settings().endpoint;
-  const HttpAnswer answer = ask(
-      fmt::format("{}/api/models/{}/revision/{}?blobs=true", endpoint, id.repo, url_escape(id.revision)), id);
+  const HttpAnswer answer =
+      ask(fmt::format("{}/api/models/{}/revision/{}?blobs=true", endpoint, id.repo, url_escape(id.revision)), id);
   return parse_listing(answer.body, id.text() + " (answer of " + endpoint + ")");
+}
+
+std::string HubClient::kernel_commit(const HubId& id) {
+  if (is_commit(id.revision)) return id.revision;
+  const std::string& endpoint = session_.settings().endpoint;
+  const std::string url = fmt::format("{}/api/kernels/{}/revision/{}", endpoint, id.repo, url_escape(id.revision));
+  return parse_commit(ask(url, id).body, id.text() + " (answer of " + endpoint + ")");
 }
 
 // A kernel's files are listed by pages.
 RepoListing HubClient::list_kernel(const HubId& id) {
   const std::string& endpoint = session_.settings().endpoint;
   const std::string where = id.text() + " (answer of " + endpoint + ")", api = endpoint + "/api/kernels/" + id.repo;
-  RepoListing listing{.commit = id.revision};
-  if (!is_commit(id.revision))
-    listing.commit = parse_commit(ask(api + "/revision/" + url_escape(id.revision), id).body, where);
+  RepoListing listing{.commit = kernel_commit(id)};
   std::string url = api + "/tree/" + listing.commit + "?recursive=true&expand=false";
   for (int page = 0; !url.empty(); ++page) {
     if (page == kMaxPages) fail(ErrorCode::kCorrupt, "{}: lists its files on more than {} pages", where, kMaxPages);

@@ -33,6 +33,8 @@ class HubClient {
   RepoListing list(const HubId& id);
   // The file of a commit. Follows redirects as far as the content's own place.
   FilePlace locate(const HubId& id, const std::string& commit, const std::string& file);
+  // The commit that a kernel's revision stands for. Throws as list().
+  std::string kernel_commit(const HubId& id);
   // The branches of a kernel's repository that are versions, "v<N>": N and its commit.
   std::map<int64_t, std::string> kernel_versions(const std::string& repo);
   // Does the hub trust this organisation to publish kernels? nullopt: it does not say, as of a user.

@@ -5,8 +5,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "hub/file_hash.h"
 #include "hub/hub_id.h"
-#include "hub/verified_file.h"
 
 namespace tessera::hub {
 
@@ -41,12 +41,14 @@ std::string bytes_of_hex(std::string_view hex) {
   return bytes;
 }
 
-[[noreturn]] void refuse_deviations(const LocalKernel& kernel, const char* from, const std::vector<std::string>& lines) {
+[[noreturn]] void refuse_deviations(const LocalKernel& kernel, const char* from,
+                                    const std::vector<std::string>& lines) {
   std::string text;
   for (size_t i = 0; i < std::min(lines.size(), kMaxShown); ++i) text += (i > 0 ? "; " : "") + lines[i];
   if (lines.size() > kMaxShown) text += fmt::format("; and {} more", lines.size() - kMaxShown);
-  fail(ErrorCode::kCorrupt, "{}: refused, it deviates from {}: {}; 'tessera cache delete {}' and fetch it again",
-       kernel.text(), from, text, kernel.repo);
+  const std::string advice =
+      kernel.commit.empty() ? "" : fmt::format("; 'tessera cache delete {}' and fetch it again", kernel.repo);
+  fail(ErrorCode::kCorrupt, "{}: refused, it deviates from {}: {}{}", kernel.text(), from, text, advice);
 }
 
 // One file, in every hash that somebody knows it by.
@@ -84,13 +86,14 @@ void check_lock(const LocalKernel& kernel, const KernelLock& lock) {
     if (locked == lock.files.end()) {
       lines.push_back("Unknown file: " + file.name);
     } else if (locked->second != file.sha256) {
-      lines.push_back(fmt::format("File hash mismatch for {}: expected: {}, got: {}", file.name, locked->second,
-                                  file.sha256));
+      lines.push_back(
+          fmt::format("File hash mismatch for {}: expected: {}, got: {}", file.name, locked->second, file.sha256));
     }
   }
   for (auto it = lock.files.lower_bound(prefix); it != lock.files.end() && it->first.starts_with(prefix); ++it) {
     const std::string name = it->first.substr(prefix.size());
-    if (!std::ranges::binary_search(kernel.files, name, {}, &KernelFile::name)) lines.push_back("Missing file: " + name);
+    if (!std::ranges::binary_search(kernel.files, name, {}, &KernelFile::name))
+      lines.push_back("Missing file: " + name);
   }
   if (!lines.empty()) refuse_deviations(kernel, kFilesLockFile, lines);
 }
@@ -123,8 +126,8 @@ std::vector<const RepoFile*> variant_files(const RepoListing& listing, const std
 
 void read_variant_folder(LocalKernel& kernel, const FolderFacts& facts) {
   const std::string prefix = kBuildFolder + kernel.variant.name + "/";
-  kernel.metadata = parse_kernel_metadata(
-      read_text_file(kernel.folder + "/" + kMetadataFile, kMaxMetadataBytes), kernel.text() + "/" + kMetadataFile);
+  kernel.metadata = parse_kernel_metadata(read_text_file(kernel.folder + "/" + kMetadataFile, kMaxMetadataBytes),
+                                          kernel.text() + "/" + kMetadataFile);
   const bool sha512 = kernel.metadata.digest && kernel.metadata.digest->algorithm == "sha512";
   KernelDigest actual{.algorithm = sha512 ? "sha512" : "sha256"};
   std::vector<std::string> lines;

@@ -16,8 +16,7 @@ constexpr int64_t kMaxLockBytes = int64_t{64} << 20;
 constexpr int64_t kFilesFormat = 1;
 
 std::string require_commit(std::string commit, const std::string& where) {
-  if (!is_commit(commit))
-    fail(ErrorCode::kCorrupt, "{}: '{}' is no commit of 40 digits", where, shown(commit));
+  if (!is_commit(commit)) fail(ErrorCode::kCorrupt, "{}: '{}' is no commit of 40 digits", where, shown(commit));
   return commit;
 }
 

@@ -1,5 +1,6 @@
 // kernels.lock: which commit each kernel is, in the form of Python's client, and beside it kernels.files.lock with the
-// SHA-256 of every file of every variant, which that form cannot carry. Foreign bytes; parsing is total or throws. Pure.
+// SHA-256 of every file of every variant, which that form cannot carry. Foreign bytes; parsing is total or throws.
+// Pure.
 #pragma once
 
 #include <map>
@@ -20,7 +21,8 @@ struct KernelLock {
 };
 using KernelLocks = std::map<KernelDependency, KernelLock>;
 
-// The text of kernels.lock: today's form (dependency, lock), and the older one (repo_id, sha, variants). Throws kCorrupt.
+// The text of kernels.lock: today's form (dependency, lock), and the older one (repo_id, sha, variants). Throws
+// kCorrupt.
 KernelLocks parse_kernel_locks(std::string_view json, const std::string& where);
 // Adds what kernels.files.lock says. Throws kCorrupt, also when it speaks of other commits than `locks`.
 void add_file_locks(KernelLocks& locks, std::string_view json, const std::string& where);

@@ -54,7 +54,8 @@ constexpr const char* kDefault = R"({
 // A layer's or function's name: letters, digits and '_', '.', '-'.
 bool is_name(std::string_view name) {
   return !name.empty() && name.size() <= kMaxName && std::ranges::all_of(name, [](unsigned char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.' || c == '-';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.' ||
+           c == '-';
   });
 }
 
@@ -77,7 +78,8 @@ void parse_interval(MappingRow& row, const Json& pair, const std::string& where)
 
 // Exactly one of "version" and "revision".
 KernelDependency parse_version(const std::string& repo, const JsonReader& in, const std::string& where) {
-  KernelDependency kernel{.repo = repo, .version = std::nullopt, .revision = in.optional_string("revision").value_or("")};
+  KernelDependency kernel{
+      .repo = repo, .version = std::nullopt, .revision = in.optional_string("revision").value_or("")};
   if (in.find("version")) kernel.version = in.natural("version");
   if (kernel.version.has_value() == !kernel.revision.empty())
     fail(ErrorCode::kCorrupt, "{}: {} needs either \"version\" or \"revision\"", where, shown(repo));
@@ -152,9 +154,8 @@ std::string no_row(const KernelMapping& mapping, const std::string& layer, const
                    KernelMode mode, bool in_interval) {
   const bool named = std::ranges::any_of(mapping.rows, [&](const MappingRow& r) { return r.layer == layer; });
   if (!named) return fmt::format("No kernel mapping found for layer `{}`", layer);
-  const bool on_device = std::ranges::any_of(mapping.rows, [&](const MappingRow& r) {
-    return r.layer == layer && (r.device.empty() || r.device == device);
-  });
+  const bool on_device = std::ranges::any_of(
+      mapping.rows, [&](const MappingRow& r) { return r.layer == layer && (r.device.empty() || r.device == device); });
   if (!on_device) return fmt::format("No layer mapping for `{}` with device type `{}`", layer, device);
   if (!in_interval)
     return fmt::format("No layer mapping for `{}` device `{}` with capability {}", layer, device, capability);

@@ -50,8 +50,9 @@ struct MappingChoice {
 };
 
 // The row for a layer. Rows of the device come before those of every device; the smallest interval that contains the
-// capability wins, then within it the mode: inference takes inference, training or fallback rows in this order, training
-// takes training or fallback. Of two equal rows the later one replaces the earlier. Capability 0 is in every interval.
+// capability wins, then within it the mode: inference takes inference, training or fallback rows in this order,
+// training takes training or fallback. Of two equal rows the later one replaces the earlier. Capability 0 is in every
+// interval.
 MappingChoice choose_kernel(const KernelMapping& mapping, const std::string& layer, const std::string& device,
                             int capability, KernelMode mode);
 

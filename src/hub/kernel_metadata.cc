@@ -1,8 +1,8 @@
 #include "hub/kernel_metadata.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
-#include <toml++/toml.h>
 #include <tuple>
 
 #include "core/error.h"
@@ -82,7 +82,8 @@ std::optional<CudaArch> parse_cuda_arch(std::string_view text) {
   int major = 0, minor = 0;
   auto read = [](std::string_view digits, int& value) {
     auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return !digits.empty() && error == std::errc() && end == digits.data() + digits.size() && value >= 0 && value < 1000;
+    return !digits.empty() && error == std::errc() && end == digits.data() + digits.size() && value >= 0 &&
+           value < 1000;
   };
   if (!read(text.substr(0, dot), major) || !read(text.substr(dot + 1), minor) || minor > 9) return std::nullopt;
   arch.capability = major * 10 + minor;

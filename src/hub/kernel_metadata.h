@@ -65,12 +65,12 @@ inline constexpr int64_t kMaxMetadataBytes = int64_t{8} << 20;
 // Does the digest speak of this file of a variant? Not of metadata.json itself, its signature, nor bytecode.
 bool is_digested_file(std::string_view name);
 
-// What of `actual` (the same algorithm) deviates from `expected`, a line each, in the words of Python's client: "Missing
-// file: a.so", "Unknown file: b.so", "File hash mismatch for a.so: expected: ..., got: ...".
+// What of `actual` (the same algorithm) deviates from `expected`, a line each, in the words of Python's client:
+// "Missing file: a.so", "Unknown file: b.so", "File hash mismatch for a.so: expected: ..., got: ...".
 std::vector<std::string> digest_violations(const KernelDigest& expected, const KernelDigest& actual);
 
-// May a build with these CUDA architectures ("9.0", "9.0a", "10.0f", "9.0+PTX") run on capability 90? As Python's client
-// decides: unknown forms alone, or no architectures at all, are taken as yes.
+// May a build with these CUDA architectures ("9.0", "9.0a", "10.0f", "9.0+PTX") run on capability 90? As Python's
+// client decides: unknown forms alone, or no architectures at all, are taken as yes.
 bool archs_support_capability(const std::vector<std::string>& archs, int capability);
 
 struct KernelRedirect {

@@ -15,8 +15,8 @@ namespace tessera::hub {
 
 namespace {
 
-constexpr size_t kMaxNumber = 6;                // digits of a version's part
-constexpr MajorMinor kMetalMacos{26, 0};        // Metal kernels are built for Metal 4
+constexpr size_t kMaxNumber = 6;                 // digits of a version's part
+constexpr MajorMinor kMetalMacos{26, 0};         // Metal kernels are built for Metal 4
 constexpr const char* kUniversal = "universal";  // of noarch variants: any backend
 
 struct BackendRow {
@@ -26,9 +26,9 @@ struct BackendRow {
   bool versioned;
 };
 constexpr BackendRow kBackends[] = {
-    {KernelBackend::kCpu, "cpu", "cpu", false},       {KernelBackend::kCuda, "cuda", "cu", true},
-    {KernelBackend::kRocm, "rocm", "rocm", true},     {KernelBackend::kXpu, "xpu", "xpu", true},
-    {KernelBackend::kCann, "cann", "cann", true},     {KernelBackend::kMetal, "metal", "metal", false},
+    {KernelBackend::kCpu, "cpu", "cpu", false},          {KernelBackend::kCuda, "cuda", "cu", true},
+    {KernelBackend::kRocm, "rocm", "rocm", true},        {KernelBackend::kXpu, "xpu", "xpu", true},
+    {KernelBackend::kCann, "cann", "cann", true},        {KernelBackend::kMetal, "metal", "metal", false},
     {KernelBackend::kNeuron, "neuron", "neuron", false}, {KernelBackend::kTpu, "tpu", "tpu", false},
 };
 
@@ -72,7 +72,8 @@ std::optional<BackendSpec> parse_backend(std::string_view text) {
 
 std::vector<std::string_view> split(std::string_view text, char at) {
   std::vector<std::string_view> parts;
-  for (size_t end; (end = text.find(at)) != text.npos; text.remove_prefix(end + 1)) parts.push_back(text.substr(0, end));
+  for (size_t end; (end = text.find(at)) != text.npos; text.remove_prefix(end + 1))
+    parts.push_back(text.substr(0, end));
   parts.push_back(text);
   return parts;
 }
@@ -142,7 +143,8 @@ std::string backend_objection(const KernelVariant& v, const SystemTarget& target
 std::string noarch_objection(const KernelVariant& v, const SystemTarget& target) {
   const std::string system = target.backend.kind == KernelBackend::kCann ? "npu" : backend_name(target.backend.kind);
   if (v.noarch_backend != system && v.noarch_backend != kUniversal)
-    return fmt::format("backend ({}) does not match system backend ({}) and is not universal", v.noarch_backend, system);
+    return fmt::format("backend ({}) does not match system backend ({}) and is not universal", v.noarch_backend,
+                       system);
   return target.runs_python ? "" : "is Python code (PyTorch or Triton), which this program does not run";
 }
 
@@ -247,7 +249,8 @@ SystemTarget cpu_target() {
   if (uname(&name) != 0) return target;
   target.cpu = name.machine;
   target.os = name.sysname;
-  std::ranges::transform(target.os, target.os.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::ranges::transform(target.os, target.os.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return target;
 }
 
@@ -287,6 +290,12 @@ VariantTrace resolve_variants(const std::vector<std::string>& folders, const Sys
   std::ranges::sort(trace.unknown);
   std::ranges::sort(trace.decisions, {}, [](const VariantDecision& d) { return std::tuple(rank(d), d.variant.name); });
   return trace;
+}
+
+const std::string& LocalKernel::library_sha256() const {
+  const auto file = std::ranges::find(files, library, &KernelFile::name);
+  TS_CHECK(file != files.end(), "{} has no {}", text(), library);
+  return file->sha256;
 }
 
 std::string LocalKernel::content_hash() const {

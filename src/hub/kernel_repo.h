@@ -62,12 +62,12 @@ std::optional<KernelVariant> parse_kernel_variant(std::string_view name);
 
 // The system that a kernel is to run on.
 struct SystemTarget {
-  BackendSpec backend;                 // what the device is
-  int capability = 0;                  // of a CUDA device, 90 for 9.0; 0: unknown, or another device
-  std::string cpu = "x86_64";          // `uname -m`
-  std::string os = "linux";            // `uname -s` in lower case
-  std::optional<MajorMinor> tvm_ffi;   // what this program loads; nullopt: nothing
-  std::optional<MajorMinor> torch;     // this program has none
+  BackendSpec backend;                // what the device is
+  int capability = 0;                 // of a CUDA device, 90 for 9.0; 0: unknown, or another device
+  std::string cpu = "x86_64";         // `uname -m`
+  std::string os = "linux";           // `uname -s` in lower case
+  std::optional<MajorMinor> tvm_ffi;  // what this program loads; nullopt: nothing
+  std::optional<MajorMinor> torch;    // this program has none
   std::optional<bool> torch_cxx11_abi;
   std::optional<MajorMinor> macos;
   bool runs_python = false;  // this program does not
@@ -108,7 +108,8 @@ struct KernelFile {
   std::string sha256;  // 64 digits: of the bytes that were checked
 };
 
-// A variant on this disk, every file checked (kernel_store.h makes it). What is loaded goes through verified_file().
+// A variant on this disk, every file checked (kernel_store.h makes it). Whoever loads the library hashes the bytes it
+// loads and holds them against library_sha256(): the folder may have changed meanwhile.
 struct LocalKernel {
   std::string repo;       // ORG/NAME
   std::string requested;  // "v1", or the revision that was asked for
@@ -119,6 +120,8 @@ struct LocalKernel {
   std::vector<KernelFile> files;  // sorted by name; all of the folder but bytecode
   std::string library;            // the shared object among `files` that holds the functions
 
+  std::string library_path() const { return folder + "/" + library; }
+  const std::string& library_sha256() const;
   // Names the kernel's content wherever it lies: SHA-256 over names and hashes of all files, 64 digits.
   std::string content_hash() const;
   std::string text() const;  // "ORG/NAME@<commit> (variant)"

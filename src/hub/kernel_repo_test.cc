@@ -86,8 +86,7 @@ TEST(ResolveVariants, ReasonsAreThoseOfPythonsClient) {
             "CUDA version (12.9) is not compatible with system CUDA version (12.8)");
   EXPECT_EQ(reason("tvm-ffi01-cu126-x86_64-linux", target), "");
   EXPECT_EQ(reason("tvm-ffi01-cpu-x86_64-linux", target), "backend (cpu) does not match selected backend (cu128)");
-  EXPECT_EQ(reason("torch-rocm", target),
-            "backend (rocm) does not match system backend (cuda) and is not universal");
+  EXPECT_EQ(reason("torch-rocm", target), "backend (rocm) does not match system backend (cuda) and is not universal");
   EXPECT_EQ(reason("torch-cuda", target), "is Python code (PyTorch or Triton), which this program does not run");
   EXPECT_THAT(reason("torch-universal", target), HasSubstr("Python code"));
 }
@@ -104,12 +103,11 @@ TEST(ResolveVariants, OrderOfPreference) {
       target);
   std::vector<std::string> names;
   for (const VariantDecision& d : trace.decisions) names.push_back(d.variant.name);
-  EXPECT_THAT(names,
-              ElementsAre("torch-stable-abi211-cu130-x86_64-linux", "torch-stable-abi29-cu130-x86_64-linux",
-                          "torch212-cu132-x86_64-linux", "torch212-cu130-x86_64-linux",
-                          "torch212-cxx11-cu132-x86_64-linux", "tvm-ffi01-cu132-x86_64-linux",
-                          "tvm-ffi01-cu130-x86_64-linux", "torch-cuda", "torch-universal",
-                          "torch213-cu130-x86_64-linux"));
+  EXPECT_THAT(names, ElementsAre("torch-stable-abi211-cu130-x86_64-linux", "torch-stable-abi29-cu130-x86_64-linux",
+                                 "torch212-cu132-x86_64-linux", "torch212-cu130-x86_64-linux",
+                                 "torch212-cxx11-cu132-x86_64-linux", "tvm-ffi01-cu132-x86_64-linux",
+                                 "tvm-ffi01-cu130-x86_64-linux", "torch-cuda", "torch-universal",
+                                 "torch213-cu130-x86_64-linux"));
   EXPECT_THAT(trace.unknown, ElementsAre("nonsense"));
   EXPECT_THAT(trace.text(), StartsWith("torch-stable-abi211-cu130-x86_64-linux compatible, preferred ✅\n"
                                        "torch-stable-abi29-cu130-x86_64-linux compatible ✅\n"));
@@ -122,7 +120,8 @@ TEST(KernelMetadata, ReadsWhatKernelBuilderWrites) {
     "kernel-depends": [{"repo-id": "org/other", "version": 2}], "backend": {"type": "cuda", "archs": ["9.0a"]},
     "digest": {"algorithm": "sha256", "files": {"a.so": "ofzkNjhU/4iM/0uOeHXWAMJoI5BBKoz3mzfQsRFIsPo="}},
     "provenance": {"kernel-builder": {"version": "0.1", "commit": "aa", "dirty": false},
-                   "kernel": {"commit": "bb", "dirty": true}}, "later": 1})", "m");
+                   "kernel": {"commit": "bb", "dirty": true}}, "later": 1})",
+                                                 "m");
   EXPECT_EQ(m.id + " " + m.name + " " + m.backend, "_relu_cuda_1a2b relu cuda");
   EXPECT_EQ(m.kernel_depends.at(0).text(), "org/other (version: 2)");
   EXPECT_TRUE(m.dirty());
@@ -133,9 +132,9 @@ TEST(KernelMetadata, ReadsWhatKernelBuilderWrites) {
 TEST(KernelMetadata, BadOnesAreRefusedByField) {
   auto with = [](const std::string& more) {
     return message_of([&] {
-      parse_kernel_metadata(R"({"id": "x", "name": "relu", "version": 1, "license": "MIT", "backend": {"type": "cpu"})" +
-                                more + "}",
-                            "m");
+      parse_kernel_metadata(
+          R"({"id": "x", "name": "relu", "version": 1, "license": "MIT", "backend": {"type": "cpu"})" + more + "}",
+          "m");
     });
   };
   EXPECT_EQ(with(""), "");
@@ -162,7 +161,8 @@ TEST(KernelMetadata, ArchitecturesAndCapabilities) {
 }
 
 TEST(KernelStatus, RedirectsAndNothingElse) {
-  const KernelRedirect r = parse_kernel_status("kind = \"redirect\"\ndestination = 'org/new'\nrevision = \"v2\"\n", "s");
+  const KernelRedirect r =
+      parse_kernel_status("kind = \"redirect\"\ndestination = 'org/new'\nrevision = \"v2\"\n", "s");
   EXPECT_EQ(r.repo + "@" + r.revision, "org/new@v2");
   EXPECT_EQ(parse_kernel_status("kind = \"redirect\"\ndestination = \"o/n\"", "s").revision, "main");
   for (const char* text : {"", "kind = 'gone'", "kind = 'redirect'", "kind = 'redirect'\ndestination = '../x'",
@@ -185,7 +185,8 @@ TEST(KernelLocks, WrittenAsPythonDoesAndReadAgain) {
   EXPECT_EQ(file_locks_text(again), file_locks_text(locks));
   again.begin()->second.commit = b;
   EXPECT_THAT(message_of([&] { add_file_locks(again, file_locks_text(locks), "files"); }), HasSubstr("lock again"));
-  EXPECT_THAT(message_of([&] { parse_kernel_locks("[{\"dependency\":{}}]", "lock"); }), HasSubstr("\"lock\" is missing"));
+  EXPECT_THAT(message_of([&] { parse_kernel_locks("[{\"dependency\":{}}]", "lock"); }),
+              HasSubstr("\"lock\" is missing"));
   const std::string older = "[{\"repo_id\": \"o/n\", \"sha\": \"" + a + "\", \"variants\": {}}]";
   EXPECT_EQ(parse_kernel_locks(older, "lock").begin()->second.commit, a);
 }
@@ -197,7 +198,8 @@ TEST(KernelMapping, SmallestIntervalThenMode) {
                          {"repo": "o/mid", "revision": "main", "capability": [80, 100], "mode": "training"},
                          {"repo": "o/hopper2", "version": 3, "capability": [90, 90], "mode": "inference"}],
                 "rocm": "o/amd@v4:Norm"},
-    "Other": ["o/any:Layer", {"version": 7}]})", "mapping.json");
+    "Other": ["o/any:Layer", {"version": 7}]})",
+                                                     "mapping.json");
   auto repo = [&](const char* layer, const char* device, int capability, KernelMode mode) {
     const MappingChoice choice = choose_kernel(mapping, layer, device, capability, mode);
     return choice.row ? choice.row->kernel.repo : choice.why;
@@ -222,7 +224,8 @@ TEST(KernelMapping, BadRowsAreNamed) {
   EXPECT_THAT(message(R"({"A": {"cuda": {"repo": "o/n", "version": 1, "revision": "x"}}})"), HasSubstr("needs either"));
   EXPECT_THAT(message(R"({"A": {"gpu": {"repo": "o/n", "version": 1}}})"), HasSubstr("'gpu' is no device"));
   EXPECT_THAT(message(R"({"A": {"cpu": {"repo": "o/n", "version": 1, "capability": [1, 2]}}})"), HasSubstr("of cuda"));
-  EXPECT_THAT(message(R"({"A": {"cuda": {"repo": "o/n", "version": 1, "capability": [9, 2]}}})"), HasSubstr("[MIN, MAX]"));
+  EXPECT_THAT(message(R"({"A": {"cuda": {"repo": "o/n", "version": 1, "capability": [9, 2]}}})"),
+              HasSubstr("[MIN, MAX]"));
   EXPECT_THAT(message(R"({"A": {"cuda": {"repo": "o/n", "version": 1, "mode": "fast"}}})"), HasSubstr("mode 'fast'"));
   EXPECT_THAT(message(R"({"A": {"cuda": {"repo": "o/n", "version": 1, "speed": 1}}})"), HasSubstr("field \"speed\""));
   EXPECT_THAT(message(R"({"A": "nothing here"})"), HasSubstr("expected ORG/NAME"));
@@ -244,7 +247,8 @@ TEST(KernelMapping, TheDefaultNamesKernelsThatAreRefusedHereWithReasons) {
   std::vector<std::string> matrix{"torch-cuda", "torch-rocm", "torch-universal"};
   for (const char* torch : {"torch212", "torch213", "torch-stable-abi29"})
     for (const char* backend : {"cpu", "cu126", "cu130", "cu132", "rocm71", "rocm72", "xpu20253", "xpu20260"})
-      for (const char* cpu : {"x86_64", "aarch64"}) matrix.push_back(fmt::format("{}-{}-{}-linux", torch, backend, cpu));
+      for (const char* cpu : {"x86_64", "aarch64"})
+        matrix.push_back(fmt::format("{}-{}-{}-linux", torch, backend, cpu));
   for (const SystemTarget& target : {cuda(13, 0), cpu_target()}) {
     const VariantTrace trace = resolve_variants(matrix, target);
     EXPECT_EQ(trace.decisions.size(), matrix.size());

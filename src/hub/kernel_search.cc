@@ -63,11 +63,15 @@ void Search::check_trust(const std::string& repo) const {
   }
   const std::optional<bool> trusted = client(repo).is_trusted_publisher(repo.substr(0, repo.find('/')));
   if (!trusted)
-    fail(ErrorCode::kInvalidArgument, "{0}: the hub does not say whether its publisher is trusted; --trust-remote-code "
-         "{0} runs its code all the same", repo);
+    fail(ErrorCode::kInvalidArgument,
+         "{0}: the hub does not say whether its publisher is trusted; --trust-remote-code "
+         "{0} runs its code all the same",
+         repo);
   if (!*trusted)
-    fail(ErrorCode::kInvalidArgument, "{0}: is not from a trusted publisher; --trust-remote-code {0} runs its code "
-         "all the same", repo);
+    fail(ErrorCode::kInvalidArgument,
+         "{0}: is not from a trusted publisher; --trust-remote-code {0} runs its code "
+         "all the same",
+         repo);
   fs::create_directories(cache(repo).folder(), ignored);
   write_text_file(note, settings_.hub.endpoint);
 }
@@ -79,8 +83,9 @@ const KernelLock* Search::lock_of(const KernelDependency& request) const {
     if (kernel == request || older_form || (kernel.repo == request.repo && lock.commit == request.revision))
       return &lock;
   }
-  fail(ErrorCode::kInvalidArgument, "{}: is not locked in {}; add it to pyproject.toml and run 'tessera kernels lock DIR'",
-       request.text(), kLockFile);
+  fail(ErrorCode::kInvalidArgument,
+       "{}: is not locked in {}; add it to pyproject.toml and run 'tessera kernels lock DIR'", request.text(),
+       kLockFile);
 }
 
 bool Search::is_whole(const Place& place, const std::string& variant) const {
@@ -109,7 +114,7 @@ std::optional<Place> Search::in_cache(const KernelDependency& request) const {
 }
 
 std::string Search::commit_on_hub(HubClient& client, const KernelDependency& request) const {
-  if (!request.version) return client.list({request.repo, request.revision, RepoKind::kKernel}).commit;
+  if (!request.version) return client.kernel_commit({request.repo, request.revision, RepoKind::kKernel});
   const std::map<int64_t, std::string> versions = client.kernel_versions(request.repo);
   const auto found = versions.find(*request.version);
   if (found == versions.end()) {
@@ -141,21 +146,23 @@ std::optional<KernelRedirect> Search::redirect(const Place& place) {
   const RepoCache repo = cache(place.id.repo);
   const std::string where = place.id.repo + "/" + kStatusFile;
   if (!repo.file_size(place.listing.commit, kStatusFile)) fetch(place, {kStatusFile});
-  const KernelRedirect target = parse_kernel_status(
-      read_text_file(repo.file_path(place.listing.commit, kStatusFile), kMaxStatusBytes), where);
+  const KernelRedirect target =
+      parse_kernel_status(read_text_file(repo.file_path(place.listing.commit, kStatusFile), kMaxStatusBytes), where);
   log::warn("'{}' redirected to '{}'", place.id.repo, target.repo);
   return target;
 }
 
-Place Search::find(KernelDependency request, Network network) {
+Place Search::find(KernelDependency request, Network network, Trust trust) {
   std::vector<std::pair<KernelDependency, std::string>> hops;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
-    check_trust(request.repo);
+    if (trust == Trust::kRequired) check_trust(request.repo);
     std::optional<Place> place;
     if (network == Network::kForMissing || settings_.hub.offline) place = in_cache(request);
     if (settings_.hub.offline && !place)
-      fail(ErrorCode::kNotFound, "{}: is not in the cache {}, and HF_HUB_OFFLINE is set; fetch it once without ('tessera "
-           "kernels download')", request.text(), settings_.hub.cache);
+      fail(ErrorCode::kNotFound,
+           "{}: is not in the cache {}, and HF_HUB_OFFLINE is set; fetch it once without ('tessera "
+           "kernels download')",
+           request.text(), settings_.hub.cache);
     if (!place || (!place->whole && !is_moved(place->listing) && !settings_.hub.offline)) place = on_hub(request);
     std::optional<KernelRedirect> target = redirect(*place);
     if (!target) {

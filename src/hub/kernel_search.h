@@ -13,6 +13,11 @@
 
 namespace tessera::hub {
 
+enum class Trust {
+  kRequired,   // the kernel will be run
+  kNotNeeded,  // looked at only
+};
+
 enum class Network {
   kForNews,     // the hub is asked what a version or branch is now
   kForMissing,  // only when the cache has no variant that serves
@@ -20,8 +25,8 @@ enum class Network {
 
 // Where a request has led, and what is there.
 struct Place {
-  KernelDependency request;  // of this repository
-  HubId id;                  // kind kKernel; the revision is the commit
+  KernelDependency request;                                    // of this repository
+  HubId id;                                                    // kind kKernel; the revision is the commit
   std::vector<std::pair<KernelDependency, std::string>> hops;  // repositories that sent on to here, and their commits
   RepoListing listing;
   VariantTrace trace;
@@ -35,7 +40,7 @@ class Search {
       : settings_(settings), target_(target), hooks_(hooks) {}
 
   // Follows redirects. Throws kNotFound, as HubClient, and for untrusted publishers.
-  Place find(KernelDependency request, Network network);
+  Place find(KernelDependency request, Network network, Trust trust);
   // Downloads files of build/ that match; `exclude`: patterns.
   void fetch(const Place& place, const std::vector<std::string>& include, std::vector<std::string> exclude = {});
   // Are all files of the variant in the cache?

@@ -7,9 +7,9 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "hub/file_hash.h"
 #include "hub/kernel_folder.h"
 #include "hub/kernel_search.h"
-#include "hub/verified_file.h"
 
 namespace tessera::hub {
 
@@ -36,8 +36,10 @@ void finish(LocalKernel& kernel, const FolderFacts& facts, const SystemTarget& t
   kernel.library = find_library(kernel);
   check_capability(kernel, target);
   if (kernel.metadata.dirty())
-    log::warn("{}: was built from a git tree with uncommitted changes, so its recorded revision does not fully identify "
-              "its sources", kernel.text());
+    log::warn(
+        "{}: was built from a git tree with uncommitted changes, so its recorded revision does not fully identify "
+        "its sources",
+        kernel.text());
 }
 
 // Every file of every variant. The hub's list knows SHA-256 of the large ones; the small ones are fetched.
@@ -90,22 +92,23 @@ KernelDependency kernel_request(const std::string& repo, std::optional<int64_t> 
   if (!is_repo_name(repo) || repo.find('/') == std::string::npos)
     fail(ErrorCode::kInvalidArgument, "'{}' is no kernel's repository; expected ORG/NAME", shown(repo));
   if (version && !revision.empty())
-    fail(ErrorCode::kInvalidArgument, "{}: only one of version and revision may be given, not {} and {}", repo, *version,
-         shown(revision));
+    fail(ErrorCode::kInvalidArgument, "{}: only one of version and revision may be given, not {} and {}", repo,
+         *version, shown(revision));
   if (!version && revision.empty())
     fail(ErrorCode::kInvalidArgument,
          "{}: a version or a revision must be given: --version N for a stable version of the kernel, --revision for a "
-         "branch, tag or commit", repo);
+         "branch, tag or commit",
+         repo);
   if (version && *version < 0) fail(ErrorCode::kInvalidArgument, "{}: version {} is below 0", repo, *version);
   if (!version && !is_revision(revision))
     fail(ErrorCode::kInvalidArgument, "{}: '{}' is no branch, tag or commit", repo, shown(revision));
   return {.repo = repo, .version = version, .revision = revision};
 }
 
-KernelOffer offered_variants(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
-                             const DownloadHooks& hooks) {
+KernelOffer offered_variants(const KernelSettings& settings, const KernelDependency& request,
+                             const SystemTarget& target, const DownloadHooks& hooks) {
   Search search(settings, target, hooks);
-  Place place = search.find(request, Network::kForNews);
+  Place place = search.find(request, Network::kForNews, Trust::kNotNeeded);
   return {.repo = place.id.repo,
           .commit = place.listing.commit,
           .requested = requested_text(place.request),
@@ -113,12 +116,30 @@ KernelOffer offered_variants(const KernelSettings& settings, const KernelDepende
           .trace = std::move(place.trace)};
 }
 
+std::optional<KernelMetadata> offered_metadata(const KernelSettings& settings, const KernelOffer& offer,
+                                               const std::string& variant, const DownloadHooks& hooks) {
+  const std::string name = kBuildFolder + variant + "/" + kMetadataFile;
+  const RepoCache cache(settings.hub.cache, offer.repo, RepoKind::kKernel);
+  if (!cache.file_size(offer.commit, name)) {
+    if (settings.hub.offline) return std::nullopt;
+    const HubId id{offer.repo, offer.commit, RepoKind::kKernel};
+    try {
+      download_snapshot(settings.hub, {.id = id, .include = {name}}, hooks);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kNotFound) throw;
+      return std::nullopt;
+    }
+  }
+  const std::string path = cache.file_path(offer.commit, name);
+  return parse_kernel_metadata(read_text_file(path, kMaxMetadataBytes), offer.repo + "/" + name);
+}
+
 LocalKernel get_kernel(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
                        const DownloadHooks& hooks) {
   if (auto local = settings.local.find(request.repo); local != settings.local.end())
     return open_local_kernel(request.repo, local->second, target);
   Search search(settings, target, hooks);
-  const Place place = search.find(request, Network::kForMissing);
+  const Place place = search.find(request, Network::kForMissing, Trust::kRequired);
   const KernelVariant* variant = place.whole ? place.whole : place.trace.chosen();
   if (!variant) refuse_all(place.id.repo, requested_text(place.request), place.trace);
   if (!place.whole) search.fetch(place, {kBuildFolder + variant->name + "/*"});
@@ -142,7 +163,7 @@ KernelLocks lock_kernels(const KernelSettings& settings, std::vector<KernelDepen
     const KernelDependency request = requests.back();
     requests.pop_back();
     if (locks.contains(request)) continue;
-    const Place place = search.find(request, Network::kForNews);
+    const Place place = search.find(request, Network::kForNews, Trust::kRequired);
     for (const auto& [hop, commit] : place.hops) locks[hop] = {.commit = commit};
     locks[place.request] = lock_place(search, place, requests);
   }
@@ -153,7 +174,7 @@ std::string download_all_variants(const KernelSettings& settings, const KernelDe
                                   const DownloadHooks& hooks) {
   const SystemTarget target = cpu_target();
   Search search(settings, target, hooks);
-  const Place place = search.find(request, Network::kForNews);
+  const Place place = search.find(request, Network::kForNews, Trust::kRequired);
   search.fetch(place, {std::string(kBuildFolder) + "*"});
   return search.cache(place.id.repo).snapshot_path(place.listing.commit) + "/build";
 }
@@ -182,12 +203,13 @@ std::vector<VariantCheck> verify_kernel(const KernelSettings& settings, const Ke
                                         const DownloadHooks& hooks) {
   const SystemTarget target = cpu_target();
   Search search(settings, target, hooks);
-  const Place place = search.find(request, Network::kForMissing);
+  const Place place = search.find(request, Network::kForMissing, Trust::kNotNeeded);
   std::vector<VariantCheck> checks;
   for (const std::string& folder : variant_folders(place.listing)) {
     VariantCheck check{.variant = folder, .commit = place.listing.commit, .cached = search.is_whole(place, folder)};
     if (check.cached) {
-      LocalKernel kernel{.repo = place.id.repo, .requested = requested_text(place.request), .commit = place.listing.commit};
+      LocalKernel kernel{
+          .repo = place.id.repo, .requested = requested_text(place.request), .commit = place.listing.commit};
       kernel.variant.name = folder;
       kernel.folder = search.cache(place.id.repo).snapshot_path(kernel.commit) + "/" + kBuildFolder + folder;
       try {

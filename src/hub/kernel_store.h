@@ -15,10 +15,10 @@
 namespace tessera::hub {
 
 struct KernelSettings {
-  HubSettings hub;                            // its cache is KERNELS_CACHE when that is set
-  std::map<std::string, std::string> local;   // LOCAL_KERNELS: ORG/NAME -> folder
-  std::vector<std::string> trusted_repos;     // --trust-remote-code: ORG/NAME, whoever publishes them
-  std::optional<KernelLocks> locks;           // kernels.lock: then nothing else is taken
+  HubSettings hub;                           // its cache is KERNELS_CACHE when that is set
+  std::map<std::string, std::string> local;  // LOCAL_KERNELS: ORG/NAME -> folder
+  std::vector<std::string> trusted_repos;    // --trust-remote-code: ORG/NAME, whoever publishes them
+  std::optional<KernelLocks> locks;          // kernels.lock: then nothing else is taken
 };
 
 // HubSettings with KERNELS_CACHE and LOCAL_KERNELS. Throws kInvalidArgument, naming the variable.
@@ -36,9 +36,13 @@ struct KernelOffer {
   VariantTrace trace;
 };
 
-// Asks the network unless offline or local. Throws as HubClient, and kNotFound.
-KernelOffer offered_variants(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
-                             const DownloadHooks& hooks = {});
+// Asks the network unless offline; runs nothing, so anybody may publish. Throws as HubClient, and kNotFound.
+KernelOffer offered_variants(const KernelSettings& settings, const KernelDependency& request,
+                             const SystemTarget& target, const DownloadHooks& hooks = {});
+
+// What one of its variants says of itself; nullopt: it has no metadata.json, or that is not here while offline.
+std::optional<KernelMetadata> offered_metadata(const KernelSettings& settings, const KernelOffer& offer,
+                                               const std::string& variant, const DownloadHooks& hooks = {});
 
 // The kernel, from the cache when that has all of it, else downloaded. Throws kUnsupported with the whole trace when no
 // variant serves, kInvalidArgument for an untrusted publisher, kCorrupt when a hash deviates, and as HubClient.
@@ -57,7 +61,8 @@ struct VariantCheck {
   std::string variant, commit;
   bool cached = false;  // whole in the cache; nothing else can be checked
   int files = 0;
-  bool has_digest = false, has_signature = false, locked = false;  // what it was held against; signatures are not checked
+  bool has_digest = false, has_signature = false,
+       locked = false;  // what it was held against; signatures are not checked
   std::string problem;  // empty: every file is what the hub, the digest and the lock say
 };
 // Every variant of a kernel, read again and checked.

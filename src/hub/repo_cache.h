@@ -5,7 +5,8 @@
 //                    /trees/<commit>.json               the whole repository's list of files
 //                    /.no_exist/<commit>/<file>         empty: known to be absent
 //   .locks/models--ORG--NAME/<etag>.lock                held while a blob is written or removed
-// A kernel's repository is kernels--ORG--NAME. Everything appears by rename, after its content is there. Thread-safe: no state but the path.
+// A kernel's repository is kernels--ORG--NAME. Everything appears by rename, after its content is there. Thread-safe:
+// no state but the path.
 #pragma once
 
 #include <functional>

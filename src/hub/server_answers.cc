@@ -17,10 +17,9 @@ constexpr size_t kMaxFiles = 100'000;
 constexpr size_t kMaxHeader = 16 << 10;  // bytes; signed addresses are about 2 kB
 constexpr int64_t kMaxFileBytes = int64_t{1} << 44;
 
-constexpr std::string_view kHeaders[] = {"content-length", "content-range",  "etag",          "location",
-                                         "link",
-                                         "retry-after",    "x-error-code",   "x-linked-etag", "x-linked-size",
-                                         "x-repo-commit",  "x-error-message"};
+constexpr std::string_view kHeaders[] = {"content-length", "content-range", "etag",           "location",
+                                         "link",           "retry-after",   "x-error-code",   "x-linked-etag",
+                                         "x-linked-size",  "x-repo-commit", "x-error-message"};
 
 Json parse_bounded(std::string_view text, const std::string& where) {
   Json parsed = Json::parse(

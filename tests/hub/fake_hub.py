@@ -43,7 +43,9 @@ class FakeHub:
     """Use as a context manager. `faults` are asked before a file's bytes are sent."""
 
     def __init__(self):
-        self.repos = {}
+        self.repos = {}  # models by "ORG/NAME", kernels by "kernels/ORG/NAME"
+        self.trusted = {"org"}  # publishers of kernels
+        self.page = 1000  # entries of a tree on one page
         self.tokens = {"hf_good"}
         self.log = []  # (host, method, path, headers)
         self.raw_listing = None  # bytes instead of every listing
@@ -132,6 +134,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.serve_store(names)
         if names[:2] == ["api", "models"]:
             return self.serve_api(names[2:])
+        if names[:2] == ["api", "kernels"]:
+            return self.serve_kernel_api(names[2:], urllib.parse.parse_qs(parts.query))
+        if names[:2] == ["api", "organizations"] and names[3:] == ["overview"]:
+            if not any(name.split("/")[-2] == names[2] for name in hub.repos):
+                return self.answer(404, {})
+            return self.answer_json({"name": names[2], "fullname": names[2], "avatarUrl": "",
+                                     "trustedKernelPublisher": names[2] in hub.trusted})
+        if len(names) >= 6 and names[0] == "kernels" and names[3] == "resolve":
+            return self.serve_resolve("/".join(names[:3]), names[4], "/".join(names[5:]))
         if len(names) >= 5 and names[2] == "resolve":
             return self.serve_resolve("/".join(names[:2]), names[3], "/".join(names[4:]))
         self.answer(404, {"X-Error-Code": "RepoNotFound"})
@@ -178,6 +189,49 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 out["siblings"].append(entry)
         return self.answer(200, {"Content-Type": "application/json"}, json.dumps(out).encode())
 
+    def serve_kernel_api(self, names, query):
+        """A kernel's refs, commit, or one page of its files."""
+        hub = self.owner
+        repo = self.allowed("kernels/" + "/".join(names[:2]))
+        if repo is None:
+            return None
+        kind, rest = names[2], names[3:]
+        if kind == "refs":
+            branches = [{"name": n, "ref": "refs/heads/" + n, "targetCommit": c} for n, c in repo.refs.items()]
+            return self.answer_json({"branches": branches, "tags": [], "converts": []})
+        sha = self.revision(repo, rest[0] if kind == "tree" else "/".join(rest))
+        if sha is None:
+            return None
+        if kind == "revision":
+            return self.answer_json({"id": "/".join(names[:2]), "sha": sha, "private": False, "gated": False})
+        if hub.raw_listing is not None:
+            return self.answer(200, {"Content-Type": "application/json"}, hub.raw_listing)
+        folder = "/".join(rest[1:])
+        entries, folders = [], set()
+        for file, content in sorted(repo.commits[sha].items()):
+            if folder and not file.startswith(folder + "/"):
+                continue
+            below = file[len(folder) + 1 if folder else 0:]
+            if "/" in below:
+                folders.add((folder + "/" if folder else "") + below.split("/")[0])
+                if query.get("recursive", ["false"])[0].lower() != "true":
+                    continue
+            entry = {"type": "file", "path": file, "size": len(content), "oid": git_sha1(content)}
+            if len(content) >= LARGE:
+                entry["lfs"] = {"oid": etag_of(content), "size": len(content), "pointerSize": 130}
+            entries.append(entry)
+        entries += [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)]
+        begin = int(query.get("cursor", ["0"])[0])
+        headers = {}
+        if begin + hub.page < len(entries):
+            query["cursor"] = [str(begin + hub.page)]
+            path = self.path.split("?")[0] + "?" + urllib.parse.urlencode(query, doseq=True)
+            headers["Link"] = '<%s%s>; rel="next"' % (hub.endpoint, path)
+        return self.answer_json(entries[begin:begin + hub.page], headers)
+
+    def answer_json(self, value, headers=()):
+        return self.answer(200, {"Content-Type": "application/json", **dict(headers)}, json.dumps(value).encode())
+
     def serve_resolve(self, name, revision, file):
         hub = self.owner
         repo = self.allowed(name)
@@ -200,7 +254,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def serve_store(self, names):
         hub = self.owner
-        content = hub.repos["/".join(names[:2])].commits[names[2]]["/".join(names[3:])]
+        at = 3 if names[0] == "kernels" else 2
+        content = hub.repos["/".join(names[:at])].commits[names[at]]["/".join(names[at + 1:])]
         begin, end = 0, len(content)
         wanted = self.headers.get("Range")
         if wanted:
