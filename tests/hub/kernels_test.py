@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import unittest
 
 from fake_hub import etag_of
@@ -14,6 +15,10 @@ from hub_case import some_bytes
 
 SYSTEM = ("--system", "cpu-x86_64-linux")
 V1 = (KERNEL, "--version", "1", *SYSTEM)
+
+
+def read_json(path):
+    return json.loads(pathlib.Path(path).read_text())
 
 
 class Download(KernelCase):
@@ -177,9 +182,9 @@ class Refusals(KernelCase):
         self.publish_kernel(kernel_repo(CPU, digest=None))
         got = self.get("--version", "1", *SYSTEM)
         path = os.path.realpath(got["folder"] + "/" + got["library"])
-        content = bytearray(open(path, "rb").read())
+        content = bytearray(pathlib.Path(path).read_bytes())
         content[1000] ^= 1
-        open(path, "wb").write(content)
+        pathlib.Path(path).write_bytes(content)
         line = self.refused("download", *V1, says=("deviates from what the hub published", "File hash mismatch for _relu_1.so"))
         self.assertIn(etag_of(bytes(content)), line)
         done = self.run_tessera("kernels", "verify", KERNEL, "--version", "1")
@@ -189,7 +194,7 @@ class Refusals(KernelCase):
     def test_a_stray_file_in_the_cache(self):
         self.publish_kernel(kernel_repo(CPU, digest=None))
         got = self.get("--version", "1", *SYSTEM)
-        open(got["folder"] + "/evil.so", "wb").write(b"x")
+        pathlib.Path(got["folder"], "evil.so").write_bytes(b"x")
         self.refused("download", *V1, says="Unknown file: evil.so")
 
     def test_a_hostile_list(self):
@@ -218,9 +223,9 @@ class Lock(KernelCase):
     def test_every_file_of_every_variant(self):
         sha = self.publish_kernel()
         folder, said = self.lock()
-        self.assertEqual(json.load(open(folder + "/kernels.lock")),
+        self.assertEqual(read_json(folder + "/kernels.lock"),
                          [{"dependency": {"repo-id": KERNEL, "version": 1}, "lock": {"commit": sha}}])
-        files = json.load(open(folder + "/kernels.files.lock"))["kernels"][0]["files"]
+        files = read_json(folder + "/kernels.files.lock")["kernels"][0]["files"]
         self.assertEqual(files, {n: hashlib.sha256(c).hexdigest() for n, c in kernel_repo().items()
                                  if n.startswith("build/") and not n.endswith(".pyc")})
         self.assertEqual(said["kernels"][0]["files"], len(files))
@@ -247,16 +252,16 @@ class Lock(KernelCase):
         self.publish_kernel()
         folder, _ = self.lock()
         path = folder + "/kernels.files.lock"
-        lock = json.load(open(path))
+        lock = read_json(path)
         name = "build/%s/_relu_1.so" % CPU
         lock["kernels"][0]["files"][name] = "0" * 64
-        json.dump(lock, open(path, "w"))
+        pathlib.Path(path).write_text(json.dumps(lock))
         self.refused("download", *V1, "--lock", folder, says=("kernels.files.lock", "File hash mismatch for _relu_1.so: expected: 0000"))
         del lock["kernels"][0]["files"][name]
-        json.dump(lock, open(path, "w"))
+        pathlib.Path(path).write_text(json.dumps(lock))
         self.refused("download", *V1, "--lock", folder, says="Unknown file: _relu_1.so")
         lock["kernels"][0]["commit"] = "0" * 40
-        json.dump(lock, open(path, "w"))
+        pathlib.Path(path).write_text(json.dumps(lock))
         self.refused("download", *V1, "--lock", folder, says="lock again")
 
     def test_dependencies_are_locked_too(self):
@@ -264,7 +269,7 @@ class Lock(KernelCase):
         self.publish_kernel(kernel_repo(CPU, **{"kernel-depends": needs}))
         base = self.publish_kernel(name="org/base", refs=("v2",))
         folder, _ = self.lock()
-        self.assertEqual([row["lock"]["commit"] for row in json.load(open(folder + "/kernels.lock"))][0], base)
+        self.assertEqual([row["lock"]["commit"] for row in read_json(folder + "/kernels.lock")][0], base)
 
     def test_bad_projects(self):
         self.publish_kernel()
