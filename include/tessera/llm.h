@@ -32,7 +32,9 @@ struct LoadOptions {
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
-  bool ignore_window = false;      // keep the whole past of sliding-window layers in the cache (they still see W keys)
+  std::string use_kernels;  // kernels from the hub: "default", a mapping.json, or LAYER=REPO pairs split by commas,
+                            // REPO being a hub id or a folder; empty: the built-in ones only
+  bool ignore_window = false;  // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
 struct Usage {

@@ -25,6 +25,10 @@ enum class Env {
   kApiKey,
   kKernelsCache,
   kLocalKernels,
+  kTvmFfi,
+  kVirtualEnv,
+  kKernelChecker,
+  kPath,
 };
 
 struct EnvRow {
