@@ -34,6 +34,7 @@ struct LoadOptions {
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
   std::string use_kernels;  // kernels from the hub: "default", a mapping.json, or LAYER=REPO pairs split by commas,
                             // REPO being a hub id or a folder; empty: the built-in ones only
+  std::vector<std::string> trusted_kernels;  // ORG/NAME whose kernels are run whoever publishes them
   bool ignore_window = false;  // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
