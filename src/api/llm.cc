@@ -8,6 +8,7 @@
 #include "api/answer_text.h"
 #include "api/describe.h"
 #include "api/generation_config.h"
+#include "api/hub_layers.h"
 #include "api/llm_impl.h"
 #include "api/mxfp4_fallback.h"
 #include "core/error.h"
@@ -59,6 +60,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     if (!team && expand_where_needed(plan)) plan = load_weights({.dtype = dtype, .dequantize = true});
     move_weights(plan);
   }
+  if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
   if (options.max_context < 0)

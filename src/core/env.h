@@ -44,6 +44,10 @@ enum class Env {
   kSlurmLocalRank,
   kSlurmHosts,
   kCudaCapability,
+  kTvmFfi,
+  kVirtualEnv,
+  kKernelChecker,
+  kPath,
 };
 
 struct EnvRow {
