@@ -57,7 +57,7 @@ void expect_golden(Llm& llm, const SafetensorsFile& golden) {
         llm.generate(input, {.temperature = 0, .ignore_eos = true, .max_tokens = static_cast<int64_t>(want.size())});
     EXPECT_EQ(made.ids, want);
 
-    Runner& runner = *llm.impl().runner;
+    Runner& runner = llm.impl().runner();
     const Tensor logits = golden.view(*golden.find("logits." + k));
     float largest = 0, worst = 0;
     for (int64_t i = 0; i < logits.numel(); ++i) largest = std::max(largest, std::abs(logits.f32()[i]));
