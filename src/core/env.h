@@ -43,6 +43,10 @@ enum class Env {
   kSlurmSize,
   kSlurmLocalRank,
   kSlurmHosts,
+  kTvmFfi,
+  kVirtualEnv,
+  kKernelChecker,
+  kPath,
 };
 
 struct EnvRow {

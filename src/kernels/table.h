@@ -5,6 +5,7 @@
 #pragma once
 
 #include <concepts>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,7 +23,7 @@ struct Stream {
   void* workspace = nullptr;
 };
 
-// Accepted, or a static sentence that completes "refused: ...".
+// Accepted, or a sentence that completes "refused: ..." and lives as long as the row.
 struct Verdict {
   const char* refusal = nullptr;
   explicit operator bool() const { return refusal == nullptr; }
@@ -32,12 +33,13 @@ inline constexpr Verdict kAccepted{};
 
 template <class Args>
 struct KernelRow {
-  const char* name;  // <op>_<act>[_<weight>]_<arch>
+  const char* name;  // <op>_<act>[_<weight>]_<arch>; of a hub kernel ORG/NAME@REVISION
   DeviceType device;
   const char* summary;  // one line: what it is good for
-  Verdict (*supports)(const Args&);
-  int64_t (*workspace)(const Args&);  // bytes; nullptr = none
-  void (*launch)(const Args&, Stream&);
+  // Plain functions, but for hub rows: those carry the library that they call, and whatever name and summary point at.
+  std::function<Verdict(const Args&)> supports;
+  std::function<int64_t(const Args&)> workspace;  // bytes; nullptr = none
+  std::function<void(const Args&, Stream&)> launch;
   // A token's result may depend, in its last bits, on how many others are in the call.
   bool varies = false;
 };
