@@ -4,6 +4,7 @@
 #include "api/describe.h"
 #include "cli/commands.h"
 #include "cli/kernel_repo_tools.h"
+#include "cli/kernel_tools.h"
 #include "cli/options.h"
 
 namespace tessera::cli {
@@ -73,8 +74,11 @@ int cmd_kernels(Invocation& call) {
   explain_app->footer(kExamples);
   KernelRepoTools repos;
   repos.add(app, *list_app);
+  KernelTools tools;
+  tools.add(app);
   if (!parse(app, call)) return 0;
   if (std::optional<int> code = repos.run(call)) return *code;
+  if (std::optional<int> code = tools.run(call)) return *code;
   return explain_app->parsed() ? explain(call, model, tokens, sequences) : list(call);
 }
 

@@ -53,6 +53,12 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->check(CLI::IsMember({"auto", "fp8"}))
       ->capture_default_str()
       ->group(kLoadGroup);
+  app.add_option("--use-kernels", options.load.use_kernels,
+                 "kernels from the hub: alone, the usual mapping; a mapping.json; or LAYER=ORG/NAME or LAYER=FOLDER, "
+                 "separated by commas")
+      ->expected(0, 1)
+      ->transform([](const std::string& text) { return text == "true" ? "default" : text; })  // of a bare flag
+      ->group(kLoadGroup);
   app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str()

@@ -2,6 +2,8 @@
 // rows. Built into tessera_kernels.so, which needs nothing but the C library and libtvm_ffi.so.
 //
 // Thread-safe on a GPU; on a CPU one call runs at a time, on threads of this library's own (TESSERA_THREADS).
+#pragma once
+
 #include <mutex>
 #include <vector>
 
@@ -277,12 +279,3 @@ void report_workspace(const OpTable<Args>& table, const Args& args, DeviceType d
       report_workspace(kernels().table, __VA_ARGS__, tessera::DeviceType::kind, result);                      \
     });                                                                                                       \
   }
-
-FUNCTION(rms_norm, cpu, kCpu, 4, rms_norm, rms_norm(in))
-FUNCTION(rms_norm, cuda, kCuda, 4, rms_norm, rms_norm(in))
-FUNCTION(rotary_pos_emb, cpu, kCpu, 3, rope, rotary_pos_emb(in))
-FUNCTION(rotary_pos_emb, cuda, kCuda, 3, rope, rotary_pos_emb(in))
-FUNCTION(paged_attention, cpu, kCpu, 12, attention, paged_attention(in))
-FUNCTION(paged_attention, cuda, kCuda, 12, attention, paged_attention(in))
-FUNCTION(moe_mlp, cpu, kCpu, 12, moe, moe_mlp(in, args))
-FUNCTION(moe_mlp, cuda, kCuda, 12, moe, moe_mlp(in, args))
