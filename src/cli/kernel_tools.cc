@@ -8,6 +8,7 @@
 #include <set>
 
 #include "cli/options.h"
+#include "core/device_context.h"
 #include "core/error.h"
 #include "kernels/hub/attach.h"
 #include "kernels/hub/kinds.h"
