@@ -88,7 +88,8 @@ def check(root):
     for outside in ("include", "examples"):  # what users see and copy
         for file in sources(os.path.join(root, outside)):
             for number, target in includes(file):
-                if target.split("/")[0] != PUBLIC:
+                beside = os.path.isfile(os.path.join(os.path.dirname(file), target))  # a project's own header
+                if target.split("/")[0] != PUBLIC and not beside:
                     found.append(f'{os.path.relpath(file, root)}:{number}: #include "{target}": '
                                  f"{outside}/ may include public headers only")
     return found

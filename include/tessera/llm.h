@@ -34,6 +34,7 @@ struct LoadOptions {
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
   std::string use_kernels;  // kernels from the hub: "default", a mapping.json, or LAYER=REPO pairs split by commas,
                             // REPO being a hub id or a folder; empty: the built-in ones only
+  std::vector<std::string> trusted_kernels;  // ORG/NAME whose kernels are run whoever publishes them
   // Ranks: max(tp, ep) of them, the larger a multiple of the smaller. 0: not asked for; tp -1: as many as there are
   // GPUs, or ranks in the environment of torchrun, mpirun or Slurm. Ranks are a GPU each, or threads that share the
   // cores.

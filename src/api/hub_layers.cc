@@ -1,56 +1,134 @@
 #include "api/hub_layers.h"
 
+#include <algorithm>
 #include <filesystem>
 
+#include "core/cuda_driver.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "hub/kernel_mapping.h"
+#include "hub/kernel_store.h"
 #include "kernels/hub/attach.h"
 
 namespace tessera {
 
 namespace {
 
+namespace fs = std::filesystem;
 using hub_kernels::HubLayer;
 
-std::vector<std::string> split(const std::string& text, char at) {
-  std::vector<std::string> out;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(at, begin), text.size());
-    out.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return out;
-}
+// Finds the library of each layer; what cannot be had is a warning.
+class LayerFinder {
+ public:
+  LayerFinder(const LoadOptions& options, DeviceContext& context)
+      : options_(options), device_(context.device().type), info_(context.info()) {}
 
-// "RMSNorm=folder,MoE=library.so".
-std::vector<HubLayer> layers_of_pairs(const std::string& text, DeviceType device) {
-  std::vector<HubLayer> out;
-  for (const std::string& pair : split(text, ',')) {
-    const size_t equals = pair.find('=');
-    const std::string layer = pair.substr(0, equals),
-                      source = equals == std::string::npos ? "" : pair.substr(equals + 1);
+  void mapping(const hub::KernelMapping& mapping, const std::string& where) {
+    for (const hub_kernels::Layer& layer : hub_kernels::layers()) {
+      const hub::MappingChoice choice =
+          hub::choose_kernel(mapping, layer.name, device_ == DeviceType::kCuda ? "cuda" : "cpu", info_.capability,
+                             hub::KernelMode::kInference);
+      if (choice.row) {
+        take(layer.name, choice.row->kernel, choice.row->function);
+      } else {
+        log::info("{}: no kernel for layer `{}`: {}", where, layer.name, choice.why);
+      }
+    }
+  }
+
+  // "RMSNorm=SOURCE": a folder, a library, or ORG/NAME[@REVISION][:FUNCTION].
+  void pair(const std::string& text) {
+    const size_t equals = text.find('=');
+    const std::string layer = text.substr(0, equals),
+                      source = equals == std::string::npos ? "" : text.substr(equals + 1);
     if (hub_kernels::find_layer(layer) == nullptr || source.empty()) {
       std::string names;
       for (const hub_kernels::Layer& l : hub_kernels::layers())
         names += (names.empty() ? "" : ", ") + std::string(l.name);
       fail(ErrorCode::kInvalidArgument,
-           "--use-kernels {}: expected LAYER=FOLDER, split by commas, with LAYER one of {}; or a mapping.json", text,
-           names);
+           "--use-kernels {}: expected a mapping.json, or LAYER=FOLDER or LAYER=ORG/NAME, split by commas, with LAYER "
+           "one "
+           "of {}",
+           text, names);
     }
+    if (fs::exists(source)) return local(layer, source);
+    const std::optional<hub::KernelString> named = hub::parse_kernel_string(source);
+    if (!named)
+      fail(ErrorCode::kInvalidArgument, "--use-kernels {}: {} is neither there nor ORG/NAME[@REVISION]", text, source);
+    take(layer, named->kernel, named->function);
+  }
+
+  std::vector<HubLayer> found;
+
+ private:
+  void local(const std::string& layer, const std::string& source) {
     try {
-      out.push_back({.layer = layer, .repo = source, .library = hub_kernels::library_of_folder(source, device)});
+      found.push_back({.layer = layer, .repo = source, .library = hub_kernels::library_of_folder(source, device_)});
     } catch (const Error& e) {
-      log::warn("Layer `{}` is not taken from `{}`, the built-in kernel is used: {}", layer, source, e.what());
+      not_taken(layer, source, e);
     }
   }
-  return out;
-}
+
+  void take(const std::string& layer, const hub::KernelDependency& request, const std::string& name) {
+    try {
+      const hub::LocalKernel kernel = hub::get_kernel(settings(), request, target());
+      const auto file = std::find_if(kernel.files.begin(), kernel.files.end(),
+                                     [&](const hub::KernelFile& f) { return f.name == kernel.library; });
+      TS_CHECK(file != kernel.files.end());
+      found.push_back({.layer = layer,
+                       .repo = kernel.repo,
+                       .revision = kernel.requested,
+                       .library = kernel.folder + "/" + kernel.library,
+                       .sha256 = file->sha256,
+                       .name = name});
+    } catch (const Error& e) {
+      not_taken(layer, request.text(), e);
+    }
+  }
+
+  const hub::KernelSettings& settings() {
+    if (!settings_) {
+      settings_ = hub::kernel_settings_from_env();
+      settings_->trusted_repos = options_.trusted_kernels;
+      const std::string lock = (fs::path(options_.use_kernels).parent_path() / hub::kLockFile).string();
+      if (fs::path(options_.use_kernels).extension() == ".json" && fs::exists(lock))
+        settings_->locks = hub::read_kernel_locks(lock);
+    }
+    return *settings_;
+  }
+
+  hub::SystemTarget target() const {
+    const int cuda = device_ == DeviceType::kCuda ? cuda_driver_version() : 0;
+    return cuda == 0 ? hub::cpu_target() : hub::cuda_target({cuda / 1000, cuda % 1000 / 10}, info_.capability);
+  }
+
+  static void not_taken(const std::string& layer, const std::string& source, const Error& e) {
+    log::warn("Layer `{}` is not taken from `{}`, the built-in kernel is used: {}", layer, source, e.what());
+  }
+
+  const LoadOptions& options_;
+  DeviceType device_;
+  DeviceInfo info_;
+  std::optional<hub::KernelSettings> settings_;
+};
 
 }  // namespace
 
-void use_hub_kernels(Kernels& kernels, const std::string& use_kernels, DeviceContext& context) {
-  const std::vector<HubLayer> layers = layers_of_pairs(use_kernels, context.device().type);
-  hub_kernels::attach(kernels, layers, {.device = context.device(), .device_name = context.info().name});
+void use_hub_kernels(Kernels& kernels, const LoadOptions& options, DeviceContext& context) {
+  LayerFinder finder(options, context);
+  const std::string& text = options.use_kernels;
+  if (text == "default") {
+    finder.mapping(hub::default_kernel_mapping(), "the usual mapping");
+  } else if (fs::path(text).extension() == ".json") {
+    finder.mapping(hub::read_kernel_mapping(text), text);
+  } else {
+    for (size_t begin = 0; begin <= text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      finder.pair(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  hub_kernels::attach(kernels, finder.found, {.device = context.device(), .device_name = context.info().name});
 }
 
 }  // namespace tessera

@@ -56,7 +56,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   check_dense();
   if (context->device().type == DeviceType::kCuda) move_weights(plan);
   kernels = Kernels::builtin(cpu_isa_from_env());
-  if (!options.use_kernels.empty()) use_hub_kernels(kernels, options.use_kernels, *context);
+  if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
   if (options.max_context < 0)

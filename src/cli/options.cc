@@ -59,6 +59,10 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->expected(0, 1)
       ->transform([](const std::string& text) { return text == "true" ? "default" : text; })  // of a bare flag
       ->group(kLoadGroup);
+  app.add_option("--trust-remote-code", options.load.trusted_kernels,
+                 "ORG/NAME of the hub whose kernels are run though its publisher is not on the list; may be repeated")
+      ->allow_extra_args(false)
+      ->group(kLoadGroup);
   app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str()

@@ -38,7 +38,7 @@ class HubKernels : public ::testing::Test {
 
   std::vector<Attached> attach_one(Kernels& kernels, const std::string& library, const std::string& function,
                                    double timeout_s = 60, const std::string& layer = "RMSNorm") {
-    const HubLayer one{.layer = layer, .repo = "org/name", .revision = "v1", .library = library, .function = function};
+    const HubLayer one{.layer = layer, .repo = "org/name", .revision = "v1", .library = library, .name = function};
     return attach(kernels, std::span(&one, 1),
                   {.device = {},
                    .device_name = "test",
@@ -76,7 +76,7 @@ class HubKernels : public ::testing::Test {
 TEST_F(HubKernels, GoodKernelIsARow) {
   Kernels kernels = Kernels::builtin();
   const std::vector<Attached> attached = attach_one(kernels, TESSERA_BAD_KERNELS, "good");
-  EXPECT_EQ(attached[0].line, "Using layer `RMSNorm` from repo `org/name` (revision: v1)");
+  EXPECT_EQ(attached[0].line, "Using layer `good` from repo `org/name` (revision: v1)");
   EXPECT_EQ(choice(kernels).row, "org/name@v1");
   // A type that it does not take goes to the built-in row, with the kernel's own words.
   const KernelChoice bf16 = choice(kernels, DType::kBF16);
@@ -134,7 +134,7 @@ TEST_F(HubKernels, MissingSymbolAndUnknownLayer) {
   Kernels kernels = Kernels::builtin();
   const auto missing = attach_one(kernels, TESSERA_BAD_KERNELS, "no_such");
   EXPECT_FALSE(missing[0].used);
-  EXPECT_THAT(missing[0].line, HasSubstr("exports no __tvm_ffi_no_such (it has crashes, does_nothing"));
+  EXPECT_THAT(missing[0].line, HasSubstr("exports no __tvm_ffi_rms_norm (it has crashes, does_nothing"));
   const auto unknown = attach_one(kernels, TESSERA_BAD_KERNELS, "good", 60, "NoLayer");
   EXPECT_THAT(unknown[0].line, HasSubstr("no layer is called that"));
   EXPECT_EQ(kernels.rms_norm.rows.size(), Kernels::builtin().rms_norm.rows.size());
@@ -174,7 +174,7 @@ TEST_F(HubKernels, ChangedBytesAreNotLoaded) {
 TEST_F(HubKernels, WithoutACheckerNothingIsUsed) {
   Kernels kernels = Kernels::builtin();
   const HubLayer one{
-      .layer = "RMSNorm", .repo = "org/name", .revision = "v1", .library = TESSERA_BAD_KERNELS, .function = "good"};
+      .layer = "RMSNorm", .repo = "org/name", .revision = "v1", .library = TESSERA_BAD_KERNELS, .name = "good"};
   attach(kernels, std::span(&one, 1),
          {.device = {}, .device_name = "test", .checker = "/nonexistent/tessera", .memory_folder = memory_.path});
   EXPECT_THAT(choice(kernels).refused.at(0).second, HasSubstr("it cannot be tried"));

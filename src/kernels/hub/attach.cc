@@ -21,11 +21,11 @@ class HubKernel {
       : options_(options), module_(Module::load(layer.library, layer.sha256)) {
     const Layer* known = find_layer(layer.layer);
     if (known == nullptr) fail(ErrorCode::kUnsupported, "no layer is called that; docs/kernel-abi.md lists them");
-    const std::string wanted = layer.function.empty() ? known->function : layer.function;
-    function_name_ = module_->find_name(wanted, options.device.type);
+    if (!layer.name.empty()) function_name_ = module_->find_name(layer.name, options.device.type);
+    if (function_name_.empty()) function_name_ = module_->find_name(known->function, options.device.type);
     if (function_name_.empty()) {
-      fail(ErrorCode::kUnsupported, "{} exports no {}{} (it has {})", layer.library, ffi::kSymbolPrefix, wanted,
-           fmt::join(module_->functions(), ", "));
+      fail(ErrorCode::kUnsupported, "{} exports no {}{} (it has {})", layer.library, ffi::kSymbolPrefix,
+           known->function, fmt::join(module_->functions(), ", "));
     }
     function_ = module_->find(function_name_);
     workspace_ = module_->find(function_name_ + "_workspace");
@@ -174,11 +174,15 @@ void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const H
   } else if (op == "rope") {
     const auto& row = put_first(kernels.rope, make_row<RopeArgs>(kernel));
     yield_to(kernels.rope_kv, row, [](const RopeKvArgs& a) { return RopeArgs{a.q, a.cos, a.sin}; });
+    yield_to(kernels.rope_attention, row, [](const RopeAttentionArgs& a) {
+      return RopeArgs{a.rope.q, a.rope.cos, a.rope.sin};
+    });
   } else if (op == "moe") {
     const auto& row = put_first(kernels.moe, make_row<MoeArgs>(kernel));
     yield_to(kernels.moe_add, row, [](const MoeAddArgs& a) { return a.moe; });
   } else if (op == "attention") {
-    put_first(kernels.attention, make_row<AttentionArgs>(kernel));
+    const auto& row = put_first(kernels.attention, make_row<AttentionArgs>(kernel));
+    yield_to(kernels.rope_attention, row, [](const RopeAttentionArgs& a) { return a.attention; });
   } else {
     put_first(kernels.silu_mul, make_row<SiluMulArgs>(kernel));
   }
@@ -189,16 +193,17 @@ void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const H
 std::vector<Attached> attach(Kernels& kernels, std::span<const HubLayer> layers, const AttachOptions& options) {
   std::vector<Attached> out;
   for (const HubLayer& layer : layers) {
-    Attached result{.layer = layer.layer};
+    Attached result{.layer = layer.layer, .line = {}};
+    const std::string& shown = layer.name.empty() ? layer.layer : layer.name;
     try {
       auto kernel = std::make_shared<const HubKernel>(layer, options);
       add_row(kernels, *find_layer(layer.layer), kernel);
       result.used = true;
-      result.line = fmt::format("Using layer `{}` from repo `{}`{}", layer.layer, layer.repo,
+      result.line = fmt::format("Using layer `{}` from repo `{}`{}", shown, layer.repo,
                                 layer.revision.empty() ? "" : fmt::format(" (revision: {})", layer.revision));
       log::info("{}", result.line);
     } catch (const Error& e) {
-      result.line = fmt::format("Layer `{}` is not taken from repo `{}`, the built-in kernel is used: {}", layer.layer,
+      result.line = fmt::format("Layer `{}` is not taken from repo `{}`, the built-in kernel is used: {}", shown,
                                 layer.repo, e.what());
       log::warn("{}", result.line);
     }

@@ -13,12 +13,12 @@ namespace tessera::hub_kernels {
 
 // One layer, and the library that shall compute it.
 struct HubLayer {
-  std::string layer;       // of layers()
-  std::string repo;        // ORG/NAME, or the folder
-  std::string revision;    // empty for a folder
-  std::string library;     // file
-  std::string sha256;      // empty: not known
-  std::string function{};  // empty: the layer's own
+  std::string layer;     // of layers()
+  std::string repo;      // ORG/NAME, or the folder
+  std::string revision;  // empty for a folder
+  std::string library;   // file
+  std::string sha256;    // empty: not known
+  std::string name{};    // the kernel's own name for the layer or function; empty: the layer's
 };
 
 struct AttachOptions {
