@@ -18,7 +18,7 @@ OUTPUT_TOKENS = 128
 def speed(program: str, model: str, size: int, more: list[str]) -> float:
     """Output tokens a second of `size` requests at once."""
     words = [program, "bench", "throughput", model, "--json", "--requests", str(2 * size), "--concurrency", str(size),
-             "--max-sequences", str(size), "--prompt-tokens", "32", "32", "--output-tokens", str(OUTPUT_TOKENS),
+             "--max-requests", str(size), "--prompt-tokens", "32", "32", "--output-tokens", str(OUTPUT_TOKENS),
              str(OUTPUT_TOKENS), *more]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)["continuous"]
