@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "api/describe.h"
+#include "api/hub_layers.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "engine/follower.h"
@@ -75,7 +76,8 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
     weights = place_weights(plan, {.activations = dtype, .fp8 = options.dense == "fp8"}, *context, pool,
                             [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
   }
-  const Kernels kernels = Kernels::builtin(cpu_isa_from_env());
+  Kernels kernels = Kernels::builtin(cpu_isa_from_env());
+  if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
   try {
     follow(*model, kernels, pool, *context, links);
   } catch (const std::exception& e) {
