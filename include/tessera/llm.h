@@ -34,6 +34,9 @@ struct LoadOptions {
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128
   int64_t max_batch_tokens = 512;  // longest prefill chunk in one step
+  std::string use_kernels;  // kernels from the hub: "default", a mapping.json, or LAYER=REPO pairs split by commas,
+                            // REPO being a hub id or a folder; empty: the built-in ones only
+  std::vector<std::string> trusted_kernels;  // ORG/NAME whose kernels are run whoever publishes them
   // Ranks: max(tp, ep) of them, the larger a multiple of the smaller. 0: not asked for; tp -1: as many as there are
   // GPUs, or ranks in the environment of torchrun, mpirun or Slurm. Ranks are a GPU each, or threads that share the
   // cores.

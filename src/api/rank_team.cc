@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "api/describe.h"
+#include "api/hub_layers.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "engine/follower.h"
@@ -84,7 +85,8 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
         plan, {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"}, *context,
         pool, [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
   }
-  const Kernels kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
+  Kernels kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
+  if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
   try {
     follow(*model, kernels, pool, *context, links);
   } catch (const std::exception& e) {
