@@ -46,9 +46,6 @@ struct LoadOptions {
   std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
   bool own_cache = true;         // false: for generate_batch() and servers, which bring their own; generate() then
                                  // makes one when it is first called
-  std::string use_kernels;  // kernels from the hub: "default", a mapping.json, or LAYER=REPO pairs split by commas,
-                            // REPO being a hub id or a folder; empty: the built-in ones only
-  std::vector<std::string> trusted_kernels;  // ORG/NAME whose kernels are run whoever publishes them
   bool ignore_window = false;  // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
