@@ -7,15 +7,15 @@ namespace tessera {
 namespace {
 
 constexpr LinkFigures kLinks[] = {
-    {"NVLink, NCCL", 17.4, 4.0, 200,
-     "NCCL 2.28.9 in a CUDA graph, two H100s: 5.6 KiB in 17.4 us, 22.5 MiB in 119.5 us"},
-    {"NVLink, peer", 6.0, 1.0, 200, "the bar for the one-shot sum, not yet measured; bandwidth as NCCL's"},
+    {"NVLink, NCCL", 6.7, 4.0, 255,
+     "comm_check in a CUDA graph, two H100s, NCCL 2.28.3: 5.6 KiB in 6.7 us, 22.5 MiB in 99 us"},
+    {"NVLink, peer", 2.6, 1.0, 239, "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, 22.5 MiB in 101 us"},
     {"InfiniBand 400G", 30.0, 6.0, 45, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };
 
-constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 33,
+constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 28.4,
                               "measured: reads of 8 GiB; the 20b's and the 120b's decode steps less their bytes "
-                              "(0.80 ms over 24 layers, 1.20 over 36)"};
+                              "(0.68 ms over 24 layers, 1.03 over 36)"};
 
 }  // namespace
 
