@@ -86,7 +86,8 @@ class Ranks {
   void start(int rank) {
     Child& child = children_[rank];
     int ends[2] = {-1, -1};
-    const bool quiet = rank != 0 && env_string(Env::kLog) == "warn";
+    const std::string log = env_string(Env::kLog);
+    const bool quiet = rank != 0 && (log == "warn" || log == "error" || log == "off");
     if (quiet && pipe2(ends, O_CLOEXEC) != 0) fail(ErrorCode::kIo, "no pipe for rank {}: {}", rank, strerror(errno));
     Fd writing(ends[1]);
     child.errors = Fd(ends[0]);
