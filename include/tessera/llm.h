@@ -46,7 +46,7 @@ struct LoadOptions {
   std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
   bool own_cache = true;         // false: for generate_batch() and servers, which bring their own; generate() then
                                  // makes one when it is first called
-  bool ignore_window = false;  // keep the whole past of sliding-window layers in the cache (they still see W keys)
+  bool ignore_window = false;    // keep the whole past of sliding-window layers in the cache (they still see W keys)
 };
 
 struct Usage {
