@@ -46,9 +46,9 @@ TEST(Wire, AnyBytes) {
     for (uint32_t frames = random() % 4; frames > 0; --frames) {
       const uint32_t kind = random() % 4;
       if (kind == 0)
-        append_frame(bytes, FrameKind::kHello, encode_hello({.rank = static_cast<int>(random() % 64), .program = "p"}));
+        append_frame(bytes, FrameKind::kHello, encode_hello({.rank = static_cast<uint32_t>(random()), .program = "p"}));
       if (kind == 1)
-        append_frame(bytes, FrameKind::kAbort, encode_abort({.rank = static_cast<int>(random() % 64), .cause = "c"}));
+        append_frame(bytes, FrameKind::kAbort, encode_abort({.rank = static_cast<uint32_t>(random()), .cause = "c"}));
       if (kind == 2) append_frame(bytes, FrameKind::kMessage, std::string(random() % 9000, 'm'));
       if (kind == 3) append_frame(bytes, FrameKind::kHeartbeat, "");
     }
