@@ -12,11 +12,11 @@ namespace {
 
 constexpr const char* kHelp =
     "Runs a command as N processes, one a GPU, that compute together.\n\n"
-    "usage: tessera launch N COMMAND [ARGUMENTS]\n\n"
+    "Usage: tessera launch N COMMAND [ARGUMENTS]\n\n"
     "Without it, --tp and --ep start ranks as threads of one process. Processes keep a rank that dies from taking\n"
     "memory of the others with it; when one ends, all end, and one line says which and why. torchrun, mpirun and "
     "Slurm\n"
-    "start ranks too, on many hosts.\n\n"
+    "start ranks too, on many hosts. --json and all other arguments are COMMAND's.\n\n"
     "example:\n  tessera launch 2 bench latency MODEL --tp 2 --device cuda\n";
 
 }  // namespace
