@@ -70,7 +70,7 @@ sanitized() {
 gpu_objects() {
   cmake --preset cuda -DTESSERA_TESTS=OFF >/dev/null || return
   local objects
-  mapfile -t objects < <(ninja -C build/cuda -t targets all | sed -n 's/^\(.*tessera_cuda\.dir.*\.o\): .*/\1/p')
+  mapfile -t objects < <(ninja -C build/cuda -t targets all | sed -n 's/^\(.*tessera_cuda[a-z_]*\.dir.*\.o\): .*/\1/p')
   [ ${#objects[@]} -gt 0 ] && ninja -C build/cuda --quiet "${objects[@]}"
 }
 
@@ -86,5 +86,5 @@ else
   say "cuda: no nvcc, not compiled"
 fi
 sanitized asan text_test loading_test hub_test
-sanitized tsan core_test engine_test
+sanitized tsan core_test engine_test parallel_test
 finish
