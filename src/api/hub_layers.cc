@@ -47,8 +47,7 @@ class LayerFinder {
         names += (names.empty() ? "" : ", ") + std::string(l.name);
       fail(ErrorCode::kInvalidArgument,
            "--use-kernels {}: expected a mapping.json, or LAYER=FOLDER or LAYER=ORG/NAME, split by commas, with LAYER "
-           "one "
-           "of {}",
+           "one of {}",
            text, names);
     }
     if (fs::exists(source)) return local(layer, source);

@@ -100,8 +100,7 @@ class Files {
   Files(const Files&) = delete;
   int64_t bytes() const { return bytes_; }
   size_t count() const { return pieces_.size(); }
-  // Returns where the piece lies in all bytes.
-  int64_t read(size_t i, char* to) const {
+  void read(size_t i, char* to) const {
     const Piece& p = pieces_[i];
     for (int64_t done = 0; done < p.bytes;) {
       const ssize_t got = ::pread(p.file, to + done, static_cast<size_t>(p.bytes - done), p.offset + done);
@@ -109,9 +108,8 @@ class Files {
         fail(ErrorCode::kIo, "reading a weight file: {}", got == 0 ? "it ended early" : std::strerror(errno));
       done += got;
     }
-    return static_cast<int64_t>(i);
   }
-  const Piece& piece(size_t i) const { return pieces_[i]; }
+  int64_t piece_bytes(size_t i) const { return pieces_[i].bytes; }
 
  private:
   std::vector<int> fds_;
@@ -142,7 +140,7 @@ double bare_copy(const SafetensorsSet& set, DeviceContext& context, ThreadPool& 
       }
       const UploadLane::Block block = lane->begin();
       files.read(i, block.host);
-      lane->send(base + placed.fetch_add(files.piece(i).bytes), block.host, files.piece(i).bytes);
+      lane->send(base + placed.fetch_add(files.piece_bytes(i)), block.host, files.piece_bytes(i));
       lane->end();
     }
     if (lane) lane->finish();

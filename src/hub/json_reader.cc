@@ -18,16 +18,20 @@ std::string as_string(const Json& value, const char* key, const std::string& whe
 
 }  // namespace
 
-Json parse_foreign_json(std::string_view text, const std::string& where, int64_t max_bytes) {
-  if (static_cast<int64_t>(text.size()) > max_bytes)
-    fail(ErrorCode::kCorrupt, "{}: {} bytes, more than the {} this program takes", where, text.size(), max_bytes);
-  Json parsed = Json::parse(
+Json parse_nested_json(std::string_view text, const std::string& where, int max_depth) {
+  return Json::parse(
       text,
       [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > kMaxDepth) fail(ErrorCode::kCorrupt, "{}: JSON nested deeper than {} levels", where, kMaxDepth);
+        if (depth > max_depth) fail(ErrorCode::kCorrupt, "{}: JSON nested deeper than {} levels", where, max_depth);
         return true;
       },
       false);
+}
+
+Json parse_foreign_json(std::string_view text, const std::string& where, int64_t max_bytes) {
+  if (static_cast<int64_t>(text.size()) > max_bytes)
+    fail(ErrorCode::kCorrupt, "{}: {} bytes, more than the {} this program takes", where, text.size(), max_bytes);
+  Json parsed = parse_nested_json(text, where, kMaxDepth);
   if (parsed.is_discarded()) fail(ErrorCode::kCorrupt, "{}: is no JSON", where);
   return parsed;
 }

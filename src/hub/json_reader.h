@@ -10,6 +10,9 @@
 
 namespace tessera::hub {
 
+// Discarded where the text is no JSON; throws kCorrupt where it is nested deeper than that.
+Json parse_nested_json(std::string_view text, const std::string& where, int max_depth);
+
 // `where` opens every message. Throws kCorrupt for more than max_bytes, 16 levels, or what is no JSON.
 Json parse_foreign_json(std::string_view text, const std::string& where, int64_t max_bytes);
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "hub/hub_id.h"
+#include "hub/json_reader.h"
 
 namespace tessera::hub {
 
@@ -22,13 +23,7 @@ constexpr std::string_view kHeaders[] = {"content-length", "content-range", "eta
                                          "x-linked-size",  "x-repo-commit", "x-error-message"};
 
 Json parse_bounded(std::string_view text, const std::string& where) {
-  Json parsed = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > kMaxDepth) fail(ErrorCode::kCorrupt, "{}: JSON nested deeper than {} levels", where, kMaxDepth);
-        return true;
-      },
-      false);
+  Json parsed = parse_nested_json(text, where, kMaxDepth);
   if (!parsed.is_object())
     fail(ErrorCode::kCorrupt, "{}: expected a JSON object; is something else answering in the hub's place?", where);
   return parsed;

@@ -235,7 +235,6 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   }
 }
 
-// Grid: B * Q blocks of D threads.
 // Grid: B * Q blocks of D threads. Every warp weighs all splits, a lane two of them; loads of partial results run 16 deep.
 template <class T>
 __global__ void attention_merge(DecodeArgs a, int splits) {
