@@ -150,6 +150,11 @@ class Rank {
         for (int64_t tokens : {1, 2, 5, 32, 40})
           ++done, wrong += verdict(fmt::format("sum and norm {} {}", dtype_name(dtype), tokens).c_str(), kind.c_str(),
                                    fused(c, dtype, tokens, ++seed));
+    if (kind == "peer")
+      for (int64_t tokens : {1, 2, 7, 23})
+        for (int64_t experts : {32, 128, 13})
+          ++done, wrong += verdict(fmt::format("sum, norm, router {} {}", tokens, experts).c_str(), kind.c_str(),
+                                   routed(c, tokens, experts, ++seed));
     ++done, wrong += verdict("graph, 200 launches", kind.c_str(), replayed(c));
     say("%s: %d checks, %d wrong\n", kind.c_str(), done, wrong);
     return wrong;
@@ -264,6 +269,58 @@ class Rank {
     return false;
   }
 
+  // The way to the experts, and its own outputs.
+  struct Routed {
+    static constexpr int64_t kActive = 4;
+    Routed(int64_t tokens, int64_t experts, int device)
+        : layer(DType::kBF16, tokens, device),
+          router(DType::kBF16, {experts, kHidden}, device),
+          logits(DType::kBF16, {tokens, experts}, device),
+          indices(DType::kF32, {tokens, kActive}, device),
+          weights(DType::kF32, {tokens, kActive}, device) {}
+    void fill(uint32_t seed, int rank) {
+      layer.fill(seed, rank);
+      for (int64_t i = 0; i < router.tensor().numel(); ++i) router.put(i, value_of(seed + 9, 0, i) * 0.1f);
+      router.up();
+    }
+    NormRouterArgs args(Communicator* over) const {
+      Tensor ids = indices.tensor();
+      ids.dtype = DType::kI32;
+      return {.residual = layer.residual.tensor(),
+              .delta = layer.delta.tensor(),
+              .norm_weight = layer.weight.tensor(),
+              .router = {.values = router.tensor(), .n = router.tensor().dim(0), .k = kHidden},
+              .normed = layer.out.tensor(),
+              .logits = logits.tensor(),
+              .indices = ids,
+              .weights = weights.tensor(),
+              .communicator = over};
+    }
+    Layer layer;
+    Memory router, logits, indices, weights;
+  };
+
+  bool routed(Communicator& c, int64_t tokens, int64_t experts, uint32_t seed) {
+    Routed one(tokens, experts, device_), apart(tokens, experts, device_);
+    one.fill(seed, c.rank()), apart.fill(seed, c.rank());
+    Stream stream;
+    stream.native = stream_;
+    const NormRouterArgs together = one.args(&c), alone = apart.args(nullptr);
+    if (!router_row_.supports(together)) return true;
+    router_row_.launch(together, stream);
+    c.all_reduce(alone.delta, stream_);
+    router_row_.launch(alone, stream);
+    context_->synchronize();
+    auto differ = [](Memory& x, Memory& y) {
+      x.down(), y.down();
+      for (int64_t i = 0; i < x.tensor().numel(); ++i)
+        if (x.get(i) != y.get(i)) return true;
+      return false;
+    };
+    return differ(one.layer.residual, apart.layer.residual) || differ(one.layer.out, apart.layer.out) ||
+           differ(one.logits, apart.logits) || differ(one.indices, apart.indices) || differ(one.weights, apart.weights);
+  }
+
   // A graph with sums of several sizes, launched often: x doubles (or so) with every sum, so it is set anew inside.
   bool replayed(Communicator& c) {
     const int64_t sizes[] = {kHidden, 7, 300 * kHidden, 4 * kHidden};
@@ -315,8 +372,8 @@ class Rank {
 
   void times(Communicator& peer, Communicator* nccl) {
     say("\nus a call in a graph, BF16 x %ld, %d ranks\n", kHidden, peer.size());
-    say("%7s %9s %9s %9s %9s %9s %11s %11s\n", "tokens", "KiB", "one step", "two steps", "peer", "nccl", "sum+norm",
-        "nccl+norm");
+    say("%7s %9s %9s %9s %9s %9s %11s %11s %11s %11s\n", "tokens", "KiB", "one step", "two steps", "peer", "nccl",
+        "sum+norm", "nccl+norm", "to experts", "sum, then");
     cuda::PeerView one = *cuda::peer_view(&peer), two = one;
     one.one_step_bytes = one.packet_bytes, two.one_step_bytes = 0;
     for (int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 91, 128, 182, 256, 512, 1024, 2048, 4096, 8192}) {
@@ -329,6 +386,10 @@ class Rank {
       const AllReduceNormArgs args{.norm = l.norm(), .communicator = &peer};
       const KernelRow<AllReduceNormArgs>* row = fused_row(args);
       const RmsNormArgs norm = l.norm();
+      Routed r(tokens, 128, device_);
+      r.fill(1, peer.rank());
+      const NormRouterArgs together = r.args(&peer), alone = r.args(nullptr);
+      const bool routes{router_row_.supports(together)};
       auto cell = [&](bool there, const std::function<void()>& call) {
         return there ? fmt::format("{:.2f}", time(calls, call)) : std::string("-");
       };
@@ -343,9 +404,16 @@ class Rank {
                  nccl->all_reduce(x, stream_);
                  norm_row_.launch(norm, stream);
                }),
+          cell(routes, [&] { router_row_.launch(together, stream); }),
+          cell(routes,
+               [&] {
+                 peer.all_reduce(alone.delta, stream_);
+                 router_row_.launch(alone, stream);
+               }),
       };
-      say("%7ld %9.1f %9s %9s %9s %9s %11s %11s\n", tokens, static_cast<double>(x.bytes()) / 1024, cells[0].c_str(),
-          cells[1].c_str(), cells[2].c_str(), cells[3].c_str(), cells[4].c_str(), cells[5].c_str());
+      say("%7ld %9.1f %9s %9s %9s %9s %11s %11s %11s %11s\n", tokens, static_cast<double>(x.bytes()) / 1024,
+          cells[0].c_str(), cells[1].c_str(), cells[2].c_str(), cells[3].c_str(), cells[4].c_str(), cells[5].c_str(),
+          cells[6].c_str(), cells[7].c_str());
     }
   }
 
@@ -379,6 +447,7 @@ class Rank {
   std::unique_ptr<DeviceContext> context_;
   void* stream_ = nullptr;
   KernelRow<AllReduceNormArgs> fused_row_ = cuda::all_reduce_norm_row();
+  KernelRow<NormRouterArgs> router_row_ = cuda::norm_router_few_row();
   KernelRow<RmsNormArgs> norm_row_ = cuda::rms_norm_row();
 };
 

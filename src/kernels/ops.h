@@ -179,6 +179,8 @@ struct NormRouterArgs {
   Tensor logits;   // act [T, E]
   Tensor indices;  // I32 [T, A]
   Tensor weights;  // F32 [T, A]
+  // Set: delta is this rank's part, and their sum is added; delta itself may be left as it was. Every rank launches it.
+  Communicator* communicator = nullptr;
 };
 
 // MoeArgs, then residual += out as in AddArgs. out itself may be left unwritten.

@@ -209,10 +209,10 @@ Tensor attention_of_own_tokens(Step& step, const LayerCacheView& cache, const At
 
 }  // namespace
 
-Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
+Pending attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
-  if (step.split() && step.ranks->mesh.split_tokens) return attention_of_own_tokens(step, cache, a, rope, x);
+  if (step.split() && step.ranks->mesh.split_tokens) return {attention_of_own_tokens(step, cache, a, rope, x)};
   Tensor q = step.alloc({tokens, a.own_heads(), a.head_dim}), out = step.alloc({tokens, a.own_heads(), a.head_dim});
   RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
   const TokenSplit all{.query_start = step.query_start, .context = step.context, .page_table = cache.page_table};
@@ -222,8 +222,10 @@ Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& ro
     step.run(step.kernels->attention, attended);
   }
   Tensor projected = linear(step, a.o, out.reshape({tokens, a.own_heads() * a.head_dim}));
-  if (step.split()) step.all_reduce(step.ranks->tensor, projected);
-  return projected;
+  if (!step.split() || step.ranks->tensor == nullptr || step.ranks->tensor->size() == 1) return {projected};
+  if (step.probe == nullptr) return {projected, step.ranks->tensor};
+  step.all_reduce(step.ranks->tensor, projected);
+  return {projected};
 }
 
 }  // namespace tessera

@@ -50,8 +50,8 @@ struct Attention {
   int64_t own_kv_heads() const { return k.w.n / head_dim; }
 };
 
-// Projects x [T, H], rotates, stores keys and values in the layer's cache, attends, projects back: [T, H], summed over
-// the ranks that split the heads.
-Tensor attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x);
+// Projects x [T, H], rotates, stores keys and values in the layer's cache, attends, projects back: [T, H], which the
+// ranks that split the heads may still have to sum. Not with a probe: it sees sums.
+Pending attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x);
 
 }  // namespace tessera

@@ -8,27 +8,34 @@ Tensor moe_later(Step& step, const Tensor& residual) {
   return step.split() ? step.alloc(residual.shape) : Tensor{};
 }
 
-Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual, const Tensor& delta,
-            const Tensor& later) {
+Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual,
+            const Pending& attended, const Tensor& later) {
   const int64_t tokens = residual.dim(0);
   Tensor x = step.alloc(residual.shape);
   Tensor logits = step.alloc({tokens, m.router.w.n});
   Tensor indices = step.alloc(DType::kI32, {tokens, m.experts_per_token});
   Tensor weights = step.alloc(DType::kF32, {tokens, m.experts_per_token});
-  const NormRouterArgs fused{.residual = residual,
-                             .delta = delta,
-                             .norm_weight = input_norm.weight,
-                             .eps = input_norm.eps,
-                             .round_before_weight = input_norm.round_before_weight,
-                             .router = m.router.w,
-                             .router_bias = m.router.bias,
-                             .mode = m.mode,
-                             .normed = x,
-                             .logits = logits,
-                             .indices = indices,
-                             .weights = weights};
-  if (!step.try_run(step.kernels->norm_router, fused)) {
-    norm_into(step, input_norm, residual, delta, x);
+  NormRouterArgs fused{.residual = residual,
+                       .delta = attended.delta,
+                       .norm_weight = input_norm.weight,
+                       .eps = input_norm.eps,
+                       .round_before_weight = input_norm.round_before_weight,
+                       .router = m.router.w,
+                       .router_bias = m.router.bias,
+                       .mode = m.mode,
+                       .normed = x,
+                       .logits = logits,
+                       .indices = indices,
+                       .weights = weights,
+                       .communicator = attended.over};
+  bool routed = step.try_run(step.kernels->norm_router, fused);
+  if (!routed && attended.over != nullptr) {
+    step.all_reduce(attended.over, attended.delta);
+    fused.communicator = nullptr;
+    routed = step.try_run(step.kernels->norm_router, fused);
+  }
+  if (!routed) {
+    norm_into(step, input_norm, residual, attended.delta, x);
     step.run(step.kernels->linear, LinearArgs{.x = x, .w = m.router.w, .bias = m.router.bias, .out = logits});
     step.run(step.kernels->router,
              RouterArgs{.logits = logits, .mode = m.mode, .indices = indices, .weights = weights});

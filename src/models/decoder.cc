@@ -112,8 +112,8 @@ class Decoder final : public Model {
       ScratchScope scope(step);
       const DecoderLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
-      step.show("attention", index, attended);
+      const Pending attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
+      step.show("attention", index, attended.delta);
       if (layer.sparse) {
         answer = moe(step, index, layer.moe, layer.post_norm, x, attended, later);
       } else {

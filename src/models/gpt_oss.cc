@@ -125,8 +125,8 @@ class GptOss final : public Model {
       ScratchScope scope(step);
       const GptOssLayer& layer = layers_[i];
       const int index = static_cast<int>(i);
-      Tensor attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
-      step.show("attention", index, attended);
+      const Pending attended = attention(step, index, layer.attention, rope, norm(step, layer.input_norm, x, answer));
+      step.show("attention", index, attended.delta);
       answer = moe(step, index, layer.moe, layer.post_norm, x, attended, later);
       step.show("hidden", index, x);
     }

@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kMaxThreads) all_reduce_norm(PeerView v, NormA
   float weight[kVector];
 #pragma unroll
   for (int j = 0; j < kVector; ++j) weight[j] = mine ? a.weight.at(at * kVector + j) : 0.0f;
-  wait_for_previous_grid();
   allow_next_grid();
+  wait_for_previous_grid();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * vectors + at;
   const uint32_t call = this_call(v);
   float x[kVector] = {};

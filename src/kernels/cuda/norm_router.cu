@@ -90,6 +90,7 @@ RmsNormArgs norm_of(const NormRouterArgs& a) {
 }
 
 Verdict supports(const NormRouterArgs& a) {
+  if (a.communicator != nullptr) return {"the sum over ranks is not part of this"};
   if (Verdict v = rms_norm_row().supports(norm_of(a)); !v) return v;
   if (!is_16_bit(a.residual.dtype)) return {"activations are not BF16 or F16"};
   if (a.router.format != WeightFormat::kPlain || a.router.values.dtype != a.residual.dtype)

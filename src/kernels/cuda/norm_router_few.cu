@@ -1,8 +1,10 @@
-// The way to the experts in one launch, for few tokens: residual add, norm, the router's product and the choice. A cluster
-// of 8 blocks serves one token: each multiplies an eighth of the router's rows, which a bulk copy brings to shared memory
-// before the grid may read x; every block norms the token for itself; logits meet in the first block, where one warp chooses.
+// The way to the experts in one launch, for few tokens: the sum over ranks where there are any, residual add, norm, the
+// router's product and the choice. A cluster of 8 blocks serves one token: each multiplies an eighth of the router's rows,
+// which a bulk copy brings to shared memory before the grid may read x; the first block sends this rank's part to the
+// others, and every block sums and norms the token for itself; logits meet in the first block, where one warp chooses.
 #include "kernels/cuda/device/bulk.cuh"
 #include "kernels/cuda/device/cluster.cuh"
+#include "kernels/cuda/device/peer.cuh"
 #include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/route.cuh"
 #include "kernels/cuda/launch.h"
@@ -38,9 +40,9 @@ constexpr int64_t smem_bytes(int64_t hidden, int64_t experts) {
 }
 
 // Grid: (kCluster, T). A thread owns 8 columns of the token. Dynamic shared memory: logits,
-// the normed token, the block's rows of the router.
-template <class T>
-__global__ void __launch_bounds__(kMaxThreads) norm_and_route(FewArgs a) {
+// the normed token, the block's rows of the router. kPeers 1: no other ranks.
+template <class T, int kPeers>
+__global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArgs a) {
   __shared__ float scratch[32];
   __shared__ uint64_t arrived;
   uint32_t logits = dynamic_smem(), normed = logits + kLogitBytes, rows = normed + a.hidden * 2;
@@ -64,6 +66,8 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(FewArgs a) {
   allow_next_grid();
   wait_for_previous_grid();
 
+  uint32_t call = 0;
+  if constexpr (kPeers > 1) call = this_call(v);
   uint4 residual{}, out;
   float x[8] = {};
   float squares = 0.0f;
@@ -72,6 +76,14 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(FewArgs a) {
     uint32_t* r = reinterpret_cast<uint32_t*>(&residual);
     if (a.delta != nullptr) {
       uint4 delta = load_act(static_cast<const T*>(a.delta) + at);
+      if constexpr (kPeers > 1) {
+        if (leader) push_vector<kPeers>(v, call, at / 8, delta);
+        uint4 all[kPeers];
+        float sum[8];
+        pull_vectors<kPeers>(v, call, at / 8, delta, all);
+        sum_vectors<T, kPeers>(all, v.size, sum);
+        delta = to_vector<T>(sum);
+      }
       const uint32_t* d = reinterpret_cast<const uint32_t*>(&delta);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -88,6 +100,8 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(FewArgs a) {
     }
   }
   float inverse = rsqrtf(block_sum(squares, scratch) / static_cast<float>(a.hidden) + a.eps);
+  if constexpr (kPeers > 1)
+    if (threadIdx.x == 0) leave_call(v, call);  // after a barrier: all threads know the number
   if (owner) {
     uint32_t* o = reinterpret_cast<uint32_t*>(&out);
 #pragma unroll
@@ -131,11 +145,11 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(FewArgs a) {
   if (!leader) return;
   if (owner && a.delta != nullptr) *reinterpret_cast<uint4*>(static_cast<T*>(a.residual) + at) = residual;
   if (warp != warps - 1) return;
-  float v[kRouterPerLane];
+  float logit[kRouterPerLane];
 #pragma unroll
   for (int i = 0; i < kRouterPerLane; ++i)
-    v[i] = i * 32 + lane < a.experts ? load_smem_float(logits + (i * 32 + lane) * 4) : -INFINITY;
-  route_token<T>(v, a.mode, a.experts, a.active, a.indices + token * a.active, a.weights + token * a.active);
+    logit[i] = i * 32 + lane < a.experts ? load_smem_float(logits + (i * 32 + lane) * 4) : -INFINITY;
+  route_token<T>(logit, a.mode, a.experts, a.active, a.indices + token * a.active, a.weights + token * a.active);
 }
 
 bool aligned(const Tensor& t) {
@@ -155,6 +169,11 @@ Verdict supports(const NormRouterArgs& a) {
   if (a.indices.dim(1) > kRouterMaxActive) return {"more than 16 active experts"};
   if (!aligned(a.residual) || !aligned(a.delta) || !aligned(a.normed) || !aligned(a.router.values))
     return {"an operand is not 16-byte aligned"};
+  if (a.communicator == nullptr) return kAccepted;
+  const PeerView* view = peer_view(a.communicator);
+  if (view == nullptr) return {"the ranks do not reach each other's memory"};
+  if (a.residual.dtype != DType::kBF16) return {"activations that ranks sum are not BF16"};
+  if (a.residual.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
   return kAccepted;
 }
 
@@ -178,9 +197,15 @@ void run(const NormRouterArgs& a, Stream& stream) {
             a.mode};
   dispatch_16_bit(a.residual.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    allow_smem(norm_and_route<T>, kMaxSmem);
-    launch_clusters("norm and router", norm_and_route<T>, dim3(kCluster, tokens), dim3(ceil_div(f.hidden, 256) * 32),
-                    smem_bytes(f.hidden, f.experts), kCluster, stream, f);
+    auto go = [&](const PeerView& view, auto peers) {
+      auto* kernel = norm_and_route<T, decltype(peers)::value>;
+      allow_smem(kernel, kMaxSmem);
+      launch_clusters("norm and router", kernel, dim3(kCluster, tokens), dim3(ceil_div(f.hidden, 256) * 32),
+                      smem_bytes(f.hidden, f.experts), kCluster, stream, view, f);
+    };
+    if (a.communicator == nullptr) return go({}, std::integral_constant<int, 1>());
+    const PeerView& view = *peer_view(a.communicator);
+    dispatch_peers(view.size, [&](auto peers) { go(view, peers); });
   });
 }
 

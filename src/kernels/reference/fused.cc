@@ -59,6 +59,7 @@ Verdict supports_norm_router(const NormRouterArgs& a) {
 }
 
 void run_norm_router(const NormRouterArgs& a, Stream& stream) {
+  if (a.communicator != nullptr) a.communicator->all_reduce(a.delta, stream.native);
   rms_norm_row().launch({.residual = a.residual,
                          .delta = a.delta,
                          .weight = a.norm_weight,
