@@ -151,6 +151,11 @@ class Rank {
           ++done, wrong += verdict(fmt::format("sum and norm {} {}", dtype_name(dtype), tokens).c_str(), kind.c_str(),
                                    fused(c, dtype, tokens, ++seed));
     if (kind == "peer")
+      for (int64_t tokens : {1, 2, 8, 9, 16})
+        for (int64_t columns : {512, 4096})
+          ++done, wrong += verdict(fmt::format("product sent, sum and norm {} {}", tokens, columns).c_str(), kind.c_str(),
+                                   sent(c, tokens, columns, ++seed));
+    if (kind == "peer")
       for (int64_t tokens : {1, 2, 7, 23})
         for (int64_t experts : {32, 128, 13})
           ++done, wrong += verdict(fmt::format("sum, norm, router {} {}", tokens, experts).c_str(), kind.c_str(),
@@ -321,6 +326,36 @@ class Rank {
            differ(one.logits, apart.logits) || differ(one.indices, apart.indices) || differ(one.weights, apart.weights);
   }
 
+  // A product whose results the others get at once, and the norm that finds them; eight times, so that both turns are used.
+  bool sent(Communicator& c, int64_t tokens, int64_t columns, uint32_t seed) {
+    Memory x(DType::kBF16, {tokens, columns}, device_), w(DType::kBF16, {kHidden, columns}, device_);
+    Layer one(DType::kBF16, tokens, device_), apart(DType::kBF16, tokens, device_);
+    Stream stream;
+    stream.native = stream_;
+    bool differ = false;
+    for (uint32_t round = 0; round < 8 && !differ; ++round) {
+      for (int64_t i = 0; i < x.tensor().numel(); ++i) x.put(i, value_of(seed + round, c.rank(), i));
+      for (int64_t i = 0; i < w.tensor().numel(); ++i) w.put(i, value_of(seed + 77, c.rank(), i) * 0.1f);
+      x.up(), w.up(), one.fill(seed, c.rank()), apart.fill(seed, c.rank());
+      LinearArgs product{.x = x.tensor(),
+                         .w = {.values = w.tensor(), .n = kHidden, .k = columns},
+                         .bias = one.weight.tensor(),
+                         .out = one.delta.tensor()};
+      const LinearSendArgs sending{.linear = product, .communicator = &c};
+      if (!send_row_.supports(sending)) return true;
+      send_row_.launch(sending, stream);
+      fused_row_.launch({.norm = one.norm(), .communicator = &c, .sent = true}, stream);
+      product.out = apart.delta.tensor();
+      linear_row_.launch(product, stream);
+      fused_row_.launch({.norm = apart.norm(), .communicator = &c}, stream);
+      context_->synchronize();
+      one.residual.down(), one.out.down(), apart.residual.down(), apart.out.down();
+      for (int64_t i = 0; i < tokens * kHidden; ++i)
+        differ |= one.residual.get(i) != apart.residual.get(i) || one.out.get(i) != apart.out.get(i);
+    }
+    return differ;
+  }
+
   // A graph with sums of several sizes, launched often: x doubles (or so) with every sum, so it is set anew inside.
   bool replayed(Communicator& c) {
     const int64_t sizes[] = {kHidden, 7, 300 * kHidden, 4 * kHidden};
@@ -447,6 +482,8 @@ class Rank {
   std::unique_ptr<DeviceContext> context_;
   void* stream_ = nullptr;
   KernelRow<AllReduceNormArgs> fused_row_ = cuda::all_reduce_norm_row();
+  KernelRow<LinearSendArgs> send_row_ = cuda::linear_send_small_row();
+  KernelRow<LinearArgs> linear_row_ = cuda::linear_small_row();
   KernelRow<NormRouterArgs> router_row_ = cuda::norm_router_few_row();
   KernelRow<RmsNormArgs> norm_row_ = cuda::rms_norm_row();
 };

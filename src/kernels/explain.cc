@@ -89,6 +89,12 @@ std::string problem_of(const NormRouterArgs& a) {
 std::string problem_of(const AllReduceNormArgs& a) {
   return fmt::format("{} of {} ranks", act(a.norm.residual), a.communicator->size());
 }
+std::string problem_of(const LinearSendArgs& a) {
+  return problem_of(a.linear);
+}
+std::string problem_of(const MoeSendArgs& a) {
+  return problem_of(a.moe);
+}
 std::string problem_of(const SampleArgs& a) {
   return act(a.logits);
 }

@@ -36,6 +36,8 @@ std::string problem_of(const MoeAddArgs& a);
 std::string problem_of(const SiluMulArgs& a);
 std::string problem_of(const NormRouterArgs& a);
 std::string problem_of(const AllReduceNormArgs& a);
+std::string problem_of(const LinearSendArgs& a);
+std::string problem_of(const MoeSendArgs& a);
 std::string problem_of(const SampleArgs& a);
 std::string problem_of(const JoinColumnsArgs& a);
 

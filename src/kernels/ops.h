@@ -181,6 +181,7 @@ struct NormRouterArgs {
   Tensor weights;  // F32 [T, A]
   // Set: delta is this rank's part, and their sum is added; delta itself may be left as it was. Every rank launches it.
   Communicator* communicator = nullptr;
+  bool sent = false;  // by LinearSendArgs or MoeSendArgs, on every rank
 };
 
 // MoeArgs, then residual += out as in AddArgs. out itself may be left unwritten.
@@ -193,6 +194,18 @@ struct MoeAddArgs {
 // Every rank launches it with the same shapes.
 struct AllReduceNormArgs {
   RmsNormArgs norm;
+  Communicator* communicator = nullptr;
+  bool sent = false;  // as in NormRouterArgs
+};
+
+// LinearArgs and MoeArgs whose out is this rank's part of the communicator's next sum: the others get it while it is
+// computed, so that the sum need not send it. Every rank launches it.
+struct LinearSendArgs {
+  LinearArgs linear;
+  Communicator* communicator = nullptr;
+};
+struct MoeSendArgs {
+  MoeArgs moe;
   Communicator* communicator = nullptr;
 };
 

@@ -100,6 +100,8 @@ class Kernels {
   OpTable<NormRouterArgs> norm_router{"norm_router", {}};
   OpTable<MoeAddArgs> moe_add{"moe_add", {}};
   OpTable<AllReduceNormArgs> all_reduce_norm{"all_reduce_norm", {}};
+  OpTable<LinearSendArgs> linear_send{"linear_send", {}};
+  OpTable<MoeSendArgs> moe_send{"moe_send", {}};
   OpTable<RopeAttentionArgs> rope_attention{"rope_attention", {}};
   OpTable<SampleArgs> sample{"sample", {}};
   OpTable<JoinColumnsArgs> join_columns{"join_columns", {}};
@@ -108,14 +110,14 @@ class Kernels {
   template <class F>
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample),
-        f(join_columns);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(linear_send),
+        f(moe_send), f(sample), f(join_columns);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
-        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(sample),
-        f(join_columns);
+        f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(linear_send),
+        f(moe_send), f(sample), f(join_columns);
   }
 };
 

@@ -221,10 +221,19 @@ Pending attention(Step& step, int layer, const Attention& a, const RopeTables& r
     rotate_and_write(step, rotated, a, x);
     step.run(step.kernels->attention, attended);
   }
-  Tensor projected = linear(step, a.o, out.reshape({tokens, a.own_heads() * a.head_dim}));
-  if (!step.split() || step.ranks->tensor == nullptr || step.ranks->tensor->size() == 1) return {projected};
-  if (step.probe == nullptr) return {projected, step.ranks->tensor};
-  step.all_reduce(step.ranks->tensor, projected);
+  Tensor projected = step.alloc({tokens, a.o.w.n});
+  const LinearArgs back{
+      .x = out.reshape({tokens, a.own_heads() * a.head_dim}), .w = a.o.w, .bias = a.o.bias, .out = projected};
+  Communicator* over =
+      step.split() && step.ranks->tensor != nullptr && step.ranks->tensor->size() > 1 ? step.ranks->tensor : nullptr;
+  if (over != nullptr && step.probe == nullptr) {
+    if (step.try_run(step.kernels->linear_send, LinearSendArgs{.linear = back, .communicator = over}))
+      return {projected, over, true};
+    step.run(step.kernels->linear, back);
+    return {projected, over};
+  }
+  step.run(step.kernels->linear, back);
+  step.all_reduce(over, projected);
   return {projected};
 }
 

@@ -44,7 +44,8 @@ Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Pending
                                          .eps = layer.eps,
                                          .round_before_weight = layer.round_before_weight,
                                          .out = out},
-                                .communicator = pending.over};
+                                .communicator = pending.over,
+                                .sent = pending.sent};
   if (step.try_run(step.kernels->all_reduce_norm, fused)) return out;
   step.all_reduce(pending.over, pending.delta);
   norm_into(step, layer, residual, pending.delta, out);

@@ -36,6 +36,7 @@ Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Tensor&
 struct Pending {
   Tensor delta;  // undefined: nothing
   Communicator* over = nullptr;
+  bool sent = false;  // the ranks have each other's parts already
 };
 Tensor norm(Step& step, const Norm& layer, const Tensor& residual, const Pending& pending);
 void norm_into(Step& step, const Norm& layer, const Tensor& residual, const Tensor& delta, const Tensor& out);

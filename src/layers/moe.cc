@@ -27,7 +27,8 @@ Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const T
                        .logits = logits,
                        .indices = indices,
                        .weights = weights,
-                       .communicator = attended.over};
+                       .communicator = attended.over,
+                       .sent = attended.sent};
   bool routed = step.try_run(step.kernels->norm_router, fused);
   if (!routed && attended.over != nullptr) {
     step.all_reduce(attended.over, attended.delta);
@@ -58,6 +59,9 @@ Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const T
       .out = out};
   if (step.split()) {
     const bool dispatch = step.ranks->exchange == ExpertExchange::kDispatch;
+    if (!dispatch && step.probe == nullptr &&
+        step.try_run(step.kernels->moe_send, MoeSendArgs{.moe = experts, .communicator = step.ranks->world}))
+      return {out, step.ranks->world, true};
     if (dispatch) {
       dispatch_experts(step, experts, m.router.w.n);
     } else {

@@ -20,6 +20,7 @@ struct NormArgs {
   int n;
   float eps;
   bool round_before_weight;
+  bool sent;
 };
 
 template <class T, int kPeers>
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kMaxThreads) all_reduce_norm(PeerView v, NormA
   if (mine) {
     const uint4 own = static_cast<const uint4*>(a.delta)[i];
     const uint4 before = static_cast<const uint4*>(a.residual)[i];
-    push_vector<kPeers>(v, call, i, own);
+    if (!a.sent) push_vector<kPeers>(v, call, i, own);
     uint4 all[kPeers];
     pull_vectors<kPeers>(v, call, i, own, all);
     float sum[kVector];
@@ -89,7 +90,7 @@ void run(const AllReduceNormArgs& a, Stream& stream) {
   if (tokens == 0) return;
   const PeerView& view = *peer_view(a.communicator);
   const NormArgs args{n.residual.data, n.delta.data, {n.weight.data, n.weight.dtype}, n.out.data, static_cast<int>(width),
-                      n.eps, n.round_before_weight};
+                      n.eps, n.round_before_weight, a.sent};
   auto go = [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const int64_t threads = ceil_div(width * static_cast<int64_t>(sizeof(T)), 16 * 32) * 32;

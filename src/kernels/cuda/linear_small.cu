@@ -1,5 +1,6 @@
 // x * w^T + bias for few tokens, 16-bit weights as they lie in the checkpoint: bound by weight reads. A warp takes 16
 // rows of w (a lane's are 2g and 2g+1) and all or a share of K.
+#include "kernels/cuda/device/peer.cuh"
 #include "kernels/cuda/device/row_product.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
@@ -9,6 +10,8 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kMaxTokens = 16;
+constexpr int kManyStrips = 8 * 132;   // of 16 rows: from here a warp takes whole ones
+constexpr int kShallow = 16 * 6 * 32;  // up to this K 16 warps have 6 loads each
 
 struct SmallArgs {
   const void* x;  // [T, K]
@@ -23,8 +26,9 @@ struct SmallArgs {
 // kRowWarps x kColumnWarps warps; a block covers 16 * kRowWarps rows, each split in K over kColumnWarps warps whose sums
 // meet in shared memory in a fixed order. As many registers as one block leaves: more loads are hoisted (414 to 397 us at
 // lm_head).
-template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch>
-__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small(SmallArgs a) {
+// With kSend the other ranks get the results too (N a multiple of 16).
+template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch, bool kSend = false>
+__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small(SmallArgs a, PeerView v) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
   int row = (blockIdx.x * kRowWarps + row_warp) * 16 + 2 * g;
@@ -42,6 +46,7 @@ __global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small
   bool owner = column_warp == 0;
   float bias0 = 0.0f, bias1 = 0.0f;
   float acc[kTiles][4];
+  [[maybe_unused]] uint32_t call = 0;
   row_product<T, kTiles, kDepth>(acc, w0, w1, count, x, [&] {
     if constexpr (kPrefetch) {
       // The rest of the warp's weights, a 128-byte line of 16 rows at a time: memory stays busy while the grid before drains.
@@ -55,6 +60,7 @@ __global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small
     if (owner && row + 1 < a.n) bias1 = a.bias.at(row + 1);
     wait_for_previous_grid();
     allow_next_grid();
+    if constexpr (kSend) call = this_call(v);
     // The warp's share of x, 128 bytes a touch.
     int lines = count / 2 + 1;
     for (int i = lane; i < a.tokens * lines; i += 32)
@@ -87,8 +93,13 @@ __global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       int token = t * 8 + 2 * c + j;
-      if (token >= a.tokens) continue;
       int64_t at = static_cast<int64_t>(token) * a.n + row;
+      if constexpr (kSend) {  // two lanes hold four rows
+        uint32_t own = pack2<T>(acc[t][j] + bias0, acc[t][2 + j] + bias1);
+        uint32_t next = __shfl_down_sync(0xffffffffu, own, 4);
+        if (g % 2 == 0 && token < a.tokens) push_quad(v, call, at, own, next);
+      }
+      if (token >= a.tokens) continue;
       a.out.put(at, acc[t][j] + bias0);
       if (row + 1 < a.n) a.out.put(at + 1, acc[t][2 + j] + bias1);
     }
@@ -108,24 +119,28 @@ void run_typed(const SmallArgs& a, Stream& stream) {
   // Many rows: a warp takes 16 whole ones. Few: 16 warps share K, each with all or most of its weights in flight before the
   // grid may read x (measured: 83 to 89 % of the read bandwidth at gpt-oss's q, qkv and o; 8 warps 76 to 83 %).
   int64_t strips = ceil_div(a.n, 16);
-  if (strips >= 8 * 132) {
-    launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a);
-  } else if (a.k <= 16 * 6 * 32) {
-    launch("linear", linear_small<T, kTiles, 1, 16, 6, true>, dim3(strips), dim3(512), 0, stream, a);
+  if (strips >= kManyStrips) {
+    launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a, PeerView{});
+  } else if (a.k <= kShallow) {
+    launch("linear", linear_small<T, kTiles, 1, 16, 6, true>, dim3(strips), dim3(512), 0, stream, a, PeerView{});
   } else {
-    launch("linear", linear_small<T, kTiles, 1, 16, 8, true>, dim3(strips), dim3(512), 0, stream, a);
+    launch("linear", linear_small<T, kTiles, 1, 16, 8, true>, dim3(strips), dim3(512), 0, stream, a, PeerView{});
   }
+}
+
+SmallArgs small_args(const LinearArgs& a) {
+  return {a.x.data,
+          a.w.values.data,
+          {a.bias.data, a.bias.dtype},
+          {a.out.data, a.out.dtype},
+          static_cast<int>(a.x.dim(0)),
+          static_cast<int>(a.w.n),
+          static_cast<int>(a.w.k)};
 }
 
 void run(const LinearArgs& a, Stream& stream) {
   if (a.x.dim(0) == 0) return;
-  SmallArgs s{a.x.data,
-              a.w.values.data,
-              {a.bias.data, a.bias.dtype},
-              {a.out.data, a.out.dtype},
-              static_cast<int>(a.x.dim(0)),
-              static_cast<int>(a.w.n),
-              static_cast<int>(a.w.k)};
+  SmallArgs s = small_args(a);
   dispatch_16_bit(a.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (s.tokens <= 8) {
@@ -136,7 +151,36 @@ void run(const LinearArgs& a, Stream& stream) {
   });
 }
 
+Verdict supports_send(const LinearSendArgs& a) {
+  if (Verdict v = supports(a.linear); !v) return v;
+  const Tensor& out = a.linear.out;
+  const PeerView* view = peer_view(a.communicator);
+  if (view == nullptr) return {"the ranks do not reach each other's memory"};
+  if (out.dtype != DType::kBF16) return {"results that ranks sum are not BF16"};
+  if (out.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
+  if (a.linear.w.n % 16 != 0 || a.linear.w.n >= kManyStrips * 16) return {"N is not a multiple of 16, or large"};
+  return kAccepted;
+}
+
+void run_send(const LinearSendArgs& a, Stream& stream) {
+  if (a.linear.x.dim(0) == 0) return;
+  const SmallArgs s = small_args(a.linear);
+  const PeerView& view = *peer_view(a.communicator);
+  auto go = [&](auto* kernel) { launch("linear", kernel, dim3(s.n / 16), dim3(512), 0, stream, s, view); };
+  using T = __nv_bfloat16;
+  const bool shallow = s.k <= kShallow, one = s.tokens <= 8;
+  if (shallow && one) return go(linear_small<T, 1, 1, 16, 6, true, true>);
+  if (shallow) return go(linear_small<T, 2, 1, 16, 6, true, true>);
+  if (one) return go(linear_small<T, 1, 1, 16, 8, true, true>);
+  go(linear_small<T, 2, 1, 16, 8, true, true>);
+}
+
 }  // namespace
+
+KernelRow<LinearSendArgs> linear_send_small_row() {
+  return {"linear_send_bf16_small", DeviceType::kCuda, "linear_16bit_small, whose results go to the other ranks as well", supports_send,
+          nullptr, run_send, true};
+}
 
 KernelRow<LinearArgs> linear_small_row() {
   return {"linear_16bit_small", DeviceType::kCuda, "mma.sync with weights as A, bound by weight reads: up to 16 tokens",

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device/atom_mma.cuh"
+#include "kernels/cuda/device/peer.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/launch.h"
@@ -200,8 +201,8 @@ struct SingleDownArgs {
 // One token: a block owns 16 output rows for all A experts (kShares warps an expert, each a share of K) and adds in slot order.
 // Ids and residual were complete before the previous grid (gate_up) allowed this one, so they are read before the wait, and
 // weights are fetched: the first ones into registers, the rest into L2.
-template <int kShares, int kDepth>
-__global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(SingleDownArgs a) {
+template <int kShares, int kDepth, bool kSend>
+__global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(SingleDownArgs a, PeerView peers) {
   __shared__ float partial[kSingleActive][kShares][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = warp / kShares, share = warp % kShares;
@@ -215,6 +216,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
   int k = a.k_atoms * static_cast<int>(kAtomColumns);
   const bf16* x[1] = {a.x + slot * k + begin * kAtomColumns + 8 * c};
   float bias = 0.0f, weight = 0.0f, before = 0.0f;
+  [[maybe_unused]] uint32_t call = 0;
   float acc[1][4] = {};
   run_atoms<1, kDepth>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
     // Lanes 4i..4i+3 take the four lines of an atom's 512 bytes.
@@ -227,6 +229,7 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
     if (a.residual != nullptr && threadIdx.x < 16) before = to_float(a.residual[blockIdx.x * 16 + threadIdx.x]);
     wait_for_previous_grid();
     allow_next_grid();
+    if constexpr (kSend) call = this_call(peers);
     if (lane < count) touch(a.x + slot * k + (begin + lane) * kAtomColumns);
   });
   if (c == 0) {
@@ -246,6 +249,11 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
     for (int s = 0; s < static_cast<int>(blockDim.x / (32 * kShares)); ++s) sum += term[s][threadIdx.x];
     int row = blockIdx.x * 16 + threadIdx.x;
     bf16 rounded = __float2bfloat16_rn(sum);
+    if constexpr (kSend) {  // four lanes hold four rows
+      uint32_t own = __bfloat16_as_ushort(rounded), two = own | __shfl_down_sync(0xffffu, own, 1) << 16;
+      uint32_t next = __shfl_down_sync(0xffffu, two, 2);
+      if (threadIdx.x % 4 == 0) push_quad(peers, call, row, two, next);
+    }
     if (a.residual == nullptr) {
       a.out[row] = rounded;
     } else {
@@ -295,7 +303,7 @@ void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, bool w
          dim3(strips, groups), dim3(128), 0, stream, g);
 }
 
-void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& stream) {
+void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& stream, const PeerView* peers = nullptr) {
   Sizes s = sizes(a);
   if (s.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
@@ -314,7 +322,8 @@ void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& str
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
                         reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>(),
                         residual.as<bf16>()};
-    launch("moe down", moe_down_single<kDownShares, 4>, dim3(s.hidden / 16), dim3(32 * kDownShares * s.active), 0, stream, down);
+    launch("moe down", peers != nullptr ? moe_down_single<kDownShares, 4, true> : moe_down_single<kDownShares, 4, false>,
+           dim3(s.hidden / 16), dim3(32 * kDownShares * s.active), 0, stream, down, peers != nullptr ? *peers : PeerView{});
     return;
   }
   float* y = reinterpret_cast<float*>(scratch + s.inner_bytes());
@@ -328,7 +337,7 @@ void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& str
   bool wide = s.tokens > 8;
   launch_grouped<true>(up, up_strips, groups, wide, stream);
   launch_grouped<false>(down, down_strips, groups, wide, stream);
-  moe_combine(a, residual, y, stream);
+  moe_combine(a, residual, y, stream, peers);
 }
 
 void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, sizes(a).single(), stream); }
@@ -357,7 +366,24 @@ void run_chunks(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   }
 }
 
+Verdict supports_send(const MoeSendArgs& a) {
+  if (Verdict v = supports(a.moe); !v) return v;
+  const PeerView* view = peer_view(a.communicator);
+  if (view == nullptr) return {"the ranks do not reach each other's memory"};
+  if (a.moe.out.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
+  return kAccepted;
+}
+
 }  // namespace
+
+KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_small_row() {
+  return {"moe_send_bf16_mxfp4_small", DeviceType::kCuda, "moe_bf16_mxfp4_small, whose results go to the other ranks as well", supports_send,
+          [](const MoeSendArgs& a) { return workspace(a.moe); },
+          [](const MoeSendArgs& a, Stream& stream) {
+            run_into(a.moe, {}, sizes(a.moe).single(), stream, peer_view(a.communicator));
+          },
+          true};
+}
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_small_row() {
   return {"moe_bf16_mxfp4_small", DeviceType::kCuda, "MXFP4 atoms, mma.sync, bound by weight reads: up to 8 tokens an expert", supports,

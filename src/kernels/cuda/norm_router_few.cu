@@ -1,7 +1,7 @@
 // The way to the experts in one launch, for few tokens: the sum over ranks where there are any, residual add, norm, the
 // router's product and the choice. A cluster of 8 blocks serves one token: each multiplies an eighth of the router's rows,
 // which a bulk copy brings to shared memory before the grid may read x; the first block sends this rank's part to the
-// others, and every block sums and norms the token for itself; logits meet in the first block, where one warp chooses.
+// others (unless who computed it has), and every block sums and norms the token for itself; logits meet in the first block, where one warp chooses.
 #include "kernels/cuda/device/bulk.cuh"
 #include "kernels/cuda/device/cluster.cuh"
 #include "kernels/cuda/device/peer.cuh"
@@ -33,6 +33,7 @@ struct FewArgs {
   float eps;
   bool round_before_weight;
   RouterMode mode;
+  bool sent;
 };
 
 constexpr int64_t smem_bytes(int64_t hidden, int64_t experts) {
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArg
     if (a.delta != nullptr) {
       uint4 delta = load_act(static_cast<const T*>(a.delta) + at);
       if constexpr (kPeers > 1) {
-        if (leader) push_vector<kPeers>(v, call, at / 8, delta);
+        if (leader && !a.sent) push_vector<kPeers>(v, call, at / 8, delta);
         uint4 all[kPeers];
         float sum[8];
         pull_vectors<kPeers>(v, call, at / 8, delta, all);
@@ -194,7 +195,8 @@ void run(const NormRouterArgs& a, Stream& stream) {
             static_cast<int>(a.indices.dim(1)),
             a.eps,
             a.round_before_weight,
-            a.mode};
+            a.mode,
+            a.sent};
   dispatch_16_bit(a.residual.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     auto go = [&](const PeerView& view, auto peers) {

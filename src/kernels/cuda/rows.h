@@ -17,6 +17,8 @@ KernelRow<RopeAttentionArgs> rope_attention_decode_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
+KernelRow<LinearSendArgs> linear_send_small_row();
+KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_chunks_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<LinearArgs> linear_small_row();

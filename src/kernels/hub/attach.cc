@@ -180,6 +180,7 @@ void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const H
   } else if (op == "moe") {
     const auto& row = put_first(kernels.moe, make_row<MoeArgs>(kernel));
     yield_to(kernels.moe_add, row, [](const MoeAddArgs& a) { return a.moe; });
+    yield_to(kernels.moe_send, row, [](const MoeSendArgs& a) { return a.moe; });
   } else if (op == "attention") {
     const auto& row = put_first(kernels.attention, make_row<AttentionArgs>(kernel));
     yield_to(kernels.rope_attention, row, [](const RopeAttentionArgs& a) { return a.attention; });

@@ -129,4 +129,26 @@ KernelRow<AllReduceNormArgs> all_reduce_norm_row() {
           supports_all_reduce_norm,  nullptr,          run_all_reduce_norm};
 }
 
+// Nothing is sent: the sum sends what it was not told of, and that is all the reference does.
+KernelRow<LinearSendArgs> linear_send_row() {
+  return {"linear_send_any_ref",
+          DeviceType::kCpu,
+          "nothing is sent ahead",
+          [](const LinearSendArgs& a) { return linear_row().supports(a.linear); },
+          nullptr,
+          [](const LinearSendArgs& a, Stream& stream) { linear_row().launch(a.linear, stream); }};
+}
+
+KernelRow<MoeSendArgs> moe_send_row() {
+  return {"moe_send_any_ref",
+          DeviceType::kCpu,
+          "nothing is sent ahead",
+          [](const MoeSendArgs& a) { return moe_row().supports(a.moe); },
+          [](const MoeSendArgs& a) {
+            const auto workspace = moe_row().workspace;
+            return workspace ? workspace(a.moe) : 0;
+          },
+          [](const MoeSendArgs& a, Stream& stream) { moe_row().launch(a.moe, stream); }};
+}
+
 }  // namespace tessera::reference

@@ -25,6 +25,8 @@ void add_fused_reference_kernels(Kernels& kernels) {
   kernels.norm_router.rows.push_back(reference::norm_router_row());
   kernels.moe_add.rows.push_back(reference::moe_add_row());
   kernels.all_reduce_norm.rows.push_back(reference::all_reduce_norm_row());
+  kernels.linear_send.rows.push_back(reference::linear_send_row());
+  kernels.moe_send.rows.push_back(reference::moe_send_row());
 }
 
 }  // namespace tessera

@@ -21,6 +21,8 @@ KernelRow<RopeAttentionArgs> rope_attention_row();
 KernelRow<NormRouterArgs> norm_router_row();
 KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
+KernelRow<LinearSendArgs> linear_send_row();
+KernelRow<MoeSendArgs> moe_send_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<JoinColumnsArgs> join_columns_row();
 

@@ -100,6 +100,12 @@ __device__ __forceinline__ void push_vector(const PeerView& v, uint32_t call, in
   }
 }
 
+// The same for 4 BF16 values in two words: elements [at, at + 4) of the message, at a multiple of 4.
+__device__ __forceinline__ void push_quad(const PeerView& v, uint32_t call, int64_t at, uint32_t a, uint32_t b) {
+  for (int p = 0; p < v.size; ++p)
+    if (p != v.rank) store_packet(packets(v, v.region[p], v.rank, call) + at * 4, a, b, call);
+}
+
 // Vector `i` of every rank's message, this one's own given. All are asked for at once.
 template <int kPeers>
 __device__ __forceinline__ void pull_vectors(const PeerView& v, uint32_t call, int64_t i, uint4 own,
