@@ -20,6 +20,7 @@
 #include "kernels/cuda/peer.h"
 #include "kernels/cuda/rows.h"
 #include "parallel/gpu_communicator.h"
+#include "parallel/sharding.h"
 #include "parallel/socket.h"
 #include "parallel/socket_channel.h"
 
@@ -160,6 +161,10 @@ class Rank {
         for (int64_t experts : {32, 128, 13})
           ++done, wrong += verdict(fmt::format("sum, norm, router {} {}", tokens, experts).c_str(), kind.c_str(),
                                    routed(c, tokens, experts, ++seed));
+    for (int64_t rows : {1, 5, 128})
+      for (bool random : {false, true})
+        ++done, wrong += verdict(fmt::format("sample parts of {} rows", rows).c_str(), kind.c_str(),
+                                 sampled_in_parts(c, rows, random, ++seed));
     ++done, wrong += verdict("graph, 200 launches", kind.c_str(), replayed(c));
     say("%s: %d checks, %d wrong\n", kind.c_str(), done, wrong);
     return wrong;
@@ -354,6 +359,65 @@ class Rank {
         differ |= one.residual.get(i) != apart.residual.get(i) || one.out.get(i) != apart.out.get(i);
     }
     return differ;
+  }
+
+  // Tokens from each rank's columns against tokens from whole rows.
+  bool sampled_in_parts(Communicator& c, int64_t rows, bool random, uint32_t seed) {
+    constexpr int64_t kVocab = 201088;
+    const Mesh mesh{.tensor = c.size(), .expert = 1};
+    const Range own = vocabulary_share(kVocab, mesh, c.rank());
+    Memory whole(DType::kF32, {rows, kVocab}, device_), part(DType::kF32, {rows, own.count}, device_);
+    Memory settings(DType::kF32, {rows, sizeof(SampleSettings) / 4}, device_), ids(DType::kF32, {2 * rows}, device_);
+    std::vector<SampleSettings> rules(static_cast<size_t>(rows));
+    for (int64_t r = 0; r < rows; ++r) {
+      SampleSettings& s = rules[static_cast<size_t>(r)];
+      s.temperature = random && r % 3 != 2 ? 0.7 + 0.1 * static_cast<double>(r % 5) : 0;
+      s.min_p = r % 4 == 1 ? 0.2 : 0;
+      s.uniform = static_cast<double>(r * 37 % 128) / 128;
+      for (int64_t i = 0; i < kVocab; ++i) {
+        const float v = value_of(seed + static_cast<uint32_t>(r), 0, i) * 2;
+        whole.put(r * kVocab + i, v);
+        if (i >= own.begin && i < own.begin + own.count) part.put(r * own.count + i - own.begin, v);
+      }
+    }
+    whole.up(), part.up();
+    check(cudaMemcpy(settings.tensor().data, rules.data(), rules.size() * sizeof(SampleSettings),
+                     cudaMemcpyHostToDevice),
+          "up");
+    check(cudaDeviceSynchronize(), "up");
+    auto ids_at = [&](int64_t from) {
+      return Tensor{ids.tensor().as<char>() + from * rows * 4, {rows}, DType::kI32, ids.tensor().device};
+    };
+    SampleArgs all{.logits = whole.tensor(),
+                   .settings = settings.tensor(),
+                   .any_random = random,
+                   .any_cut = false,
+                   .ids = ids_at(0)};
+    SamplePartsArgs parts{.sample = all,
+                          .first = own.begin,
+                          .widest = vocabulary_share(kVocab, mesh, 0).count,
+                          .vocab_size = kVocab,
+                          .communicator = &c};
+    parts.sample.logits = part.tensor();
+    parts.sample.ids = ids_at(1);
+    const KernelRow<SampleArgs> one = cuda::sample_row();
+    const KernelRow<SamplePartsArgs> many = cuda::sample_parts_row();
+    Memory workspace(DType::kBF16, {std::max(one.workspace(all), many.workspace(parts)) / 2 + 1}, device_);
+    Stream stream;
+    stream.native = stream_;
+    stream.workspace = workspace.tensor().data;
+    one.launch(all, stream);
+    many.launch(parts, stream);
+    context_->synchronize();
+    std::vector<int32_t> got(static_cast<size_t>(2 * rows));
+    check(cudaMemcpy(got.data(), ids.tensor().data, got.size() * 4, cudaMemcpyDeviceToHost), "down");
+    for (int64_t r = 0; r < rows; ++r) {
+      const int32_t want = got[static_cast<size_t>(r)], found = got[static_cast<size_t>(rows + r)];
+      if (want == found) continue;
+      std::fprintf(stderr, "rank %d: row %ld: token %d, in parts %d\n", c.rank(), r, want, found);
+      return true;
+    }
+    return false;
   }
 
   // A graph with sums of several sizes, launched often: x doubles (or so) with every sum, so it is set anew inside.

@@ -28,11 +28,13 @@ struct DeviceSampling::Buffers {
   }
 };
 
-DeviceSampling::DeviceSampling(DeviceContext& context, const Kernels& kernels, int64_t max_rows, int64_t vocab_size)
+DeviceSampling::DeviceSampling(DeviceContext& context, const Kernels& kernels, int64_t max_rows, int64_t vocab_size,
+                               const LogitColumns& columns)
     : context_(context),
       kernels_(kernels),
       max_rows_(max_rows),
       vocab_size_(vocab_size),
+      columns_(columns),
       host_(std::make_unique<Buffers>()),
       device_(std::make_unique<Buffers>()) {
   const int64_t bytes = host_->place(nullptr, {}, max_rows, vocab_size);
@@ -68,8 +70,42 @@ int64_t DeviceSampling::workspace_bytes() const {
     const KernelRow<SampleArgs>* row = kernels_.sample.choose(a);
     TS_CHECK(row != nullptr, "no kernel of sample accepts the arguments");
     if (row->workspace) bytes = std::max(bytes, row->workspace(a));
+    if (columns_.over == nullptr) continue;
+    a.logits.shape = {rows, columns_.width};
+    a.any_cut = a.any_logprobs = false;
+    a.edit_start = a.edits = a.masks = {};
+    const SamplePartsArgs parts = part_arguments(a);
+    const KernelRow<SamplePartsArgs>* in_parts = kernels_.sample_parts.choose(parts);
+    TS_CHECK(in_parts != nullptr, "no kernel of sample_parts accepts the arguments");
+    bytes = std::max(bytes, in_parts->workspace(parts));
   }
   return bytes;
+}
+
+SamplePartsArgs DeviceSampling::part_arguments(const SampleArgs& sample) const {
+  return {.sample = sample,
+          .first = columns_.first,
+          .widest = columns_.widest,
+          .vocab_size = vocab_size_,
+          .communicator = columns_.over};
+}
+
+void DeviceSampling::enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, Stream& stream) {
+  const auto count = static_cast<int64_t>(settings.size());
+  const Buffers &to = *device_, &from = *host_;
+  SampleArgs a = arguments(to, count);
+  a.logits = logits;
+  a.any_random = a.any_cut = a.any_logprobs = false;
+  a.edit_start = a.edits = a.masks = {};
+  for (const SampleSettings& s : settings) {
+    TS_CHECK(samples_parts(s));
+    a.any_random |= s.temperature > 0;
+  }
+  std::memcpy(from.settings.data, settings.data(), settings.size_bytes());
+  send(to.settings, from.settings, a.settings.bytes());
+  const SamplePartsArgs parts = part_arguments(a);
+  kernels_.sample_parts.choose(parts)->launch(parts, stream);
+  context_.to_host(from.ids.data, to.ids.data, a.ids.bytes());
 }
 
 void DeviceSampling::send(const Tensor& to, const Tensor& from, int64_t bytes) {

@@ -25,10 +25,18 @@ struct SampledRows {
   const float* top_logprobs = nullptr;
 };
 
+// The columns of the logits that this rank computes, where ranks split the vocabulary.
+struct LogitColumns {
+  Communicator* over = nullptr;
+  int64_t first = 0, width = 0;
+  int64_t widest = 0;  // width of the widest rank's
+};
+
 class DeviceSampling {
  public:
   // Throws kOutOfMemory. The context and kernels must outlive this object.
-  DeviceSampling(DeviceContext& context, const Kernels& kernels, int64_t max_rows, int64_t vocab_size);
+  DeviceSampling(DeviceContext& context, const Kernels& kernels, int64_t max_rows, int64_t vocab_size,
+                 const LogitColumns& columns = {});
   ~DeviceSampling();
   DeviceSampling(const DeviceSampling&) = delete;
 
@@ -37,6 +45,12 @@ class DeviceSampling {
   // REQUIRES: at most kMaxEdits in all rows.
   static constexpr int64_t kMaxEdits = int64_t{1} << 16;  // 0.8 MB
   void enqueue(const Tensor& logits, std::span<const RowSampling> rows, Stream& stream);
+  // The same from each rank's columns F32 [R, W], R = settings.size(), for rows without edits, masks, log-probabilities
+  // and cuts. Every rank calls it, with the same settings.
+  void enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, Stream& stream);
+  static bool samples_parts(const SampleSettings& s) {
+    return s.logprobs < 0 && (s.temperature == 0 || (s.top_p >= 1 && s.top_k <= 0));
+  }
   // Valid once the context was synchronised.
   SampledRows result() const;
 
@@ -47,7 +61,9 @@ class DeviceSampling {
 
   DeviceContext& context_;
   const Kernels& kernels_;
+  SamplePartsArgs part_arguments(const SampleArgs& sample) const;
   int64_t max_rows_, vocab_size_;
+  LogitColumns columns_;
   std::unique_ptr<Buffers> host_, device_;
   Arena arena_;
   void* pinned_ = nullptr;

@@ -290,10 +290,27 @@ void Engine::draft() {
   }
 }
 
+// Whether the device can choose all tokens of the step without whole rows of logits, where ranks have parts of them.
+bool Engine::samples_parts(const StepPlan& plan) const {
+  bool any = false;
+  for (const StepItem& item : plan.items) {
+    if (!item.sample) continue;
+    const Sample& sample = static_cast<const Sample&>(*item.job);
+    const SamplingParams& p = sample.live.request.params;
+    const bool first_of_many = sample.made == 0 && sample.live.request.samples > 1;
+    if (item.drafts > 0 || first_of_many || sample.sampler.max_edits() > 0 || sample.constraint) return false;
+    if (!DeviceSampling::samples_parts(
+            {.temperature = p.temperature, .top_p = p.top_p, .top_k = p.top_k, .logprobs = p.logprobs}))
+      return false;
+    any = true;
+  }
+  return any;
+}
+
 // How many of the best logits of each rank's part of the vocabulary are enough to sample all rows; 0: all are needed.
 int64_t Engine::candidates(const StepPlan& plan) const {
   constexpr int64_t kMost = 256;  // more travel better as whole rows
-  if (runner_.asynchronous()) return 0;
+  if (runner_.asynchronous()) return samples_parts(plan) ? kInParts : 0;
   int64_t most = 0;
   for (const StepItem& item : plan.items) {
     if (!item.sample) continue;

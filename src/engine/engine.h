@@ -78,6 +78,7 @@ class Engine {
   void draft();
   void compute(const StepPlan& plan);
   void launch(const StepPlan& plan);
+  bool samples_parts(const StepPlan& plan) const;
   int64_t candidates(const StepPlan& plan) const;
   void die(const Error& e);
   bool sample_on_device(const StepPlan& plan);

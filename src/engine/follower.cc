@@ -5,11 +5,15 @@
 
 namespace tessera {
 
+// Between the end of a step and the next order lie sampling and planning on rank 0.
+constexpr std::chrono::microseconds kAwake(2000);
+
 void follow(const Model& model, const Kernels& kernels, ThreadPool& pool, DeviceContext& context, RankLinks& links) {
   const Kernels invariant = kernels.batch_invariant();
   std::map<int32_t, std::unique_ptr<Runner>> runners;
   std::string message;
   context.make_current();
+  if (context.device().type == DeviceType::kCuda) links.channel->stay_awake(kAwake);
   while (links.channel->receive(0, message)) {
     Order order;
     TS_CHECK(message.size() >= sizeof order, "an order of {} bytes", message.size());
@@ -34,6 +38,12 @@ void follow(const Model& model, const Kernels& kernels, ThreadPool& pool, Device
         return context.synchronize();
       case OrderKind::kStep:
         runners.at(order.runner)->repeat(order, rest);
+        if (order.candidates == kInParts) break;  // the sampling comes next
+        context.synchronize();                    // now, not between the next order and its launch
+        break;
+      case OrderKind::kSample:
+        runners.at(order.runner)->repeat_sampling(rest);
+        context.synchronize();
         break;
     }
   }

@@ -1,6 +1,7 @@
 // What a runner needs of the other ranks, and the orders that rank 0's runners give theirs. Every rank has the same
 // runners with the same cache layout; rank 0 schedules, the others repeat its steps from a message that holds the
-// step's sizes, whole-page copies and inputs, and sample nothing.
+// step's sizes, whole-page copies and inputs. They sample where logits stay in parts, as rank 0 says in a second
+// message.
 #pragma once
 
 #include <string>
@@ -22,9 +23,10 @@ struct RankLinks {
   bool leads() const { return channel != nullptr && channel->rank() == 0; }
 };
 
-enum class OrderKind : int32_t { kMake, kDrop, kStep, kEnd };
+enum class OrderKind : int32_t { kMake, kDrop, kStep, kSample, kEnd };
 
-// The head of a message from rank 0, followed by a runner's options, or by a step's copies and inputs.
+// The head of a message from rank 0, followed by a runner's options, by a step's copies and inputs, or by settings of
+// rows.
 struct Order {
   OrderKind kind = OrderKind::kStep;
   int32_t runner = 0;

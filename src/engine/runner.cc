@@ -8,6 +8,7 @@
 #include "core/host_memory.h"
 #include "core/log.h"
 #include "engine/cache_budget.h"
+#include "layers/gather_logits.h"
 
 namespace tessera {
 
@@ -169,7 +170,8 @@ void Runner::measure() {
     workspace_bytes_ = std::max(workspace_bytes_, step.workspace_bytes);
   }
   if (context_.asynchronous()) {
-    sampling_ = std::make_unique<DeviceSampling>(context_, kernels_, options_.max_logit_rows, vocab_size());
+    sampling_ =
+        std::make_unique<DeviceSampling>(context_, kernels_, options_.max_logit_rows, vocab_size(), own_columns());
     workspace_bytes_ = std::max(workspace_bytes_, sampling_->workspace_bytes());
   }
   workspace_bytes_ = ceil_div(workspace_bytes_, 256) * 256;
@@ -313,7 +315,19 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe, int64_t 
 }
 
 void Runner::compute(Step& step, const StepShape& shape, bool recordable) {
-  logits_ = recordable ? replay(step, shape) : (model_.forward(step), step.logits);
+  if (recordable) {
+    replay(step, shape);
+  } else {
+    model_.forward(step);
+  }
+  logits_ = step.logits;
+  parts_ = {};
+  if (!step.parts.own.defined()) return;
+  if (step.candidates == kInParts) {
+    parts_ = step.parts.own;
+  } else {
+    join_logits(step);
+  }
 }
 
 void Runner::tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies) {
@@ -332,7 +346,6 @@ void Runner::tell(const StepShape& shape, bool recordable, int64_t candidates, s
 }
 
 void Runner::repeat(const Order& order, std::string_view rest) {
-  context_.synchronize();  // frees the staging block
   std::vector<PageCopy> copies(static_cast<size_t>(order.copies));
   const size_t copy_bytes = copies.size() * sizeof(PageCopy);
   TS_CHECK(rest.size() == copy_bytes + static_cast<size_t>(order.input_bytes));
@@ -393,25 +406,48 @@ void Runner::warm_up() {
 void Runner::sample(std::span<const RowSampling> rows) {
   if (rows.empty()) return;
   Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
-  sampling_->enqueue(logits_, rows, stream);
+  if (!parts_.defined()) return sampling_->enqueue(logits_, rows, stream);
+  std::vector<SampleSettings> settings;
+  for (const RowSampling& row : rows) settings.push_back(row.settings);
+  message_.clear();
+  append_bytes(message_, Order{.kind = OrderKind::kSample, .runner = number_});
+  message_.append(reinterpret_cast<const char*>(settings.data()), settings.size() * sizeof(SampleSettings));
+  links_->channel->send(message_);
+  sampling_->enqueue_parts(parts_.rows(0, static_cast<int64_t>(rows.size())), settings, stream);
+}
+
+void Runner::repeat_sampling(std::string_view rest) {
+  std::vector<SampleSettings> settings(rest.size() / sizeof(SampleSettings));
+  TS_CHECK(rest.size() == settings.size() * sizeof(SampleSettings) && parts_.defined());
+  std::memcpy(settings.data(), rest.data(), rest.size());
+  Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
+  sampling_->enqueue_parts(parts_.rows(0, static_cast<int64_t>(settings.size())), settings, stream);
+}
+
+LogitColumns Runner::own_columns() const {
+  if (!links_ || links_->step.mesh.tensor == 1) return {};
+  const StepRanks& ranks = links_->step;
+  return {.over = ranks.tensor,
+          .first = vocabulary_share(vocab_size(), ranks.mesh, ranks.rank).begin,
+          .width = vocabulary_share(vocab_size(), ranks.mesh, ranks.rank).count,
+          .widest = vocabulary_share(vocab_size(), ranks.mesh, 0).count};
 }
 
 // Runs a decode step whose shape came before as one graph: every address in it is a function of the shape.
-Tensor Runner::replay(Step& step, const StepShape& shape) {
+void Runner::replay(Step& step, const StepShape& shape) {
   Recorded& recorded = recorded_[{shape.sequences, shape.max_context}];
-  if (recorded.uses++ == 0) {
-    model_.forward(step);
-    return step.logits;
-  }
+  if (recorded.uses++ == 0) return model_.forward(step);
   if (!recorded.graph) {
     auto forward = [this, step, &recorded]() mutable {
       model_.forward(step);
       recorded.logits = step.logits;
+      recorded.parts = step.parts;
     };
     recorded.graph = context_.record(forward);
   }
   recorded.graph->launch();
-  return recorded.logits;
+  step.logits = recorded.logits;
+  step.parts = recorded.parts;
 }
 
 Tensor Runner::finish() {

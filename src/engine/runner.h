@@ -72,10 +72,13 @@ class Runner {
   // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
   // step before was finished.
   // `candidates`: where ranks split the vocabulary, only the best so many logits of each row are asked for and the
-  // others may be -inf; 0: all.
+  // others may be -inf; 0: all. kInParts: none are put together, sample() will do.
   void launch(std::span<const RunItem> items, const Probe* probe = nullptr, int64_t candidates = 0);
   // Of a rank other than 0: the same step, from rank 0's message.
+  // REQUIRES: the context was synchronised since the step before.
   void repeat(const Order& order, std::string_view rest);
+  // And what rank 0 has its rows sampled from.
+  void repeat_sampling(std::string_view rest);
   // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
   // and at most DeviceSampling::kMaxEdits edits.
   void sample(std::span<const RowSampling> rows);
@@ -115,7 +118,8 @@ class Runner {
   void send_inputs();
   void tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies);
   void compute(Step& step, const StepShape& shape, bool recordable);
-  Tensor replay(Step& step, const StepShape& shape);
+  void replay(Step& step, const StepShape& shape);
+  LogitColumns own_columns() const;
   int32_t* host(const Tensor& input) const;
   Probe host_probe(const Probe& probe);
 
@@ -147,12 +151,14 @@ class Runner {
   std::vector<LayerCacheView> views_;         // one a layer; tables are set each step
   RunnerMemory memory_;
   Tensor logits_;  // of the step that was launched last, on the device
+  Tensor parts_;   // this rank's columns of them, when the ranks keep theirs; logits_ is not filled then
 
   // Decode steps of the shapes that came more than once, recorded.
   struct Recorded {
     int64_t uses = 0;
     std::unique_ptr<DeviceGraph> graph;
     Tensor logits;
+    LogitParts parts;
   };
   std::map<std::pair<int64_t, int64_t>, Recorded> recorded_;  // by sequences and context
 };

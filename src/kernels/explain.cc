@@ -99,6 +99,10 @@ std::string problem_of(const SampleArgs& a) {
   return act(a.logits);
 }
 
+std::string problem_of(const SamplePartsArgs& a) {
+  return problem_of(a.sample);
+}
+
 std::string problem_of(const JoinColumnsArgs& a) {
   return act(a.out);
 }

@@ -39,6 +39,7 @@ std::string problem_of(const AllReduceNormArgs& a);
 std::string problem_of(const LinearSendArgs& a);
 std::string problem_of(const MoeSendArgs& a);
 std::string problem_of(const SampleArgs& a);
+std::string problem_of(const SamplePartsArgs& a);
 std::string problem_of(const JoinColumnsArgs& a);
 
 template <class Args>

@@ -1,7 +1,10 @@
 // The fused ops' reference rows against the ops one by one, by this machine's best rows.
+#include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "kernels/testing.h"
+#include "parallel/thread_group.h"
 
 namespace tessera {
 namespace {
@@ -72,6 +75,50 @@ TEST(Fused, NormRouterIsNormProductAndChoice) {
   expect_close(a.logits, b.logits, 1e-5, "logits");
   expect_same_bits(a.indices, b.indices, "indices");
   expect_close(a.weights, b.weights, 1e-5, "weights");
+  o.check_guards();
+}
+
+// Three ranks with uneven columns, as threads: everyone's ids are those of whole rows.
+TEST(Fused, SamplePartsIsSamplingOfWholeRows) {
+  const Kernels reference = Kernels::reference();
+  constexpr int kRanks = 3;
+  const int64_t rows = 5, vocab = 300, begins[kRanks + 1] = {0, 110, 220, 300};
+  Operands o(fresh_seed());
+  const Tensor whole = o.normal(DType::kF32, {rows, vocab});
+  std::vector<SampleSettings> rules(rows);
+  for (int64_t r = 0; r < rows; ++r)
+    rules[r] = {.temperature = r % 2 == 0 ? 0.0 : 0.9, .uniform = 0.2 * static_cast<double>(r)};
+  const Tensor settings{rules.data(), {rows, sizeof(SampleSettings)}, DType::kU8};
+  SampleArgs all{
+      .logits = o.guarded_copy(whole), .settings = settings, .any_cut = false, .ids = o.guarded(DType::kI32, {rows})};
+  ThreadPool pool(1);
+  launch(reference.sample.rows[0], all, pool);
+
+  std::vector<Tensor> parts, ids;
+  for (int r = 0; r < kRanks; ++r) {
+    const int64_t width = begins[r + 1] - begins[r];
+    parts.push_back(o.guarded(DType::kF32, {rows, width}));
+    ids.push_back(o.guarded(DType::kI32, {rows}));
+    for (int64_t i = 0; i < rows; ++i)
+      std::copy_n(whole.f32() + i * vocab + begins[r], width, parts.back().f32() + i * width);
+  }
+  std::vector<std::unique_ptr<Communicator>> ranks = make_thread_communicators(kRanks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < kRanks; ++r)
+    threads.emplace_back([&, r] {
+      ThreadPool own(1);
+      SampleArgs mine = all;
+      mine.logits = parts[static_cast<size_t>(r)], mine.ids = ids[static_cast<size_t>(r)];
+      launch(reference.sample_parts.rows[0],
+             SamplePartsArgs{.sample = mine,
+                             .first = begins[r],
+                             .widest = 110,
+                             .vocab_size = vocab,
+                             .communicator = ranks[static_cast<size_t>(r)].get()},
+             own);
+    });
+  for (std::thread& t : threads) t.join();
+  for (const Tensor& found : ids) expect_same_bits(found, all.ids, "ids");
   o.check_guards();
 }
 

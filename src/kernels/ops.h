@@ -270,4 +270,12 @@ struct SampleArgs {
   Tensor top_logprobs;        // F32 [R, 20], likewise
 };
 
+// SampleArgs where ranks split the vocabulary: each has its own columns of every row, and all end up with the same ids.
+// No edits, masks, cuts or log-probabilities. Every rank launches it.
+struct SamplePartsArgs {
+  SampleArgs sample;  // logits F32 [R, W]: columns [first, first + W) of V, ranks' in their order
+  int64_t first = 0, widest = 0, vocab_size = 0;  // widest: of all ranks' W
+  Communicator* communicator = nullptr;
+};
+
 }  // namespace tessera

@@ -104,6 +104,7 @@ class Kernels {
   OpTable<MoeSendArgs> moe_send{"moe_send", {}};
   OpTable<RopeAttentionArgs> rope_attention{"rope_attention", {}};
   OpTable<SampleArgs> sample{"sample", {}};
+  OpTable<SamplePartsArgs> sample_parts{"sample_parts", {}};
   OpTable<JoinColumnsArgs> join_columns{"join_columns", {}};
 
   // Calls f(table) for each op, in the order above.
@@ -111,13 +112,13 @@ class Kernels {
   void for_each(F&& f) {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
         f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(linear_send),
-        f(moe_send), f(sample), f(join_columns);
+        f(moe_send), f(sample), f(sample_parts), f(join_columns);
   }
   template <class F>
   void for_each(F&& f) const {
     f(embed), f(rms_norm), f(add), f(linear), f(rope_table), f(rope), f(kv_write), f(attention), f(router), f(moe),
         f(silu_mul), f(rope_kv), f(norm_router), f(moe_add), f(rope_attention), f(all_reduce_norm), f(linear_send),
-        f(moe_send), f(sample), f(join_columns);
+        f(moe_send), f(sample), f(sample_parts), f(join_columns);
   }
 };
 

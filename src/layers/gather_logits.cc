@@ -51,24 +51,36 @@ Tensor own_logits(Step& step, int64_t rows, int64_t width, int64_t vocab_size) {
   return logits;
 }
 
-Tensor gather_logits(Step& step, const Tensor& own, int64_t vocab_size) {
+void gather_logits(Step& step, const Tensor& own, int64_t vocab_size) {
   const StepRanks& ranks = *step.ranks;
   const int64_t parts = ranks.mesh.tensor, rows = own.dim(0);
   const int64_t widest = vocabulary_share(vocab_size, ranks.mesh, 0).count;
   // The same room whatever this step asks for: it is measured once.
-  Tensor out = step.alloc(DType::kF32, {rows, vocab_size});
-  Tensor all = step.alloc(DType::kF32, {parts, rows * widest});
-  if (own.device.type == DeviceType::kCpu) {
-    Tensor best = step.alloc(DType::kF32, {rows * widest});
-    const int64_t count = std::min(step.candidates, widest / 2);  // a candidate takes two words
-    if (count > 0 && !step.measure) {
-      const int64_t bytes = rows * count * static_cast<int64_t>(sizeof(Candidate));
-      spread_best(step, own, vocabulary_share(vocab_size, ranks.mesh, ranks.rank).begin, count,
-                  {best.data, {bytes}, DType::kU8, best.device}, {all.data, {parts, bytes}, DType::kU8, all.device},
-                  out);
-      return out;
-    }
+  step.logits = step.alloc(DType::kF32, {rows, vocab_size});
+  step.parts = {own, step.alloc(DType::kF32, {parts, rows * widest})};
+  if (own.device.type != DeviceType::kCpu) {
+    if (step.measure) join_logits(step);
+    return;
   }
+  Tensor best = step.alloc(DType::kF32, {rows * widest});
+  const int64_t count = std::min(step.candidates, widest / 2);  // a candidate takes two words
+  if (count > 0 && !step.measure) {
+    const int64_t bytes = rows * count * static_cast<int64_t>(sizeof(Candidate));
+    const Tensor& all = step.parts.all;
+    spread_best(step, own, vocabulary_share(vocab_size, ranks.mesh, ranks.rank).begin, count,
+                {best.data, {bytes}, DType::kU8, best.device}, {all.data, {parts, bytes}, DType::kU8, all.device},
+                step.logits);
+  } else {
+    join_logits(step);
+  }
+  step.parts = {};
+}
+
+void join_logits(Step& step) {
+  const StepRanks& ranks = *step.ranks;
+  const Tensor &own = step.parts.own, &all = step.parts.all;
+  const int64_t rows = own.dim(0), vocab_size = step.logits.dim(1);
+  const int64_t widest = vocabulary_share(vocab_size, ranks.mesh, 0).count;
   if (!step.measure) {
     Tensor sent = own;  // with what lies behind a narrower part, which is not read
     sent.shape = {rows * widest};
@@ -80,9 +92,9 @@ Tensor gather_logits(Step& step, const Tensor& own, int64_t vocab_size) {
     wide_parts += width == widest;
     narrow = std::min(narrow, width);
   }
-  step.run(step.kernels->join_columns,
-           JoinColumnsArgs{.parts = all, .wide = widest, .narrow = narrow, .wide_parts = wide_parts, .out = out});
-  return out;
+  step.run(
+      step.kernels->join_columns,
+      JoinColumnsArgs{.parts = all, .wide = widest, .narrow = narrow, .wide_parts = wide_parts, .out = step.logits});
 }
 
 }  // namespace tessera

@@ -89,7 +89,11 @@ void unembed(Step& step, const Weight& head, int64_t vocab_size, const Tensor& x
   step.run(step.kernels->embed, EmbedArgs{.ids = step.logit_rows, .table = x, .out = picked});
   Tensor logits = own_logits(step, rows, head.n, vocab_size);
   step.run(step.kernels->linear, LinearArgs{.x = picked, .w = head, .out = logits});
-  step.logits = head.n == vocab_size ? logits : gather_logits(step, logits, vocab_size);
+  if (head.n == vocab_size) {
+    step.logits = logits;
+  } else {
+    gather_logits(step, logits, vocab_size);
+  }
 }
 
 }  // namespace tessera

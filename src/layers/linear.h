@@ -55,7 +55,7 @@ Tensor mlp(Step& step, const Mlp& layer, const Tensor& x);
 // Token embedding of the step: [T] -> [T, H].
 Tensor embed(Step& step, const Weight& table);
 // Logits of the rows wanted: sets step.logits F32 [R, V] from the last norm's output x [T, H]. `head` may be a rank's
-// part of the vocabulary; what the others computed is then gathered, or of each the best step.candidates.
+// part of the vocabulary: see gather_logits().
 void unembed(Step& step, const Weight& head, int64_t vocab_size, const Tensor& x);
 
 }  // namespace tessera

@@ -39,6 +39,13 @@ struct StepRanks {
   ExpertExchange exchange = ExpertExchange::kAllReduce;
 };
 
+// Logits whose columns several ranks hold.
+struct LogitParts {
+  Tensor own;  // F32 [R, W], this rank's
+  Tensor all;  // F32 [ranks, R * widest W], room for everyone's
+};
+constexpr int64_t kInParts = -1;  // Step::candidates
+
 // Called with the intermediate tensors that tests compare: "hidden.embed", "attention.0", "router_logits.3", ...
 using Probe = std::function<void(std::string_view name, int layer, const Tensor& value)>;
 
@@ -58,7 +65,11 @@ struct Step {
 
   Tensor logit_rows;  // I32 [R]: rows of the step whose logits are wanted; R may be 0
   Tensor logits;      // F32 [R, V], set by forward
-  // With ranks: only the best so many logits of each are wanted, the others are -inf. 0: all.
+  // Where ranks split the vocabulary on a GPU, forward leaves this one's columns here, and join_logits() fills
+  // `logits`.
+  LogitParts parts;
+  // With ranks: only the best so many logits of each are wanted, the others are -inf. 0: all. kInParts: forward's are
+  // not joined, tokens are chosen from the parts.
   int64_t candidates = 0;
 
   const StepRanks* ranks = nullptr;  // null: this one alone

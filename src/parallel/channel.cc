@@ -1,6 +1,7 @@
 // The parts of channels that need no sockets: exchange_all(), and ranks that are threads.
 #include "parallel/channel.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -16,9 +17,15 @@ namespace {
 // All threads' messages. A loss is per rank object so that each may set its own on_loss.
 struct Exchange {
   explicit Exchange(int size) : size(size), down(size), up(size), losses(size), left(size) {}
+  // REQUIRES: the mutex.
+  void tell() {
+    ++changes;
+    changed.notify_all();
+  }
   const int size;
   std::mutex mutex;
   std::condition_variable changed;
+  std::atomic<uint64_t> changes{0};               // of what `changed` tells
   std::vector<std::deque<std::string>> down, up;  // from rank 0 to r, from r to rank 0
   std::vector<RankLoss> losses;
   std::vector<char> left;
@@ -30,7 +37,7 @@ class ThreadChannel final : public Channel {
   ~ThreadChannel() override {
     std::lock_guard lock(all_->mutex);
     all_->left[rank_] = 1;
-    all_->changed.notify_all();
+    all_->tell();
   }
   std::string_view name() const override { return "threads"; }
   int rank() const override { return rank_; }
@@ -43,7 +50,7 @@ class ThreadChannel final : public Channel {
       all_->up[rank_].emplace_back(message);
     else
       for (int r = 1; r < size(); ++r) all_->down[r].emplace_back(message);
-    all_->changed.notify_all();
+    all_->tell();
   }
 
   bool receive(int from, std::string& message) override {
@@ -51,7 +58,15 @@ class ThreadChannel final : public Channel {
     std::unique_lock lock(all_->mutex);
     std::deque<std::string>& queue = rank_ == 0 ? all_->up[from] : all_->down[rank_];
     RankLoss& loss = all_->losses[rank_];
-    all_->changed.wait(lock, [&] { return !queue.empty() || all_->left[from] != 0 || !loss.line().empty(); });
+    const auto heard = [&] { return !queue.empty() || all_->left[from] != 0 || !loss.line().empty(); };
+    const auto until = std::chrono::steady_clock::now() + awake_;
+    for (bool awake = awake_.count() > 0; awake && !heard();) {
+      const uint64_t seen = all_->changes;
+      lock.unlock();
+      while (all_->changes == seen && awake) awake = std::chrono::steady_clock::now() < until;
+      lock.lock();
+    }
+    all_->changed.wait(lock, heard);
     loss.check();
     if (queue.empty()) return false;
     message = std::move(queue.front());
@@ -59,10 +74,11 @@ class ThreadChannel final : public Channel {
     return true;
   }
 
+  void stay_awake(std::chrono::microseconds time) override { awake_ = time; }
   void abort(std::string_view cause) noexcept override {
     for (RankLoss& loss : all_->losses) loss.set(rank_, size(), cause);
     std::lock_guard lock(all_->mutex);
-    all_->changed.notify_all();
+    all_->tell();
   }
   void check() override { all_->losses[rank_].check(); }
   void on_loss(std::function<void(const std::string&)> told) override { all_->losses[rank_].on_loss(std::move(told)); }
@@ -70,6 +86,7 @@ class ThreadChannel final : public Channel {
  private:
   std::shared_ptr<Exchange> all_;
   int rank_;
+  std::chrono::microseconds awake_{0};
 };
 
 void hear(Channel& channel, int from, std::string& message) {

@@ -5,6 +5,7 @@
 // all others throw kIo with one and the same line that names rank and cause.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -25,6 +26,10 @@ class Channel {
   // Waits for the next message of `from`: rank 0 hears each of the others, they hear rank 0. False when that rank said
   // goodbye and nothing is left to hear.
   virtual bool receive(int from, std::string& message) = 0;
+
+  // How long this rank's receive() looks for a message before it sleeps: waking up takes tens of microseconds, which a
+  // GPU would wait. A core is busy meanwhile.
+  virtual void stay_awake(std::chrono::microseconds time) = 0;
 
   // This rank cannot go on. Any thread may call it.
   virtual void abort(std::string_view cause) noexcept = 0;

@@ -65,6 +65,8 @@ void run_threads(int size, const Body& body) {
   for (std::thread& t : threads) t.join();
 }
 
+constexpr std::chrono::microseconds kAwake(300);  // some ranks look for messages, others sleep
+
 class ChannelTest : public testing::TestWithParam<void (*)(int, const Body&)> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, ChannelTest, testing::Values(&run_threads, &run_sockets),
                          [](const auto& info) { return info.index == 0 ? "Threads" : "Sockets"; });
@@ -78,6 +80,7 @@ std::string bytes_of(std::mt19937& random) {
 TEST_P(ChannelTest, MessagesComeWholeAndInOrderBothWays) {
   for (int size : {1, 2, 4})
     GetParam()(size, [](Channel& c) {
+      if (c.rank() % 2 == 1) c.stay_awake(kAwake);
       std::mt19937 plans(1);
       std::string got;
       for (int i = 0; i < 100; ++i) {
@@ -108,6 +111,7 @@ TEST_P(ChannelTest, ExchangeGivesEveryoneAll) {
 
 TEST_P(ChannelTest, AGoodbyeIsNoLoss) {
   GetParam()(3, [](Channel& c) {
+    if (c.rank() == 1) c.stay_awake(kAwake);
     std::string got;
     if (c.rank() == 0) {
       c.send("last");
@@ -125,6 +129,7 @@ TEST_P(ChannelTest, AnAbortReachesAllWithOneLine) {
     std::mutex mutex;
     std::vector<std::string> lines, told;
     GetParam()(4, [&](Channel& c) {
+      if (c.rank() % 2 == 1) c.stay_awake(std::chrono::milliseconds(20));
       c.on_loss([&](const std::string& line) {
         std::lock_guard lock(mutex);
         told.push_back(line);

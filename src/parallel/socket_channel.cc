@@ -22,7 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Longer than a message takes between two hosts, shorter than a scheduler tick.
-constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr std::chrono::microseconds kSpin(50);
 // How long the other connection may take to tell why this one closed.
 constexpr auto kVerdict = std::chrono::seconds(2);
 
@@ -98,13 +98,14 @@ class SocketChannel final : public Channel {
       }
       const Received received = peer.at.messages->fill();
       if (received == Received::kClosed) return ended(peer);
-      if (received == Received::kNothingYet && Clock::now() - since > kSpin) {
+      if (received == Received::kNothingYet && Clock::now() - since > awake_) {
         wait(peer, POLLIN);
         since = Clock::now();
       }
     }
   }
 
+  void stay_awake(std::chrono::microseconds time) override { awake_ = std::max(time, kSpin); }
   void abort(std::string_view cause) noexcept override { lose({rank_, std::string(cause)}); }
   void check() override { loss_.check(); }
   void on_loss(std::function<void(const std::string&)> told) override { loss_.on_loss(std::move(told)); }
@@ -216,6 +217,7 @@ class SocketChannel final : public Channel {
   const ChannelTerms terms_;
   std::vector<std::unique_ptr<Peer>> peers_;  // by rank; rank 0 has all others, they have rank 0
   std::string frame_;
+  std::chrono::microseconds awake_ = kSpin;
   RankLoss loss_;
   Fd wake_, stop_;
   std::mutex watch_mutex_;  // the watched connections

@@ -58,6 +58,7 @@ void add_cuda_kernels(Kernels& k) {
   k.linear_send.rows.push_back(hopper_only(linear_send_small_row()));
   k.moe_send.rows.push_back(hopper_only(moe_send_bf16_mxfp4_small_row()));
   k.sample.rows.push_back(sample_row());
+  k.sample_parts.rows.push_back(sample_parts_row());
 }
 
 }  // namespace tessera

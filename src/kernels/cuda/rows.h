@@ -21,6 +21,7 @@ KernelRow<LinearSendArgs> linear_send_small_row();
 KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_small_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_chunks_row();
 KernelRow<SampleArgs> sample_row();
+KernelRow<SamplePartsArgs> sample_parts_row();
 KernelRow<LinearArgs> linear_small_row();
 KernelRow<LinearArgs> linear_cublaslt_row();
 KernelRow<LinearArgs> linear_tiles_row();

@@ -11,6 +11,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/sample_math.h"
+#include "parallel/communicator.h"
 
 namespace tessera::cuda {
 namespace {
@@ -32,10 +33,12 @@ struct KernelArgs {
   const LogitEdit* edits;
   const uint32_t* masks;
   int vocab, segments, mask_words;
+  int rows, first, parts, part;  // parts: ranks that have columns of each row; this one's begin with token `first`
   float unit;          // 2^f
   float* saved;        // [N]: edited logits as they were; null unless log-probabilities need them
-  uint64_t* best;      // [R, segments]
-  uint64_t* mass;      // [R, segments]
+  uint64_t* best;      // [parts, R, segments]
+  uint64_t* mass;      // [parts, R, segments]
+  uint64_t *own_best, *own_mass;  // [R, segments]: this rank's; the above, or on their way there
   uint64_t* bin_mass;  // [R, kBins]
   uint32_t* bin_count;
   uint64_t* raw_top;  // [R, segments, kTop]
@@ -112,10 +115,15 @@ __device__ __forceinline__ void load_share(const KernelArgs& a, int row, int seg
   }
 }
 
+// Where the value of a row's segment lies, counted over all parts.
+__device__ __forceinline__ int64_t in_parts(const KernelArgs& a, int row, int segment) {
+  return (static_cast<int64_t>(segment / a.segments) * a.rows + row) * a.segments + segment % a.segments;
+}
+
 __device__ __forceinline__ uint64_t row_best(const KernelArgs& a, int row, uint64_t* scratch) {
   uint64_t best = 0;
-  for (int i = threadIdx.x; i < a.segments; i += blockDim.x) {
-    uint64_t other = a.best[static_cast<int64_t>(row) * a.segments + i];
+  for (int i = threadIdx.x; i < a.parts * a.segments; i += blockDim.x) {
+    uint64_t other = a.best[in_parts(a, row, i)];
     best = other > best ? other : best;
   }
   return block_max(best, scratch);
@@ -207,11 +215,11 @@ __global__ void __launch_bounds__(kThreads) best_kernel(KernelArgs a) {
 #pragma unroll
   for (int i = 0; i < kShare; ++i) {
     int id = first + i * kThreads;
-    uint64_t rank = id < a.vocab ? rank_of(v[i], id) : 0;
+    uint64_t rank = id < a.vocab ? rank_of(v[i], a.first + id) : 0;
     best = rank > best ? rank : best;
   }
   best = block_max(best, scratch);
-  if (threadIdx.x == 0) a.best[static_cast<int64_t>(row) * a.segments + segment] = best;
+  if (threadIdx.x == 0) a.own_best[static_cast<int64_t>(row) * a.segments + segment] = best;
   if (a.bin_mass == nullptr) return;
   for (int i = segment * kThreads + threadIdx.x; i < kBins; i += gridDim.x * kThreads) {
     a.bin_mass[static_cast<int64_t>(row) * kBins + i] = 0;
@@ -266,15 +274,15 @@ __global__ void __launch_bounds__(kThreads) weigh_kernel(KernelArgs a) {
     if (static_cast<double>(weight) >= s.min_p) sum += w.mass(weight);
   }
   sum = block_scan(sum, scratch).total;
-  if (threadIdx.x == 0) a.mass[static_cast<int64_t>(row) * a.segments + segment] = sum;
+  if (threadIdx.x == 0) a.own_mass[static_cast<int64_t>(row) * a.segments + segment] = sum;
 }
 
-// A draw in the order of ids.
+// A draw in the order of ids; -1 when the token is another part's.
 __device__ int pick_by_id(const KernelArgs& a, const Weigher& w, const SampleSettings& s, int row, uint64_t* scratch) {
   __shared__ int found;
   __shared__ uint64_t rest;
   int tid = threadIdx.x;
-  uint64_t own = tid < a.segments ? a.mass[static_cast<int64_t>(row) * a.segments + tid] : 0;
+  uint64_t own = tid < a.parts * a.segments ? a.mass[in_parts(a, row, tid)] : 0;
   Scan scan = block_scan(own, scratch);
   uint64_t target = static_cast<uint64_t>(s.uniform * static_cast<double>(scan.total));
   target = target < scan.total ? target : scan.total - 1;
@@ -284,7 +292,8 @@ __device__ int pick_by_id(const KernelArgs& a, const Weigher& w, const SampleSet
   }
   __syncthreads();
   constexpr int kEach = kSegment / kPickThreads;
-  int first = found * kSegment + tid * kEach;
+  if (found / a.segments != a.part) return -1;
+  int first = found % a.segments * kSegment + tid * kEach;
   target = rest;
   uint64_t m[kEach];
   own = 0;
@@ -300,7 +309,7 @@ __device__ int pick_by_id(const KernelArgs& a, const Weigher& w, const SampleSet
     for (int i = 0; i < kEach; ++i) {
       sum += m[i];
       if (sum > target) {
-        found = first + i;
+        found = a.first + first + i;
         break;
       }
     }
@@ -587,6 +596,17 @@ __global__ void __launch_bounds__(kPickThreads) pick_kernel(KernelArgs a) {
   if (a.raw_top != nullptr && s.logprobs >= 0) report(a, row, s.logprobs, id, scratch);
 }
 
+// Each row's choice: all parts know the best token, one knows a drawn one. Grid: R / kThreads.
+__global__ void __launch_bounds__(kThreads) join_ids(const int32_t* all, int parts, int rows, int32_t* ids) {
+  wait_for_previous_grid();
+  allow_next_grid();
+  int row = blockIdx.x * kThreads + threadIdx.x;
+  if (row >= rows) return;
+  int32_t id = -1;
+  for (int p = 0; p < parts; ++p) id = max(id, all[p * rows + row]);
+  ids[row] = id;
+}
+
 int64_t segments_of(const SampleArgs& a) { return ceil_div(a.logits.dim(1), kSegment); }
 
 // Where the parts of the workspace lie; null those that the case does not need.
@@ -632,6 +652,8 @@ KernelArgs kernel_args(const SampleArgs& a, char* workspace) {
   k.vocab = static_cast<int>(a.logits.dim(1));
   k.segments = static_cast<int>(segments_of(a));
   k.mask_words = a.masks.defined() ? static_cast<int>(a.masks.dim(1)) : 0;
+  k.rows = static_cast<int>(a.logits.dim(0));
+  k.parts = 1;
   k.unit = static_cast<float>(int64_t{1} << sample_fraction_bits(k.vocab));
   auto at = [&]<class T>(T*& to, int64_t offset) { to = reinterpret_cast<T*>(workspace + offset); };
   at(k.best, p.best);
@@ -648,6 +670,8 @@ KernelArgs kernel_args(const SampleArgs& a, char* workspace) {
     k.top_ids = a.top_ids.i32();
     k.top_logprobs = a.top_logprobs.f32();
   }
+  k.own_best = k.best;
+  k.own_mass = k.mass;
   k.ids = a.ids.i32();
   return k;
 }
@@ -669,7 +693,77 @@ void run(const SampleArgs& a, Stream& stream) {
   launch("sample pick", cut ? pick_kernel<true> : pick_kernel<false>, dim3(rows), dim3(kPickThreads), 0, stream, k);
 }
 
+// Where ranks have columns each, bests, sums and ids of all are gathered; the logits stay where they are.
+struct Gathered {
+  int64_t segments = 0, one = 0, best = 0, mass = 0, own_ids = 0, ids = 0, bytes = 0;
+};
+Gathered gathered_of(const SamplePartsArgs& a) {
+  Gathered g;
+  const int64_t rows = a.sample.logits.dim(0), parts = a.communicator->size();
+  g.segments = ceil_div(a.widest, kSegment);
+  g.one = ceil_div(rows * g.segments * 8, 256) * 256;
+  auto take = [&](int64_t& at, int64_t bytes) {
+    at = g.bytes;
+    g.bytes += ceil_div(bytes, 256) * 256;
+  };
+  take(g.best, g.one * (1 + parts));  // this rank's, then everyone's
+  take(g.mass, g.one * (1 + parts));
+  take(g.own_ids, rows * 4);
+  take(g.ids, parts * rows * 4);
+  return g;
+}
+
+Verdict supports_parts(const SamplePartsArgs& a) {
+  if (Verdict v = supports(a.sample); !v) return v;
+  if (ceil_div(a.widest, kSegment) * a.communicator->size() > kMaxSegments) return {"more than 4 million tokens in the vocabulary"};
+  if (a.sample.any_cut || a.sample.any_logprobs || a.sample.edit_start.defined() || a.sample.masks.defined())
+    return {"rows that need whole logits"};
+  return kAccepted;
+}
+
+void run_parts(const SamplePartsArgs& a, Stream& stream) {
+  const int64_t rows = a.sample.logits.dim(0), parts = a.communicator->size();
+  if (rows == 0) return;
+  const Gathered g = gathered_of(a);
+  char* workspace = static_cast<char*>(stream.workspace);
+  const Device device = a.sample.logits.device;
+  auto values = [&](int64_t at) { return reinterpret_cast<uint64_t*>(workspace + at); };
+  KernelArgs k{};
+  k.logits = a.sample.logits.f32();
+  k.settings = a.sample.settings.as<SampleSettings>();
+  k.vocab = static_cast<int>(a.sample.logits.dim(1));
+  k.segments = static_cast<int>(g.segments);
+  k.unit = static_cast<float>(int64_t{1} << sample_fraction_bits(static_cast<int>(a.vocab_size)));
+  k.rows = static_cast<int>(rows);
+  k.first = static_cast<int>(a.first);
+  k.parts = static_cast<int>(parts);
+  k.part = a.communicator->rank();
+  k.own_best = values(g.best), k.best = values(g.best + g.one);
+  k.own_mass = values(g.mass), k.mass = values(g.mass + g.one);
+  k.ids = reinterpret_cast<int32_t*>(workspace + g.own_ids);
+  auto gather = [&](const void* mine, void* all, int64_t bytes) {
+    a.communicator->all_gather({const_cast<void*>(mine), {bytes}, DType::kU8, device}, {all, {parts, bytes}, DType::kU8, device},
+                               stream.native);
+  };
+  const dim3 grid(k.segments, rows);
+  launch("sample best", best_kernel, grid, dim3(kThreads), 0, stream, k);
+  gather(k.own_best, k.best, rows * g.segments * 8);
+  if (a.sample.any_random) {
+    launch("sample weigh", weigh_kernel<false>, grid, dim3(kThreads), 0, stream, k);
+    gather(k.own_mass, k.mass, rows * g.segments * 8);
+  }
+  launch("sample pick", pick_kernel<false>, dim3(rows), dim3(kPickThreads), 0, stream, k);
+  int32_t* ids = reinterpret_cast<int32_t*>(workspace + g.ids);
+  gather(k.ids, ids, rows * 4);
+  launch("sample ids", join_ids, dim3(ceil_div(rows, kThreads)), dim3(kThreads), 0, stream, ids, k.parts, k.rows, a.sample.ids.i32());
+}
+
 }  // namespace
+
+KernelRow<SamplePartsArgs> sample_parts_row() {
+  return {"sample_parts_f32_cuda", DeviceType::kCuda, "bests and sums travel, logits do not", supports_parts,
+          [](const SamplePartsArgs& a) { return gathered_of(a).bytes; }, run_parts};
+}
 
 KernelRow<SampleArgs> sample_row() {
   return {"sample_f32_cuda", DeviceType::kCuda, "histogram and whole-number sums, no sort", supports,

@@ -1,4 +1,5 @@
 // The fused ops' definition: the ops they fuse, one after another.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -89,6 +90,18 @@ void run_all_reduce_norm(const AllReduceNormArgs& a, Stream& stream) {
   rms_norm_row().launch(a.norm, stream);
 }
 
+// Every rank puts its columns into rows of zeros: their sum is the whole rows.
+void sample_whole_rows(const SamplePartsArgs& a, Stream& stream) {
+  const int64_t rows = a.sample.logits.dim(0), width = a.sample.logits.dim(1);
+  Owned whole(DType::kF32, {rows, a.vocab_size});
+  for (int64_t r = 0; r < rows; ++r)
+    std::copy_n(a.sample.logits.f32() + r * width, width, whole.tensor.f32() + r * a.vocab_size + a.first);
+  a.communicator->all_reduce(whole.tensor, stream.native);
+  SampleArgs all = a.sample;
+  all.logits = whole.tensor;
+  sample_row().launch(all, stream);
+}
+
 }  // namespace
 
 KernelRow<RopeKvArgs> rope_kv_row() {
@@ -149,6 +162,15 @@ KernelRow<MoeSendArgs> moe_send_row() {
             return workspace ? workspace(a.moe) : 0;
           },
           [](const MoeSendArgs& a, Stream& stream) { moe_row().launch(a.moe, stream); }};
+}
+
+KernelRow<SamplePartsArgs> sample_parts_row() {
+  return {"sample_parts_any_ref",
+          DeviceType::kCpu,
+          "rows are put together on every rank",
+          [](const SamplePartsArgs& a) { return sample_row().supports(a.sample); },
+          nullptr,
+          sample_whole_rows};
 }
 
 }  // namespace tessera::reference

@@ -27,6 +27,7 @@ void add_fused_reference_kernels(Kernels& kernels) {
   kernels.all_reduce_norm.rows.push_back(reference::all_reduce_norm_row());
   kernels.linear_send.rows.push_back(reference::linear_send_row());
   kernels.moe_send.rows.push_back(reference::moe_send_row());
+  kernels.sample_parts.rows.push_back(reference::sample_parts_row());
 }
 
 }  // namespace tessera

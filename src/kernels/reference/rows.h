@@ -23,6 +23,7 @@ KernelRow<MoeAddArgs> moe_add_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
 KernelRow<LinearSendArgs> linear_send_row();
 KernelRow<MoeSendArgs> moe_send_row();
+KernelRow<SamplePartsArgs> sample_parts_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<JoinColumnsArgs> join_columns_row();
 
