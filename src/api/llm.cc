@@ -41,8 +41,10 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   });
   dtype = resolve_dtype(options.dtype, checkpoint.config());
   LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize};
+  if (options.device == "auto" && has_cuda_code()) context = starting.get();
+  settings.deferred = context ? context->device().type == DeviceType::kCuda : options.device.starts_with("cuda");
   if (options.tp != 0 || options.ep != 0) {
-    context = starting.get();
+    if (!context) context = starting.get();
     WeightPlan whole;
     const std::unique_ptr<Model> shapes = make_model(checkpoint.config());
     shapes->declare(whole);
@@ -50,14 +52,13 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     mesh = resolve_mesh(options, checkpoint, whole, cuda);
     team = RankTeam::start(folder, options, mesh, *context);
     settings.mesh = &mesh;
-    settings.deferred = cuda;
   }
   WeightPlan plan = load_weights(settings);
   if (!context) context = starting.get();
   kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
   check_dense();
   if (context->device().type == DeviceType::kCuda) {
-    if (!team && expand_where_needed(plan)) plan = load_weights({.dtype = dtype, .dequantize = true});
+    if (!team) expand_where_needed(plan);
     move_weights(plan);
   }
   if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
@@ -111,14 +112,17 @@ WeightPlan Llm::Impl::load_weights(const LoadSettings& settings) {
 }
 
 ArrangeOptions Llm::Impl::arrangement() const {
-  return {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"};
+  return {.activations = dtype,
+          .capability = context->info().capability,
+          .fp8 = options.dense == "fp8",
+          .expand = options.dequantize};
 }
 
-// Where the GPU has no kernel for MXFP4, the checkpoint is opened once more to be expanded.
-bool Llm::Impl::expand_where_needed(const WeightPlan& plan) {
-  if (options.dequantize) return false;
+// Where the GPU has no kernel for MXFP4.
+void Llm::Impl::expand_where_needed(const WeightPlan& plan) {
+  if (options.dequantize) return;
   const std::string refusal = mxfp4_refusal(plan, arrangement(), kernels, context->device());
-  if (refusal.empty()) return false;
+  if (refusal.empty()) return;
   const DeviceInfo info = context->info();
   Mxfp4Fallback f{.device = info.name,
                   .capability = info.capability,
@@ -126,12 +130,11 @@ bool Llm::Impl::expand_where_needed(const WeightPlan& plan) {
                   .free_bytes = info.free_bytes,
                   .allowed = options.fallback};
   for (const LoadedRow& row : rows) f.mxfp4_bytes += row.memory_bytes;
-  for (const LoadedRow& row : checkpoint.forecast(plan, {.dtype = dtype, .dequantize = true}))
-    f.bf16_bytes += row.memory_bytes;
+  std::vector<LoadedRow> expanded = checkpoint.forecast(plan, {.dtype = dtype, .dequantize = true, .deferred = true});
+  for (const LoadedRow& row : expanded) f.bf16_bytes += row.memory_bytes;
   log::warn("{}", expand_mxfp4(f));
   options.dequantize = true;
-  checkpoint = Checkpoint::open(checkpoint.folder());
-  return true;
+  rows = std::move(expanded);
 }
 
 void Llm::Impl::check_dense() const {

@@ -22,7 +22,7 @@ struct Llm::Impl {
   Impl(const std::string& folder, const LoadOptions& options);
   WeightPlan load_weights(const LoadSettings& settings);
   ArrangeOptions arrangement() const;
-  bool expand_where_needed(const WeightPlan& plan);
+  void expand_where_needed(const WeightPlan& plan);
   void check_dense() const;
   void move_weights(const WeightPlan& plan);
   RankLinks* links() { return team ? &team->links : nullptr; }

@@ -125,11 +125,12 @@ double bare_copy(const SafetensorsSet& set, DeviceContext& context, ThreadPool& 
   const auto start = Clock::now();
   std::atomic<size_t> next{0};
   std::atomic<int64_t> placed{0};
-  parallel_tasks(pool, pool.size(), [&](int64_t) {
+  const int64_t threads = context.asynchronous() ? count_lanes(pool.size(), files.bytes(), false) : pool.size();
+  parallel_tasks(pool, threads, [&](int64_t) {
     std::unique_ptr<UploadLane> lane;
     std::vector<char> buffer;
     if (context.asynchronous()) {
-      lane = make_upload_lane(context, kUploadBlockBytes);
+      lane = make_upload_lane(context, kUploadBlockBytes, /*device_blocks=*/false);
     } else {
       buffer.resize(static_cast<size_t>(kUploadBlockBytes));
     }
@@ -180,15 +181,20 @@ LoadSpeed measure_load(const std::string& model, const LoadOptions& options, boo
   const DType dtype = resolve_dtype(options.dtype, checkpoint.config());
   WeightPlan plan;
   loaded->declare(plan);
-  for (const LoadedRow& row : checkpoint.load(plan, {.dtype = dtype, .dequantize = options.dequantize}, pool))
-    speed.bytes += row.file_bytes;
+  const bool cuda = context->device().type == DeviceType::kCuda;
+  const LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize, .deferred = cuda};
+  for (const LoadedRow& row : checkpoint.load(plan, settings, pool)) speed.bytes += row.file_bytes;
   Arena weights;
-  if (context->device().type == DeviceType::kCuda) {
+  if (cuda) {
     PlacementReport report;
+    const ArrangeOptions arrange{.activations = dtype,
+                                 .capability = context->info().capability,
+                                 .fp8 = options.dense == "fp8",
+                                 .expand = options.dequantize};
     auto read = [&](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-    weights = place_weights(
-        plan, {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"}, *context,
-        pool, read, &report, preallocate);
+    weights = place_weights(plan, arrange, *context, pool, read, &report, preallocate);
+    speed.pinned_bytes = report.pinned_bytes;
+    speed.staging_bytes = report.staging_bytes;
     speed.device_bytes = weights.bytes_taken();
     speed.allocations = weights.allocations();
   }

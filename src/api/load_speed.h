@@ -10,14 +10,16 @@ namespace tessera {
 
 // Seconds count from a device that is ready, and include the pinning of memory.
 struct LoadSpeed {
-  int64_t bytes = 0;         // of tensors in the files
-  double bare_seconds = 0;   // a GPU: files -> pinned memory -> device; a CPU: files -> memory
-  double load_seconds = 0;   // until the weights lie where they are used, in the form that kernels read
-  double touch_seconds = 0;  // a CPU: until every mapped byte was read once, load_seconds included
-  int64_t device_bytes = 0;  // taken for good; 0 on a CPU
-  int64_t device_peak = 0;   // at most, meanwhile
-  int64_t host_peak = 0;     // memory of this process that is no file's page, at most, above the start
-  int64_t allocations = 0;   // of device memory for weights
+  int64_t bytes = 0;          // of tensors in the files
+  double bare_seconds = 0;    // a GPU: files -> pinned memory -> device; a CPU: files -> memory
+  double load_seconds = 0;    // until the weights lie where they are used, in the form that kernels read
+  double touch_seconds = 0;   // a CPU: until every mapped byte was read once, load_seconds included
+  int64_t device_bytes = 0;   // taken for good; 0 on a CPU
+  int64_t device_peak = 0;    // at most, meanwhile
+  int64_t staging_bytes = 0;  // of the device, that lanes took meanwhile
+  int64_t pinned_bytes = 0;   // of the host, likewise
+  int64_t host_peak = 0;      // memory of this process that is no file's page, at most, above the start
+  int64_t allocations = 0;    // of device memory for weights
 };
 
 // Copies and loads once each; neither keeps anything. `preallocate` false takes device memory tensor by tensor. Uses

@@ -81,9 +81,12 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
       pool);
   Arena weights;
   if (cuda) {
-    weights = place_weights(
-        plan, {.activations = dtype, .capability = context->info().capability, .fp8 = options.dense == "fp8"}, *context,
-        pool, [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
+    const ArrangeOptions arrange{.activations = dtype,
+                                 .capability = context->info().capability,
+                                 .fp8 = options.dense == "fp8",
+                                 .expand = options.dequantize};
+    weights = place_weights(plan, arrange, *context, pool,
+                            [&](const void* from, int64_t bytes, char* to) { checkpoint.read(from, bytes, to); });
   }
   Kernels kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
   if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);

@@ -15,6 +15,14 @@ double gb(int64_t bytes) {
   return static_cast<double>(bytes) * 1e-9;
 }
 
+// Of the memory that a model takes on a device, so much more may be taken while it loads.
+constexpr double kMostAboveFinal = 0.02;
+constexpr int64_t kSmallModel = int64_t{1} << 30;  // one lane's blocks are more than that share of a small one
+
+double above_final(const LoadSpeed& s) {
+  return s.device_bytes == 0 ? 0 : static_cast<double>(s.device_peak) / static_cast<double>(s.device_bytes) - 1;
+}
+
 OrderedJson to_json(const LoadSpeed& s) {
   return {{"bytes", s.bytes},
           {"bare_seconds", s.bare_seconds},
@@ -22,6 +30,9 @@ OrderedJson to_json(const LoadSpeed& s) {
           {"touch_seconds", s.touch_seconds},
           {"device_bytes", s.device_bytes},
           {"device_peak_bytes", s.device_peak},
+          {"device_above_final", above_final(s)},
+          {"staging_bytes", s.staging_bytes},
+          {"pinned_bytes", s.pinned_bytes},
           {"host_peak_bytes", s.host_peak},
           {"allocations", s.allocations}};
 }
@@ -34,10 +45,16 @@ void print(Output& out, const char* how, const LoadSpeed& s) {
                        gb(s.bytes) / ready, ready / s.bare_seconds));
   if (s.touch_seconds > 0) out.text(fmt::format("  {:<22} {:.3f} s\n", "  of it, until mapped", s.load_seconds));
   if (s.device_bytes > 0) {
-    out.text(fmt::format("  {:<22} {:.3f} GB in {} blocks, at most {:.3f} GB meanwhile\n", "device memory",
-                         gb(s.device_bytes), s.allocations, gb(s.device_peak)));
+    out.text(fmt::format(
+        "  {:<22} {:.3f} GB in {} blocks, at most {:.3f} GB meanwhile: {:+.2f} % ({:.3f} GB of it staging)\n",
+        "device memory", gb(s.device_bytes), s.allocations, gb(s.device_peak), above_final(s) * 100,
+        gb(s.staging_bytes)));
   }
-  out.text(fmt::format("  {:<22} {:.3f} GB at most beside the files' pages\n", "host memory", gb(s.host_peak)));
+  out.text(fmt::format("  {:<22} {:.3f} GB at most beside the files' pages", "host memory", gb(s.host_peak)));
+  if (s.pinned_bytes > 0)
+    out.text(fmt::format(": {:.3f} GB above {:.3f} GB of pinned blocks", gb(s.host_peak - s.pinned_bytes),
+                         gb(s.pinned_bytes)));
+  out.text("\n");
 }
 
 }  // namespace
@@ -54,6 +71,8 @@ int bench_load(Invocation& call, const LoadBenchOptions& o) {
   const std::string folder = find_model(o.model.model);
   OrderedJson object;
   double ready[2] = {0, 0};
+  LoadSpeed first;
+  int status = 0;
   for (int way = 0; way < (o.scattered ? 2 : 1); ++way) {
     std::vector<LoadSpeed> rounds;
     for (int i = 0; i < o.rounds; ++i) rounds.push_back(measure_load(folder, o.model.load, way == 0));
@@ -66,15 +85,23 @@ int bench_load(Invocation& call, const LoadBenchOptions& o) {
       best.host_peak = std::max(best.host_peak, r.host_peak);
     }
     ready[way] = best.load_seconds;
+    if (way == 0) first = best;
     const char* name = way == 0 ? "preallocated" : "tensor by tensor";
     object[way == 0 ? "preallocated" : "scattered"] = to_json(best);
     if (call.json) continue;
     if (way == 0) call.out.text(fmt::format("{:.3f} GB of tensors, the fastest of {}\n", gb(best.bytes), o.rounds));
     print(call.out, name, best);
   }
+  if (double above = above_final(first); first.device_bytes > kSmallModel && above > kMostAboveFinal) {
+    if (!call.json) {
+      call.out.text(fmt::format("device memory rose {:.2f} % above the model's own, more than the {:.0f} % allowed\n",
+                                above * 100, kMostAboveFinal * 100));
+    }
+    status = 1;
+  }
   if (o.scattered) object["scattered_over_preallocated"] = ready[1] / ready[0];
   if (call.json) call.out.json(object);
-  return 0;
+  return status;
 }
 
 }  // namespace tessera::cli

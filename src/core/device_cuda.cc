@@ -225,9 +225,10 @@ namespace {
 
 class CudaUploadLane final : public UploadLane {
  public:
-  CudaUploadLane(DeviceContext& context, int64_t bytes) : context_(context), bytes_(bytes), pinned_(2 * bytes) {
+  CudaUploadLane(DeviceContext& context, int64_t bytes, bool device_blocks)
+      : context_(context), bytes_(bytes), pinned_(2 * bytes) {
     context_.make_current();
-    device_ = static_cast<char*>(context_.allocate(2 * bytes));
+    if (device_blocks) device_ = static_cast<char*>(context_.allocate(2 * bytes));
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
     for (cudaEvent_t& event : events_)
       check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
@@ -236,13 +237,13 @@ class CudaUploadLane final : public UploadLane {
     cudaStreamSynchronize(stream_);
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
-    context_.release(device_);
+    if (device_ != nullptr) context_.release(device_);
   }
 
   Block begin() override {
     turn_ ^= 1;
     check(cudaEventSynchronize(events_[turn_]), "copying to the device");
-    return {pinned_.data() + turn_ * bytes_, device_ + turn_ * bytes_};
+    return {pinned_.data() + turn_ * bytes_, device_ == nullptr ? nullptr : device_ + turn_ * bytes_};
   }
   void send(void* to, const char* from, int64_t bytes) override {
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
@@ -264,8 +265,8 @@ class CudaUploadLane final : public UploadLane {
 
 }  // namespace
 
-std::unique_ptr<UploadLane> make_upload_lane(DeviceContext& context, int64_t block_bytes) {
-  return std::make_unique<CudaUploadLane>(context, block_bytes);
+std::unique_ptr<UploadLane> make_upload_lane(DeviceContext& context, int64_t block_bytes, bool device_blocks) {
+  return std::make_unique<CudaUploadLane>(context, block_bytes, device_blocks);
 }
 
 int cuda_driver_version() {

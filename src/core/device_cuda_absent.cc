@@ -18,7 +18,7 @@ std::unique_ptr<DeviceContext> make_cuda_context(int) {
   fail(ErrorCode::kUnsupported, "{}", kWhy);
 }
 
-std::unique_ptr<UploadLane> make_upload_lane(DeviceContext&, int64_t) {
+std::unique_ptr<UploadLane> make_upload_lane(DeviceContext&, int64_t, bool) {
   TS_CHECK(false, "no CUDA in this build");
 }
 

@@ -1,5 +1,5 @@
-// One thread's way of feeding a GPU: two pinned blocks, one of which is filled while the other travels, each with as
-// much device memory beside it for bytes that are re-arranged on arrival. Used by one thread.
+// One thread's way of feeding a GPU: two pinned blocks, one of which is filled while the other travels, each, where
+// bytes are re-arranged on arrival, with as much device memory beside it. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ class UploadLane {
   // Every address of a block is 256-byte aligned.
   struct Block {
     char* host = nullptr;
-    char* device = nullptr;
+    char* device = nullptr;  // null without device blocks
   };
   virtual ~UploadLane() = default;  // waits for what was sent
 
@@ -29,6 +29,6 @@ class UploadLane {
 };
 
 // Both are of the context's device; throws kOutOfMemory, kIo. Thread-safe. REQUIRES: a GPU.
-std::unique_ptr<UploadLane> make_upload_lane(DeviceContext& context, int64_t block_bytes);
+std::unique_ptr<UploadLane> make_upload_lane(DeviceContext& context, int64_t block_bytes, bool device_blocks);
 
 }  // namespace tessera

@@ -26,15 +26,20 @@ Tensor narrowed(const Tensor& t, DType activations, std::list<std::vector<uint16
   return {kept.back().data(), t.shape, activations, Device{}};
 }
 
-// As many as fill the link (a bare copy: 41 GB/s with 8, 45 with 16, 35 to 38 with 32); each takes 10 MiB of pinned and
-// of device memory meanwhile.
+// As many as fill the link (a bare copy: 41 GB/s with 8, 45 with 16, 35 to 38 with 32).
 constexpr int64_t kMaxLanes = 16;
+constexpr int64_t kLaneBytes = 2 * kUploadBlockBytes;
 
-void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read) {
+void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read,
+              PlacementReport& report) {
   std::atomic<size_t> next{0};
-  const auto lanes = std::min<int64_t>({pool.size(), kMaxLanes, static_cast<int64_t>(pieces.size())});
+  const bool staged = std::any_of(pieces.begin(), pieces.end(), [](const UploadPiece& p) { return p.staged(); });
+  const auto lanes =
+      std::min<int64_t>(count_lanes(pool.size(), report.device_bytes, staged), static_cast<int64_t>(pieces.size()));
+  report.pinned_bytes = lanes * kLaneBytes;
+  report.staging_bytes = staged ? lanes * kLaneBytes : 0;
   parallel_tasks(pool, lanes, [&](int64_t) {
-    std::unique_ptr<UploadLane> lane = make_upload_lane(context, kUploadBlockBytes);
+    std::unique_ptr<UploadLane> lane = make_upload_lane(context, kUploadBlockBytes, staged);
     for (size_t i = next++; i < pieces.size(); i = next++) {
       const UploadPiece& piece = pieces[i];
       const UploadLane::Block block = lane->begin();
@@ -118,6 +123,11 @@ std::vector<UploadPiece> arrange_all(const WeightPlan& plan, const ArrangeOption
 
 }  // namespace
 
+int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged) {
+  const int64_t lanes = std::min(threads, kMaxLanes);
+  return staged ? std::clamp<int64_t>(device_bytes * 15 / 1000 / kLaneBytes, 1, lanes) : lanes;
+}
+
 int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, Device device) {
   for (const WeightRow& row : plan.rows()) {
     if (row.tensor && row.tensor->dtype == DType::kF32) row.tensor->dtype = options.activations;
@@ -142,12 +152,11 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
   Arena arena = preallocate ? Arena(context, all.bytes) : Arena::scattered(context);
   const std::vector<UploadPiece> pieces = arrange_all(plan, options, all.pooled_scales, arena);
   point_aliases(shared);
-  send_all(pieces, context, pool, read);
-  if (report) {
-    for (const UploadPiece& piece : pieces) report->bytes += piece.value_bytes + piece.scale_bytes;
-    report->device_bytes = all.bytes;
-    report->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
+  PlacementReport done{.device_bytes = all.bytes};
+  for (const UploadPiece& piece : pieces) done.bytes += piece.value_bytes + piece.scale_bytes;
+  send_all(pieces, context, pool, read, done);
+  done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (report) *report = done;
   return arena;
 }
 

@@ -15,10 +15,16 @@ namespace tessera {
 using ReadBytes = std::function<void(const void* source, int64_t bytes, char* to)>;
 
 struct PlacementReport {
-  int64_t bytes = 0;         // read
-  int64_t device_bytes = 0;  // taken for good
+  int64_t bytes = 0;          // read
+  int64_t device_bytes = 0;   // taken for good
+  int64_t staging_bytes = 0;  // of device memory, taken meanwhile
+  int64_t pinned_bytes = 0;   // of host memory, taken meanwhile
   double seconds = 0;
 };
+
+// How many lanes carry weights that take `device_bytes` in the end. Each has two pinned blocks and, when `staged`, as
+// much device memory: together at most 1.5 % of device_bytes, or one lane's 10 MiB where that is more.
+int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged);
 
 // Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
 // again. With `preallocate` (always, but to compare) the arena is one block. Throws kOutOfMemory before anything was

@@ -1,9 +1,6 @@
 #include "loading/checkpoint.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -13,9 +10,9 @@
 #include "core/log.h"
 #include "loading/cast.h"
 #include "loading/checkpoint_tensors.h"
+#include "loading/deferred_rows.h"
 #include "loading/parallel_tasks.h"
 #include "loading/strict_json.h"
-#include "loading/strided.h"
 #include "quant/mxfp4.h"
 
 namespace tessera {
@@ -23,9 +20,8 @@ namespace tessera {
 namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
-constexpr int64_t kTaskValues = int64_t{1}
-                                << 20;  // values a task copies: long against its start, short against a tensor
-constexpr int64_t kArenaAlign = 64;
+constexpr int64_t kTaskBytes = int64_t{2} << 20;  // of a task: long against its start, short against a tensor
+constexpr int64_t kArenaAlign = DeferredRows::kAlign;
 
 // How a row gets from the files to memory.
 enum class Action { kMap, kCopy, kCast, kTranspose, kStack, kDequantize, kAlias, kNone };
@@ -38,59 +34,21 @@ struct RowWork {
   std::vector<Tensor> sources;     // mapped; MXFP4: blocks, scales
   std::vector<Strided> parts;      // of the sources, where they need no transposing
   std::vector<std::string> names;  // of the sources
-  bool mxfp4 = false;              // in memory
+  bool mxfp4 = false;              // in memory, or until a device expands it
+  bool expands = false;            // a device does so
   DType dtype = DType::kF32;       // in memory, of the copy or the map
   DType via = DType::kF32;         // vectors are rounded to this type first
   uint8_t max_scale = 255;
   LoadedRow account;
 
-  bool copied(bool deferred) const {
-    return action != Action::kMap && action != Action::kAlias && action != Action::kNone &&
-           !(deferred && action == Action::kCopy);
+  bool made() const { return action != Action::kMap && action != Action::kAlias && action != Action::kNone; }
+  // Vectors are needed on the host.
+  bool deferred(const LoadSettings& settings) const { return settings.deferred && row->weight != nullptr; }
+  // Of up to two tensors.
+  int64_t room() const {
+    const int64_t bytes = expands ? account.file_bytes : account.memory_bytes;
+    return (bytes / kArenaAlign + 2) * kArenaAlign;
   }
-};
-
-// An address space that nothing is mapped to: every part in it stands for pieces of the files.
-class DeferredParts {
- public:
-  DeferredParts() = default;
-  ~DeferredParts() {
-    if (base_) ::munmap(base_, static_cast<size_t>(bytes_));
-  }
-  DeferredParts(const DeferredParts&) = delete;
-
-  void reserve(int64_t bytes) {
-    if (bytes == 0) return;
-    void* memory =
-        ::mmap(nullptr, static_cast<size_t>(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-      fail(ErrorCode::kOutOfMemory, "{} bytes of address space are refused: {}", bytes, std::strerror(errno));
-    base_ = static_cast<char*>(memory);
-    bytes_ = bytes;
-  }
-  void* add(const Strided& part) {
-    char* at = base_ + used_;
-    starts_.push_back(used_);
-    parts_.push_back(part);
-    used_ += (part.bytes() + kArenaAlign - 1) / kArenaAlign * kArenaAlign;
-    return at;
-  }
-  bool holds(const void* address) const {
-    const char* at = static_cast<const char*>(address);
-    return base_ && at >= base_ && at < base_ + bytes_;
-  }
-  // Short pieces come from the mapping: a read call a piece would cost more than its page faults.
-  void read(const void* address, int64_t bytes, char* to) const {
-    const int64_t at = static_cast<const char*>(address) - base_;
-    const auto i = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1;
-    parts_[i].copy(at - starts_[i], bytes, to);
-  }
-
- private:
-  char* base_ = nullptr;
-  int64_t bytes_ = 0, used_ = 0;
-  std::vector<int64_t> starts_;
-  std::vector<Strided> parts_;
 };
 
 Tensor part_of(const Tensor& source, const Strided& part, Shape shape) {
@@ -144,10 +102,11 @@ void plan_plain(RowWork& work, const LoadSettings& settings) {
 }
 
 void plan_mxfp4(RowWork& work, const LoadSettings& settings) {
-  work.mxfp4 = !settings.dequantize;
+  work.expands = settings.dequantize && work.deferred(settings);
+  work.mxfp4 = !settings.dequantize || work.expands;
   work.dtype = settings.dequantize ? DType::kBF16 : DType::kU8;
   const bool whole = work.parts[0].contiguous() && work.parts[1].contiguous();
-  work.action = settings.dequantize ? Action::kDequantize : whole ? Action::kMap : Action::kCopy;
+  work.action = !work.mxfp4 ? Action::kDequantize : whole ? Action::kMap : Action::kCopy;
   if (work.action == Action::kCopy) work.account.why = kApart;
   if (settings.dequantize) {
     work.account.why = "dequantized";
@@ -168,62 +127,35 @@ Weight plain_weight(const Tensor& values) {
 
 using Tasks = std::vector<std::function<void()>>;
 
-void cast_piece(const char* in, DType from, DType via, char* out, DType to, int64_t count) {
-  if (via == to || via == from) return cast_values(in, from, out, to, count);
-  std::vector<uint16_t> rounded(static_cast<size_t>(count));
-  cast_values(in, from, rounded.data(), via, count);
-  cast_values(rounded.data(), via, out, to, count);
-}
-
-// Long pieces are cut, short ones put together.
-void add_cast(Tasks& tasks, const Strided& source, DType from, DType via, char* out, DType to) {
-  const int64_t from_size = dtype_size(from), to_size = dtype_size(to), total = source.bytes() / from_size;
-  for (int64_t begin = 0; begin < total; begin += kTaskValues) {
-    tasks.push_back([=, end = std::min(begin + kTaskValues, total)] {
-      const int64_t run = source.run / from_size;
-      for (int64_t at = begin; at < end;) {
-        const int64_t count = std::min(end - at, run - at % run);
-        cast_piece(source.at(at * from_size), from, via, out + at * to_size, to, count);
-        at += count;
-      }
+void add_form(Tasks& tasks, RowForm form, char* out) {
+  const int64_t step = std::max<int64_t>(kTaskBytes / form.unit, 1) * form.unit;
+  for (int64_t begin = 0; begin < form.bytes; begin += step) {
+    tasks.push_back([read = form.read, begin, bytes = std::min(step, form.bytes - begin), out] {
+      read(begin, bytes, out + begin);
     });
   }
 }
 
-void add_copy(Tasks& tasks, const Strided& source, char* out) {
-  for (int64_t begin = 0; begin < source.bytes(); begin += kTaskValues)
-    tasks.push_back([=] { source.copy(begin, std::min(kTaskValues, source.bytes() - begin), out + begin); });
-}
-
-// Of each expert's [k, n].
-void add_transpose(Tasks& tasks, const Tensor& source, const RowSlice& slice, char* out, DType to) {
-  const int64_t all_k = source.dim(1), all_n = source.dim(2), n = slice.rows.count, k = slice.columns.count;
-  const int64_t size = dtype_size(source.dtype);
-  int64_t step = std::clamp<int64_t>(kTaskValues / std::max<int64_t>(k, 1), 32, std::max<int64_t>(n, 32));
-  for (int64_t e = 0; e < slice.experts.count; ++e) {
-    const int64_t first = ((slice.experts.begin + e) * all_k + slice.columns.begin) * all_n + slice.rows.begin;
-    TransposeArgs args{.src = source.as<char>() + first * size,
-                       .from = source.dtype,
-                       .dst = out + e * k * n * dtype_size(to),
-                       .to = to,
-                       .n = n,
-                       .k = k,
-                       .stride = all_n};
-    for (int64_t begin = 0; begin < n; begin += step)
-      tasks.push_back([=] { transpose_columns(args, begin, std::min(begin + step, n)); });
-  }
-}
-
-void add_dequantize(Tasks& tasks, const Strided& blocks, const Strided& scales, int64_t k, char* out) {
-  const int64_t row_blocks = k / kMxfp4Block, rows = row_blocks == 0 ? 0 : scales.bytes() / row_blocks;
-  int64_t step = std::max<int64_t>(kTaskValues / std::max<int64_t>(k, 1), 1);
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    tasks.push_back([=, end = std::min(begin + step, rows)] {
-      for (int64_t row = begin; row < end; ++row)
-        mxfp4_dequantize_row(reinterpret_cast<const uint8_t*>(blocks.at(row * row_blocks * kMxfp4BlockBytes)),
-                             reinterpret_cast<const uint8_t*>(scales.at(row * row_blocks)), k,
-                             reinterpret_cast<uint16_t*>(out) + row * k);
-    });
+// Of a row that is made; `i` chooses the blocks or the scales of MXFP4 that is only copied.
+RowForm form_of(const RowWork& work, size_t i) {
+  switch (work.action) {
+    case Action::kCopy:
+      return copied_form(work.parts[i]);
+    case Action::kCast:
+      return cast_form(work.parts[0], work.sources[0].dtype, work.row->kind == RowKind::kVector ? work.via : work.dtype,
+                       work.dtype);
+    case Action::kStack: {
+      const size_t first = static_cast<size_t>(work.slice.experts.begin) * work.row->members.size();
+      std::vector<CastPart> parts;
+      for (size_t p = 0; p < work.parts.size(); ++p) parts.push_back({work.parts[p], work.sources[first + p].dtype});
+      return stacked_form(std::move(parts), work.dtype);
+    }
+    case Action::kTranspose:
+      return transposed_form(work.sources[0], work.slice, work.dtype);
+    case Action::kDequantize:
+      return dequantized_form(work.parts[0], work.parts[1], work.shape[2]);
+    default:
+      TS_CHECK(false, "{} is not made", work.row->name);
   }
 }
 
@@ -236,7 +168,7 @@ struct Checkpoint::Impl {
   std::optional<QuantizationConfig> quantization;
   std::optional<SafetensorsSet> tensors;
   Arena arena;
-  DeferredParts deferred;
+  DeferredRows deferred;
   bool loaded = false;
 
   // The bytes of a checkpoint's tensor; without files, an address that must not be touched.
@@ -245,11 +177,11 @@ struct Checkpoint::Impl {
   std::vector<RowWork> plan_rows(const WeightPlan& plan, const LoadSettings& settings) const;
   void add_aliases(std::vector<RowWork>& rows, const LoadSettings& settings) const;
   static void take_part(RowWork& work, bool mxfp4, const LoadSettings& settings);
-  void bind_all(std::vector<RowWork>& rows, bool defer, Tasks& tasks);
+  void bind_all(std::vector<RowWork>& rows, const LoadSettings& settings, Tasks& tasks);
   // Points the row's target at its bytes; adds what is to be copied to the tasks.
-  void bind(RowWork& work, bool defer, Tasks& tasks);
-  // Where a row's copied part lies.
-  Tensor room(const Tensor& source, const Strided& part, Shape shape, bool defer, Tasks& tasks);
+  void bind(RowWork& work, const LoadSettings& settings, Tasks& tasks);
+  // Where something that is made lies.
+  Tensor room(RowForm form, DType dtype, Shape shape, bool defer, Tasks& tasks);
   // Also notes the largest scale of each row.
   void check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const;
   [[noreturn]] void fail_nan_scale(const RowWork& work, int64_t index) const;
@@ -298,12 +230,12 @@ std::vector<RowWork> Checkpoint::Impl::plan_rows(const WeightPlan& plan, const L
     }
     LoadedRow& account = work.account;
     account.stored = mxfp4 ? "MXFP4" : dtype_name(work.sources[0].dtype);
-    account.in_memory = work.mxfp4 ? "MXFP4" : dtype_name(work.dtype);
+    account.in_memory = work.mxfp4 && !work.expands ? "MXFP4" : dtype_name(work.dtype);
     account.file_bytes = 0;
     for (const Strided& part : work.parts) account.file_bytes += part.bytes();
     if (work.action == Action::kTranspose) account.file_bytes = work.shape.numel() * dtype_size(work.sources[0].dtype);
-    account.mapped = work.action == Action::kMap;
-    const bool as_stored = account.mapped || work.action == Action::kCopy;
+    account.mapped = work.action == Action::kMap && !work.expands;
+    const bool as_stored = (account.mapped || work.action == Action::kCopy) && !work.expands;
     account.memory_bytes = as_stored ? account.file_bytes : work.shape.numel() * dtype_size(work.dtype);
   }
   add_aliases(rows, settings);
@@ -356,14 +288,14 @@ void Checkpoint::Impl::add_aliases(std::vector<RowWork>& rows, const LoadSetting
   }
 }
 
-Tensor Checkpoint::Impl::room(const Tensor& source, const Strided& part, Shape shape, bool defer, Tasks& tasks) {
-  if (defer) return {deferred.add(part), shape, source.dtype, source.device};
-  Tensor copy = arena.tensor(source.dtype, shape);
-  add_copy(tasks, part, copy.as<char>());
-  return copy;
+Tensor Checkpoint::Impl::room(RowForm form, DType dtype, Shape shape, bool defer, Tasks& tasks) {
+  if (defer) return {deferred.add(std::move(form)), shape, dtype, Device{}};
+  Tensor made = arena.tensor(dtype, shape);
+  add_form(tasks, std::move(form), made.as<char>());
+  return made;
 }
 
-void Checkpoint::Impl::bind(RowWork& work, bool defer, Tasks& tasks) {
+void Checkpoint::Impl::bind(RowWork& work, const LoadSettings& settings, Tasks& tasks) {
   const WeightRow& row = *work.row;
   const Shape& shape = work.shape;
   if (work.action == Action::kNone) {
@@ -371,38 +303,22 @@ void Checkpoint::Impl::bind(RowWork& work, bool defer, Tasks& tasks) {
     if (row.weight) *row.weight = {};
     return;
   }
-  auto kept = [&](size_t i, Shape as) {
+  auto tensor = [&](size_t i, DType dtype, Shape as) {
     return work.action == Action::kMap ? part_of(work.sources[i], work.parts[i], as)
-                                       : room(work.sources[i], work.parts[i], as, defer, tasks);
+                                       : room(form_of(work, i), dtype, as, work.deferred(settings), tasks);
   };
   if (work.mxfp4) {
-    *row.weight = Weight{.format = WeightFormat::kMxfp4,
-                         .values = kept(0, {shape[0], shape[1], shape[2] / kMxfp4Block, kMxfp4BlockBytes}),
-                         .scales = kept(1, {shape[0], shape[1], shape[2] / kMxfp4Block}),
-                         .max_scale = work.max_scale,
-                         .experts = shape[0],
-                         .n = shape[1],
-                         .k = shape[2]};
+    *row.weight =
+        Weight{.format = WeightFormat::kMxfp4,
+               .values = tensor(0, DType::kU8, {shape[0], shape[1], shape[2] / kMxfp4Block, kMxfp4BlockBytes}),
+               .scales = tensor(1, DType::kU8, {shape[0], shape[1], shape[2] / kMxfp4Block}),
+               .max_scale = work.max_scale,
+               .experts = shape[0],
+               .n = shape[1],
+               .k = shape[2]};
     return;
   }
-  const bool as_stored = work.action == Action::kMap || work.action == Action::kCopy;
-  Tensor values = as_stored ? kept(0, shape) : arena.tensor(work.dtype, shape);
-  char* out = values.as<char>();
-  if (work.action == Action::kCast) {
-    add_cast(tasks, work.parts[0], work.sources[0].dtype, row.kind == RowKind::kVector ? work.via : work.dtype, out,
-             work.dtype);
-  } else if (work.action == Action::kStack) {
-    const size_t first = static_cast<size_t>(work.slice.experts.begin) * row.members.size();
-    for (size_t i = 0; i < work.parts.size(); ++i) {
-      const DType from = work.sources[first + i].dtype;
-      add_cast(tasks, work.parts[i], from, work.dtype, out, work.dtype);
-      out += work.parts[i].bytes() / dtype_size(from) * dtype_size(work.dtype);
-    }
-  } else if (work.action == Action::kTranspose) {
-    add_transpose(tasks, work.sources[0], work.slice, out, work.dtype);
-  } else if (work.action == Action::kDequantize) {
-    add_dequantize(tasks, work.parts[0], work.parts[1], shape[2], out);
-  }
+  Tensor values = tensor(0, work.dtype, shape);
   if (row.tensor) {
     *row.tensor = values;
   } else {
@@ -421,9 +337,9 @@ void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool
     if (rows[r].account.stored != "MXFP4" || rows[r].action == Action::kAlias) continue;
     const Strided& part = rows[r].parts[1];
     for (int64_t i = 0; i < part.count; ++i) {
-      for (int64_t begin = 0; begin < part.run; begin += kTaskValues) {
+      for (int64_t begin = 0; begin < part.run; begin += kTaskBytes) {
         const auto* scales = reinterpret_cast<const uint8_t*>(part.base + i * part.stride + begin);
-        const auto count = static_cast<size_t>(std::min(kTaskValues, part.run - begin));
+        const auto count = static_cast<size_t>(std::min(kTaskBytes, part.run - begin));
         pieces.push_back({r, scales - rows[r].sources[1].as<uint8_t>(), {scales, count}});
       }
     }
@@ -451,9 +367,9 @@ void Checkpoint::Impl::fail_nan_scale(const RowWork& work, int64_t index) const 
        work.names[1], index / blocks / outputs, index / blocks % outputs, index % blocks);
 }
 
-void Checkpoint::Impl::bind_all(std::vector<RowWork>& rows, bool defer, Tasks& tasks) {
+void Checkpoint::Impl::bind_all(std::vector<RowWork>& rows, const LoadSettings& settings, Tasks& tasks) {
   for (RowWork& work : rows)
-    if (work.action != Action::kAlias) bind(work, defer, tasks);
+    if (work.action != Action::kAlias) bind(work, settings, tasks);
   for (const RowWork& work : rows) {
     if (work.action != Action::kAlias) continue;
     for (const RowWork& shared : rows) {
@@ -557,15 +473,12 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   impl.check_scales(rows, pool);
 
   int64_t capacity = 0, apart = 0;
-  for (const RowWork& work : rows) {
-    const int64_t bytes = (work.account.memory_bytes / kArenaAlign + 2) * kArenaAlign;  // of up to two tensors
-    if (work.copied(settings.deferred)) capacity += bytes;
-    if (settings.deferred && work.action == Action::kCopy) apart += bytes;
-  }
+  for (const RowWork& work : rows)
+    if (work.made()) (work.deferred(settings) ? apart : capacity) += work.room();
   impl.arena = Arena(capacity);
   impl.deferred.reserve(apart);
   Tasks tasks;
-  impl.bind_all(rows, settings.deferred, tasks);
+  impl.bind_all(rows, settings, tasks);
   parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) { tasks[static_cast<size_t>(i)](); });
   impl.tensors->check_unchanged();
   impl.loaded = true;
@@ -578,8 +491,10 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
 void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& settings) {
   std::vector<RowWork> rows = impl_->plan_rows(plan, settings);
   impl_->arena = Arena::measuring();
-  Tasks copies;  // never run
-  impl_->bind_all(rows, false, copies);
+  Tasks never_run;
+  LoadSettings bound = settings;
+  bound.deferred = false;
+  impl_->bind_all(rows, bound, never_run);
 }
 
 std::vector<LoadedRow> Checkpoint::forecast(const WeightPlan& plan, const LoadSettings& settings) const {

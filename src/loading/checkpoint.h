@@ -30,8 +30,9 @@ struct LoadSettings {
   // they share.
   const Mesh* mesh = nullptr;
   int rank = 0;
-  // Parts that are kept as stored but are no contiguous piece of a file are not copied: they get addresses that must
-  // not be touched, and come by read().
+  // For a device: weights (not vectors) that are no contiguous piece of a file are not made in memory: they get
+  // addresses that must not be touched, and read() makes them piece by piece. MXFP4 stays so even with `dequantize`:
+  // the device expands it.
   bool deferred = false;
 };
 
@@ -71,8 +72,9 @@ class Checkpoint {
   // outlive the targets. Scales of MXFP4 weights that are NaN are refused too (kCorrupt). Call once.
   std::vector<LoadedRow> load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool);
 
-  // Copies bytes of a loaded tensor. Those that are the file's own come by a read call: many threads that fault pages
-  // in are slower, and a file that was cut meanwhile is an error (kCorrupt, kIo) instead of a signal.
+  // Copies bytes of a loaded tensor, whole elements; makes them where they were deferred. Those that are the file's own
+  // come by a read call: many threads that fault pages in are slower, and a file that was cut meanwhile is an error
+  // (kCorrupt, kIo) instead of a signal.
   void read(const void* source, int64_t bytes, char* to) const;
 
   // The same account without touching tensor data.

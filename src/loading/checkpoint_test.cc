@@ -264,6 +264,65 @@ TEST_F(CheckpointLoad, Mxfp4InPlaceOrDequantized) {
   EXPECT_EQ(values[33], 2.0f);
 }
 
+// Whatever is made in memory is the same when it is made piece by piece, for every rank, from any byte on.
+TEST_F(CheckpointLoad, DeferredIsMadeOnReading) {
+  Weight plain, list, matrix, quantized;
+  Tensor vector;
+  plan_.experts(plain, "p", 2, 6, 4);
+  plan_.expert_list(list, "x.experts", {"gate", "up"}, 2, 8, 3);
+  plan_.matrix(matrix, "m", 4, 5, Split::kReplicated);
+  plan_.experts(quantized, "q", 2, 4, 64, ExpertInner::kColumns);
+  plan_.vector(vector, "v", 7);
+  std::vector<Entry> entries = {{"p", "BF16", "[2,4,6]", brains(iota(48))},
+                                {"m", "F32", "[4,5]", floats(iota(20))},
+                                {"q_blocks", "U8", "[2,4,2,16]", std::string(256, 0)},
+                                {"q_scales", "U8", "[2,4,2]", "abcdefghijklmnop"},
+                                {"v", "BF16", "[7]", brains(iota(7))}};
+  for (size_t i = 0; i < 256; ++i) entries[2].data[i] = static_cast<char>(i);
+  for (int e = 0; e < 2; ++e)
+    for (const char* member : {"gate", "up"})
+      entries.push_back({fmt::format("x.experts.{}.{}.weight", e, member), "F32", "[4,3]", floats(iota(12))});
+  write_model(folder_, entries, R"({"quantization_config":{"quant_method":"mxfp4","modules_to_not_convert":["p"]}})");
+  for (const Mesh& mesh : {Mesh{}, Mesh{.expert = 2}, Mesh{.tensor = 2}}) {
+    for (int rank = 0; rank < mesh.ranks(); ++rank) {
+      for (DType dtype : {DType::kBF16, DType::kF16}) {
+        LoadSettings settings{.dtype = dtype, .mesh = &mesh, .rank = rank};
+        load(settings);
+        std::vector<std::string> made;
+        const std::vector<const Weight*> weights = {&plain, &list, &matrix};
+        for (const Weight* w : weights) made.emplace_back(w->values.as<char>(), static_cast<size_t>(w->values.bytes()));
+        const std::vector<float> kept = as_floats(vector);
+        settings.deferred = true;
+        load(settings);
+        EXPECT_EQ(as_floats(vector), kept);
+        for (size_t i = 0; i < weights.size(); ++i) {
+          const Tensor& t = weights[i]->values;
+          const int64_t size = dtype_size(t.dtype);
+          for (int64_t begin = 0; begin <= t.bytes(); begin += size)
+            for (int64_t end = begin; end <= t.bytes(); end += 3 * size) {
+              std::string part(static_cast<size_t>(end - begin), '?');
+              checkpoint_->read(t.as<char>() + begin, end - begin, part.data());
+              ASSERT_EQ(part, made[i].substr(static_cast<size_t>(begin), part.size())) << i << " from " << begin;
+            }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CheckpointLoad, DeferredMxfp4IsLeftToTheDevice) {
+  Weight w;
+  plan_.experts(w, "e", 1, 2, 32);
+  write_model(folder_, {{"e_blocks", "U8", "[1,2,1,16]", std::string(32, '\x21')}, {"e_scales", "U8", "[1,2,1]", "ab"}},
+              R"({"quantization_config":{"quant_method":"mxfp4"}})");
+  const std::vector<LoadedRow> rows = load({.dequantize = true, .deferred = true});
+  EXPECT_EQ(w.format, WeightFormat::kMxfp4);
+  EXPECT_EQ(rows[0].in_memory, "BF16");
+  EXPECT_EQ(rows[0].why, "dequantized");
+  EXPECT_EQ(rows[0].memory_bytes, 128);
+  EXPECT_FALSE(rows[0].mapped);
+}
+
 TEST_F(CheckpointLoad, ImpossibleDtype) {
   write_model(folder_, {});
   EXPECT_ERROR(load({.dtype = DType::kI32}), ErrorCode::kInvalidArgument, "I32");

@@ -1,10 +1,12 @@
-// Weights on their way to the GPU: MXFP4 experts become atoms where every scale fits, all else is copied as it is.
+// Weights on their way to the GPU: MXFP4 experts become atoms where every scale fits, or bf16 where that is asked for;
+// all else is copied as it is.
 #include "kernels/arrange.h"
 
 #include <algorithm>
 
 #include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/mxfp4_atoms.h"
+#include "kernels/cuda/mxfp4_expand.h"
 
 namespace tessera {
 
@@ -19,8 +21,12 @@ bool becomes_fp8(const Weight& w, const ArrangeOptions& o) {
          cuda::fits_fp8_rows(w.k) && w.k * dtype_size(w.values.dtype) <= kUploadBlockBytes;
 }
 
+bool becomes_bf16(const Weight& w, const ArrangeOptions& o) {
+  return o.expand && w.format == WeightFormat::kMxfp4;
+}
+
 bool becomes_atoms(const Weight& w, const ArrangeOptions& o) {
-  return o.activations == DType::kBF16 && (o.capability == 0 || o.capability >= 80) &&
+  return !o.expand && o.activations == DType::kBF16 && (o.capability == 0 || o.capability >= 80) &&
          w.format == WeightFormat::kMxfp4 && cuda::fits_atoms(w.n, w.k) && w.max_scale <= cuda::kAtomMaxScale;
 }
 
@@ -34,6 +40,7 @@ int64_t rows_of_a_piece(int64_t k) {
 
 ArrangedBytes cuda_arranged_bytes(const Weight& host, const ArrangeOptions& options) {
   if (becomes_fp8(host, options)) return {host.n * host.k + 256, host.n * int64_t{sizeof(float)}};
+  if (becomes_bf16(host, options)) return {host.experts * host.n * host.k * int64_t{2} + 256};
   if (!becomes_atoms(host, options)) return {host.bytes() + 512};  // each tensor is aligned to 256
   return {cuda::atoms_bytes(host.experts, host.n, host.k) + 256};
 }
@@ -70,11 +77,33 @@ Weight arrange_fp8(const Weight& host, Arena& arena, float*& scales, std::vector
   return out;
 }
 
+Weight arrange_bf16(const Weight& host, Arena& arena, std::vector<UploadPiece>& pieces) {
+  constexpr int64_t kBlock = 16, kValues = 32;  // bytes of codes; beside them a byte of scale
+  constexpr int64_t kStep = (kUploadBlockBytes - 1024) / (kBlock + 1);
+  Weight out{.format = WeightFormat::kPlain,
+             .values = arena.tensor(DType::kBF16, {host.experts, host.n, host.k}),
+             .experts = host.experts,
+             .n = host.n,
+             .k = host.k};
+  const int64_t blocks = host.scales.bytes();
+  for (int64_t begin = 0; begin < blocks; begin += kStep) {
+    const int64_t count = std::min(kStep, blocks - begin);
+    pieces.push_back({.values = host.values.as<char>() + begin * kBlock,
+                      .value_bytes = count * kBlock,
+                      .scales = host.scales.as<char>() + begin,
+                      .scale_bytes = count,
+                      .to = out.values.as<char>() + begin * kValues * 2,
+                      .expands = true});
+  }
+  return out;
+}
+
 }  // namespace
 
 Weight cuda_arrange(const Weight& host, const ArrangeOptions& options, Arena& arena, float*& scales,
                     std::vector<UploadPiece>& pieces) {
   if (becomes_fp8(host, options)) return arrange_fp8(host, arena, scales, pieces);
+  if (becomes_bf16(host, options)) return arrange_bf16(host, arena, pieces);
   Weight out = host;
   if (!becomes_atoms(host, options)) {
     out.values = cuda_place(host.values, arena, pieces);
@@ -109,6 +138,11 @@ void cuda_send(const UploadPiece& piece, const UploadLane::Block& block, UploadL
   const int64_t scales_at = round_up_256(piece.value_bytes);
   const int64_t bytes = scales_at + piece.scale_bytes;
   lane.send(block.device, block.host, bytes);
+  if (piece.expands) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(block.device);
+    return cuda::expand_mxfp4(codes, codes + scales_at, piece.scale_bytes, reinterpret_cast<uint16_t*>(piece.to),
+                              lane.native_stream());
+  }
   Tensor values{block.device, {1, piece.n, piece.k / 32, 16}, DType::kU8, {}};
   Tensor scales{block.device + scales_at, {1, piece.n, piece.k / 32}, DType::kU8, {}};
   Weight rows{.format = WeightFormat::kMxfp4, .values = values, .scales = scales, .n = piece.n, .k = piece.k};

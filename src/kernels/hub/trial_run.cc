@@ -116,7 +116,7 @@ class Trial {
     std::vector<UploadPiece> pieces;
     float* no_scales = nullptr;
     Weight out = cuda_arrange(host, options, arenas_.back(), no_scales, pieces);
-    auto lane = make_upload_lane(*context_, kUploadBlockBytes);
+    auto lane = make_upload_lane(*context_, kUploadBlockBytes, /*device_blocks=*/true);
     for (const UploadPiece& piece : pieces) {
       const UploadLane::Block block = lane->begin();
       std::copy_n(piece.values, piece.value_bytes, block.host);
