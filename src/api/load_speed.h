@@ -12,6 +12,7 @@ namespace tessera {
 struct LoadSpeed {
   int64_t bytes = 0;          // of tensors in the files
   double bare_seconds = 0;    // a GPU: files -> pinned memory -> device; a CPU: files -> memory
+  double disk_seconds = 0;    // of cold files: the fastest plain read found, past the page cache, keeping nothing
   double load_seconds = 0;    // until the weights lie where they are used, in the form that kernels read
   double touch_seconds = 0;   // a CPU: until every mapped byte was read once, load_seconds included
   int64_t device_bytes = 0;   // taken for good; 0 on a CPU
@@ -22,8 +23,13 @@ struct LoadSpeed {
   int64_t allocations = 0;    // of device memory for weights
 };
 
-// Copies and loads once each; neither keeps anything. `preallocate` false takes device memory tensor by tensor. Uses
-// the device, dtype, dequantize, dense and threads of the options. Throws what Llm::load throws.
-LoadSpeed measure_load(const std::string& model, const LoadOptions& options, bool preallocate);
+struct LoadBench {
+  bool preallocate = true;  // false: device memory is taken tensor by tensor
+  bool cold = false;        // before each copy and load the system forgets the files
+};
+
+// Copies and loads once each; neither keeps anything. Uses the device, dtype, dequantize, dense and threads of the
+// options. Throws what Llm::load throws.
+LoadSpeed measure_load(const std::string& model, const LoadOptions& options, const LoadBench& bench);
 
 }  // namespace tessera

@@ -26,6 +26,7 @@ double above_final(const LoadSpeed& s) {
 OrderedJson to_json(const LoadSpeed& s) {
   return {{"bytes", s.bytes},
           {"bare_seconds", s.bare_seconds},
+          {"disk_seconds", s.disk_seconds},
           {"load_seconds", s.load_seconds},
           {"touch_seconds", s.touch_seconds},
           {"device_bytes", s.device_bytes},
@@ -37,8 +38,25 @@ OrderedJson to_json(const LoadSpeed& s) {
           {"allocations", s.allocations}};
 }
 
+LoadSpeed fastest(const std::vector<LoadSpeed>& rounds) {
+  LoadSpeed best = rounds[0];
+  for (const LoadSpeed& r : rounds) {
+    best.disk_seconds = std::min(best.disk_seconds, r.disk_seconds);
+    best.bare_seconds = std::min(best.bare_seconds, r.bare_seconds);
+    best.load_seconds = std::min(best.load_seconds, r.load_seconds);
+    best.touch_seconds = std::min(best.touch_seconds, r.touch_seconds);
+    best.device_peak = std::max(best.device_peak, r.device_peak);
+    best.host_peak = std::max(best.host_peak, r.host_peak);
+  }
+  return best;
+}
+
 void print(Output& out, const char* how, const LoadSpeed& s) {
   const double ready = s.touch_seconds > 0 ? s.touch_seconds : s.load_seconds;
+  if (s.disk_seconds > 0) {
+    out.text(fmt::format("  {:<22} {:.3f} s   {:.1f} GB/s: a plain read past the page cache\n", "the disk",
+                         s.disk_seconds, gb(s.bytes) / s.disk_seconds));
+  }
   out.text(fmt::format("  {:<22} {:.3f} s   {:.1f} GB/s\n", "bare copy of the files", s.bare_seconds,
                        gb(s.bytes) / s.bare_seconds));
   out.text(fmt::format("  {:<22} {:.3f} s   {:.1f} GB/s   {:.2f} of the bare copy's time\n", how, ready,
@@ -64,34 +82,34 @@ void add_options(CLI::App& app, LoadBenchOptions& o) {
   app.add_option("--rounds", o.rounds, "loads, each after a bare copy; the fastest is shown")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  app.add_flag("--cold", o.cold, "also with files that are not in memory, beside the disk's rate");
   app.add_flag("--no-prealloc", o.scattered, "also load with device memory taken tensor by tensor, and compare");
 }
 
 int bench_load(Invocation& call, const LoadBenchOptions& o) {
   const std::string folder = find_model(o.model.model);
   OrderedJson object;
-  double ready[2] = {0, 0};
-  LoadSpeed first;
-  int status = 0;
-  for (int way = 0; way < (o.scattered ? 2 : 1); ++way) {
+  struct Way {
+    const char* key;
+    const char* name;
+    LoadBench bench;
+  };
+  std::vector<Way> ways = {{"preallocated", "preallocated", {}}};
+  if (o.scattered) ways.push_back({"scattered", "tensor by tensor", {.preallocate = false}});
+  if (o.cold) ways.push_back({"cold", "from the disk", {.cold = true}});
+  std::vector<LoadSpeed> speeds;
+  for (const Way& way : ways) {
     std::vector<LoadSpeed> rounds;
-    for (int i = 0; i < o.rounds; ++i) rounds.push_back(measure_load(folder, o.model.load, way == 0));
-    LoadSpeed best = rounds[0];
-    for (const LoadSpeed& r : rounds) {
-      best.bare_seconds = std::min(best.bare_seconds, r.bare_seconds);
-      best.load_seconds = std::min(best.load_seconds, r.load_seconds);
-      best.touch_seconds = std::min(best.touch_seconds, r.touch_seconds);
-      best.device_peak = std::max(best.device_peak, r.device_peak);
-      best.host_peak = std::max(best.host_peak, r.host_peak);
-    }
-    ready[way] = best.load_seconds;
-    if (way == 0) first = best;
-    const char* name = way == 0 ? "preallocated" : "tensor by tensor";
-    object[way == 0 ? "preallocated" : "scattered"] = to_json(best);
+    for (int i = 0; i < o.rounds; ++i) rounds.push_back(measure_load(folder, o.model.load, way.bench));
+    speeds.push_back(fastest(rounds));
+    object[way.key] = to_json(speeds.back());
     if (call.json) continue;
-    if (way == 0) call.out.text(fmt::format("{:.3f} GB of tensors, the fastest of {}\n", gb(best.bytes), o.rounds));
-    print(call.out, name, best);
+    if (speeds.size() == 1)
+      call.out.text(fmt::format("{:.3f} GB of tensors, the fastest of {}\n", gb(speeds[0].bytes), o.rounds));
+    print(call.out, way.name, speeds.back());
   }
+  const LoadSpeed& first = speeds[0];
+  int status = 0;
   if (double above = above_final(first); first.device_bytes > kSmallModel && above > kMostAboveFinal) {
     if (!call.json) {
       call.out.text(fmt::format("device memory rose {:.2f} % above the model's own, more than the {:.0f} % allowed\n",
@@ -99,7 +117,7 @@ int bench_load(Invocation& call, const LoadBenchOptions& o) {
     }
     status = 1;
   }
-  if (o.scattered) object["scattered_over_preallocated"] = ready[1] / ready[0];
+  if (o.scattered) object["scattered_over_preallocated"] = speeds[1].load_seconds / first.load_seconds;
   if (call.json) call.out.json(object);
   return status;
 }

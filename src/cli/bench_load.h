@@ -10,6 +10,7 @@ struct LoadBenchOptions {
   ModelOptions model;
   int rounds = 3;
   bool scattered = false;
+  bool cold = false;
 };
 
 void add_options(CLI::App& app, LoadBenchOptions& options);

@@ -7,11 +7,13 @@
 #include <unordered_map>
 
 #include "core/arena.h"
+#include "core/host_memory.h"
 #include "core/log.h"
 #include "loading/cast.h"
 #include "loading/checkpoint_tensors.h"
 #include "loading/deferred_rows.h"
 #include "loading/parallel_tasks.h"
+#include "loading/prefetch.h"
 #include "loading/strict_json.h"
 #include "quant/mxfp4.h"
 
@@ -157,6 +159,12 @@ RowForm form_of(const RowWork& work, size_t i) {
     default:
       TS_CHECK(false, "{} is not made", work.row->name);
   }
+}
+
+// With room to spare: what does not fit is better left to come page by page.
+bool fits_in_memory(int64_t bytes) {
+  const int64_t available = available_memory();
+  return available > 0 && bytes < available / 10 * 9;
 }
 
 }  // namespace
@@ -470,6 +478,9 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   Impl& impl = *impl_;
   TS_CHECK(!impl.loaded && impl.tensors, "a Checkpoint is loaded once, from files");
   std::vector<RowWork> rows = impl.plan_rows(plan, settings);
+  int64_t made_bytes = 0;
+  for (const RowWork& work : rows) made_bytes += work.made() ? work.room() : 0;
+  if (!settings.deferred && fits_in_memory(impl.tensors->total_bytes() + made_bytes)) prefetch(*impl.tensors, pool);
   impl.check_scales(rows, pool);
 
   int64_t capacity = 0, apart = 0;

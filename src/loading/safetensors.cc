@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -327,11 +328,20 @@ bool SafetensorsFile::maps(const void* address) const {
   return base_ != nullptr && p >= base_ && p < base_ + file_bytes_;
 }
 
+// What is in memory is copied at once. The rest is asked for whole before it is waited for: the system's own window of
+// reading ahead is a fraction of a block.
 void SafetensorsFile::read(const void* address, int64_t bytes, char* to) const {
   int64_t at = static_cast<const char*>(address) - base_;
+  bool in_memory = true;
   while (bytes > 0) {
-    const ssize_t got = pread(fd_, to, static_cast<size_t>(bytes), at);
+    iovec part{to, static_cast<size_t>(bytes)};
+    const ssize_t got = in_memory ? preadv2(fd_, &part, 1, at, RWF_NOWAIT) : preadv(fd_, &part, 1, at);
     if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && in_memory) {  // EAGAIN, or a file system that does not know the flag
+      in_memory = false;
+      readahead(fd_, at, static_cast<size_t>(bytes));
+      continue;
+    }
     if (got < 0) fail(ErrorCode::kIo, "{}: cannot be read: {}", path_, std::strerror(errno));
     if (got == 0) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", path_);
     to += got;
