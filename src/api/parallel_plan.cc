@@ -1,6 +1,7 @@
 #include "api/parallel_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "cache/cache_spec.h"
@@ -122,6 +123,12 @@ RankAccount account_of(const Checkpoint& checkpoint, const WeightPlan& plan, con
   return out;
 }
 
+// Bytes that a rank sends for one row to be sampled on GPUs: a best token and a sum of weights of each 4096 columns.
+double told_to_choose(const ModelInfo& info, const Mesh& mesh) {
+  const double segments = std::ceil(static_cast<double>(info.vocab_size) / mesh.tensor / 4096);
+  return 16 * segments * (mesh.tensor - 1);
+}
+
 Json communication(const PlanRequest& request, const ModelInfo& info, bool experts) {
   const Mesh& mesh = request.mesh;
   const bool dispatch = request.dispatch;
@@ -137,7 +144,7 @@ Json communication(const PlanRequest& request, const ModelInfo& info, bool exper
                                          : sum_bytes(r);
   const double attention_bytes = sum_bytes(t);
   const double logits = t > 1 ? static_cast<double>(info.vocab_size) / t * 4 * (t - 1) : 0;
-  const double greedy = request.gathers_logits ? logits : 8.0 * (t - 1);
+  const double greedy = request.on_gpus ? told_to_choose(info, mesh) : 8.0 * (t - 1);
   return {{"attention", {{"kind", t > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", attention_bytes}}},
           {"experts",
            {{"kind", r == 1                ? "none"
@@ -149,21 +156,35 @@ Json communication(const PlanRequest& request, const ModelInfo& info, bool exper
           {"collectives_a_step", layers * ((t > 1) + (r > 1)) + (t > 1)}};
 }
 
+// Bytes that a rank reads of the cache for one token with so many before it.
+double cache_read(const CacheSpec& spec, const PlanRequest& request, int64_t context) {
+  const StepRanks place{.mesh = request.mesh, .rank = 0};
+  double bytes = 0;
+  for (const LayerCache& layer : own_cache(spec, &place).layers)
+    bytes += static_cast<double>(token_bytes(layer, dtype_size(request.dtype)) *
+                                 (layer.window == 0 ? context : std::min(layer.window, context)));
+  return bytes;
+}
+
+constexpr int64_t kContext = 384;  // tokens of each sequence in predictions of many
+
 StepSeconds predict(const Checkpoint& checkpoint, const WeightPlan& plan, const PlanRequest& request,
-                    const ModelInfo& info, const LinkFigures& link, double sequences) {
+                    const Model& model, const LinkFigures& link, double sequences) {
   const Mesh& mesh = request.mesh;
+  const ModelInfo& info = model.info();
   double reads = 0;
   for (int rank = 0; rank < mesh.ranks(); ++rank)
     reads =
         std::max(reads, account_of(checkpoint, plan, request, rank, info.experts_per_token, sequences).read_a_token);
   const int sums = (mesh.tensor > 1) + (mesh.ranks() > 1);
-  return predict_step(
-      h100_figures(), link, mesh.ranks(),
-      {.layers = info.num_hidden_layers,
-       .weight_bytes = reads,
-       .sums = static_cast<double>(info.num_hidden_layers * sums),
-       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
-       .gathered_bytes = sequences * static_cast<double>(info.vocab_size) * 4 * (mesh.tensor - 1) / mesh.tensor});
+  return predict_step(h100_figures(), link, mesh.ranks(),
+                      {.layers = info.num_hidden_layers,
+                       .tokens = sequences,
+                       .weight_bytes = reads,
+                       .cache_bytes = sequences > 1 ? sequences * cache_read(model.cache(), request, kContext) : 0,
+                       .sums = static_cast<double>(info.num_hidden_layers * sums),
+                       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
+                       .gathered_bytes = sequences * told_to_choose(info, mesh)});
 }
 
 }  // namespace
@@ -184,9 +205,9 @@ Json scaling_table(const Checkpoint& checkpoint, Model& model, const PlanRequest
         if (account_of(checkpoint, plan, r, 0, model.info().experts_per_token, 1).weights > kMemory) continue;
         const LinkFigures& link = link_figures()[ranks <= kHost ? 1 : 2];
         const int replicas = gpus / ranks;
-        const StepSeconds alone = predict(checkpoint, plan, r, model.info(), link, 1);
+        const StepSeconds alone = predict(checkpoint, plan, r, model, link, 1);
         const double batch = kSequencesAGpu * ranks;
-        const StepSeconds full = predict(checkpoint, plan, r, model.info(), link, batch);
+        const StepSeconds full = predict(checkpoint, plan, r, model, link, batch);
         rows.push_back({{"gpus", gpus},
                         {"tp", ranks},
                         {"ep", expert},
@@ -237,7 +258,7 @@ Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest
   Json predictions = Json::array();
   for (const LinkFigures& link : link_figures()) {
     for (double batch : {1.0, 128.0}) {
-      const StepSeconds s = predict(checkpoint, plan, request, info, link, batch);
+      const StepSeconds s = predict(checkpoint, plan, request, model, link, batch);
       predictions.push_back({{"device", h100_figures().name},
                              {"link", link.name},
                              {"sequences", batch},

@@ -10,8 +10,8 @@ namespace tessera {
 
 struct PlanRequest {
   Mesh mesh;
-  bool dispatch = false;        // experts
-  bool gathers_logits = false;  // whole, for greedy requests too
+  bool dispatch = false;  // experts
+  bool on_gpus = false;   // where each part of a row tells its best token, instead of its best few
   DType dtype = DType::kBF16;
   bool dequantize = false;
 };

@@ -145,7 +145,7 @@ int cmd_plan(Invocation& call) {
                       .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
                       .dequantize = options.load.dequantize};
   request.dispatch = request.dispatch && request.mesh.expert > 1;
-  request.gathers_logits = cuda;
+  request.on_gpus = cuda;
   const Json out = scaling ? scaling_table(checkpoint, *model, request) : describe_plan(checkpoint, *model, request);
   if (call.json) {
     call.out.json(out);

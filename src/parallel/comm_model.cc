@@ -13,9 +13,10 @@ constexpr LinkFigures kLinks[] = {
     {"InfiniBand 400G", 30.0, 6.0, 45, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };
 
-constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 28.4,
+constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 28.4, 0.8,
                               "measured: reads of 8 GiB; the 20b's and the 120b's decode steps less their bytes "
-                              "(0.68 ms over 24 layers, 1.03 over 36)"};
+                              "(0.68 ms over 24 layers, 1.03 over 36); with 128 sequences 3.0 and 2.9 ms more "
+                              "(0.98 and 0.63 us a token and layer)"};
 
 }  // namespace
 
@@ -35,8 +36,9 @@ double all_reduce_seconds(const LinkFigures& link, int ranks, double bytes) {
 
 StepSeconds predict_step(const DeviceFigures& device, const LinkFigures& link, int ranks, const StepDemand& d) {
   StepSeconds s;
-  const double reads = d.weight_bytes / (device.gigabytes_per_s * 1e9);
-  s.compute = reads + static_cast<double>(d.layers) * device.layer_us * 1e-6;
+  const double reads = (d.weight_bytes + d.cache_bytes) / (device.gigabytes_per_s * 1e9);
+  const double per_token = (d.tokens - 1) * device.token_layer_us * (0.5 + 0.5 / ranks);
+  s.compute = reads + static_cast<double>(d.layers) * (device.layer_us + per_token) * 1e-6;
   s.communication = d.sums * all_reduce_seconds(link, ranks, d.sum_bytes);
   if (ranks > 1) s.communication += link.latency_us * 1e-6 + d.gathered_bytes / (link.gigabytes_per_s * 1e9);
   return s;

@@ -1,5 +1,6 @@
-// What a decode step should take on many GPUs: bytes read over bandwidth, a latency a layer, and collectives of latency
-// plus bytes over bandwidth. Its few constants are measured or stated, each with its source. Pure.
+// What a decode step should take on many GPUs: bytes read over bandwidth, a latency a layer, time for each token and
+// layer, and collectives of latency plus bytes over bandwidth. Its few constants are measured or stated, each with its
+// source. Pure.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,9 @@ struct DeviceFigures {
   const char* name;
   double gigabytes_per_s;  // of reads
   double layer_us;         // of a decode step, whatever its bytes: launches, waits, small kernels
+  // For each token beyond the first and each layer, besides bytes: half on every rank (norms, routing, sums), half
+  // split.
+  double token_layer_us;
   const char* source;
 };
 
@@ -29,10 +33,12 @@ const DeviceFigures& h100_figures();
 // One rank's share of a decode step.
 struct StepDemand {
   int64_t layers = 0;
+  double tokens = 1;
   double weight_bytes = 0;    // read by the busiest rank
+  double cache_bytes = 0;     // keys and values, likewise
   double sums = 0;            // over the ranks
   double sum_bytes = 0;       // each
-  double gathered_bytes = 0;  // logits that a rank hears from the others
+  double gathered_bytes = 0;  // that a rank hears from the others, to choose tokens
 };
 
 struct StepSeconds {
