@@ -29,7 +29,13 @@ struct LoadOptions {
       "auto";  // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
   std::string cache_dtype = "auto";  // of keys and values: auto (as the activations), fp8 (E4M3: half of bfloat16)
   int threads = 0;                   // 0: all cores this process may use
-  int64_t max_context = 0;           // tokens a sequence may have; 0: the model's own limit, cut to 131072
+  // Experts off the device: empty: none; "auto": as many layers' as must, to host memory and then to disk; a map of
+  // layers, "0-8=gpu,9-30=cpu,31-35=disk"; or a .json as of Hugging Face accelerate. Or the first cpu_moe layers'.
+  std::string device_map;
+  int64_t cpu_moe = 0;
+  int64_t device_memory = 0;  // most bytes of a GPU that are used, the driver's share included; 0: all
+  std::function<void(const std::string& text)> on_plan;  // gets the placement and its cost before anything is loaded
+  int64_t max_context = 0;   // tokens a sequence may have; 0: the model's own limit, cut to 131072
   int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;
                              // a max_context of 0 is then cut to what fits
   int64_t page_size = 0;     // tokens in a cache page; 0: 32, fewer for windows under 128

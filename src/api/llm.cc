@@ -7,12 +7,14 @@
 
 #include "api/answer_text.h"
 #include "api/describe.h"
+#include "api/device_plan.h"
 #include "api/generation_config.h"
 #include "api/hub_layers.h"
 #include "api/llm_impl.h"
 #include "api/mxfp4_fallback.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory_limit.h"
 #include "engine/likelihood.h"
 #include "engine/placement.h"
 #include "hub/resolve.h"
@@ -22,9 +24,22 @@ namespace tessera {
 
 namespace {
 
+// About 2 ms: workers must not fall asleep between two layers of a step, nor between two steps.
+constexpr int kHostSpins = 40000;
+
 // Ranks share the cores.
 int pool_threads(const LoadOptions& o) {
   return threads_of_rank(o.threads, std::max({o.tp, o.ep, 1}));
+}
+
+std::unique_ptr<DeviceContext> make_limited_context(const LoadOptions& o) {
+  std::unique_ptr<DeviceContext> context = make_context(o.device);
+  if (o.device_memory < 0)
+    fail(ErrorCode::kInvalidArgument, "device_memory is {}; expected 0 or more", o.device_memory);
+  if (o.device_memory == 0) return context;
+  if (context->device().type != DeviceType::kCuda)
+    fail(ErrorCode::kInvalidArgument, "--device-memory limits a GPU, and the device is the CPU");
+  return limit_memory(std::move(context), o.device_memory, kDriverBytes);
 }
 
 }  // namespace
@@ -33,7 +48,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     : options((init_logging(), load_options)), pool(pool_threads(options)), checkpoint(Checkpoint::open(folder)) {
   // Starting a GPU and reading a big tokenizer.json each take as long as much of the rest, so they go beside it.
   std::future<std::unique_ptr<DeviceContext>> starting =
-      std::async(std::launch::async, [&] { return make_context(options.device); });
+      std::async(std::launch::async, [&] { return make_limited_context(options); });
   std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
     const std::string path = folder + "/tokenizer.json";
     if (!std::filesystem::exists(path)) return std::nullopt;
@@ -43,6 +58,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize};
   if (options.device == "auto" && has_cuda_code()) context = starting.get();
   settings.deferred = context ? context->device().type == DeviceType::kCuda : options.device.starts_with("cuda");
+  if (places_experts()) settings.deferred = false;  // what stays on the host must be there
   if (options.tp != 0 || options.ep != 0) {
     if (!context) context = starting.get();
     WeightPlan whole;
@@ -57,11 +73,11 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   if (!context) context = starting.get();
   kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(context->info().capability);
   check_dense();
-  if (context->device().type == DeviceType::kCuda) {
-    if (!team) expand_where_needed(plan);
-    move_weights(plan);
-  }
+  if (context->device().type == DeviceType::kCuda && !team) expand_where_needed(plan);
+  if (places_experts()) place_experts(plan);
+  if (context->device().type == DeviceType::kCuda) move_weights(plan);
   if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
+  if (host_experts) host_experts->attach(kernels);
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
   int64_t length = std::min<int64_t>(model->info().max_position_embeddings, 131072);
   if (options.max_context < 0)
@@ -154,6 +170,65 @@ void Llm::Impl::move_weights(const WeightPlan& plan) {
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,
             static_cast<double>(report.device_bytes) / (int64_t{1} << 30));
+}
+
+bool Llm::Impl::places_experts() const {
+  if (options.device_map.empty() && options.cpu_moe == 0) return false;
+  if (options.cpu_moe < 0) fail(ErrorCode::kInvalidArgument, "cpu_moe is {}; expected 0 or more", options.cpu_moe);
+  if (team || options.tp != 0 || options.ep != 0) {
+    fail(ErrorCode::kUnsupported,
+         "--device-map and --cpu-moe are for one device; leave out --tp and --ep, or give the ranks all of the model");
+  }
+  return true;
+}
+
+// Plans, and marks the rows that stay. The weights have been loaded, which on a CPU is mapped.
+void Llm::Impl::place_experts(WeightPlan& plan) {
+  const bool cuda = context->device().type == DeviceType::kCuda;
+  // One core is left to the thread that waits for the device.
+  if (cuda)
+    host_pool =
+        std::make_unique<ThreadPool>(options.threads > 0 ? pool.size() : std::max(1, pool.size() - 1), kHostSpins);
+  ThreadPool& threads = cuda ? *host_pool : pool;
+  const DevicePlan chosen = plan_devices(
+      checkpoint.folder(), device_plan_request(options, dtype, context.get(), checkpoint.folder(), threads));
+  const std::string text = device_plan_text(chosen);
+  options.on_plan ? options.on_plan(text) : log::info("{}", text);
+  if (!chosen.offloads()) return;
+  device_map = chosen.map;
+  if (cuda) options.max_batch_tokens = std::max(options.max_batch_tokens, kStreamChunk);
+  plan.keep_on_host([&](const WeightRow& row) {
+    const int64_t layer = layer_of_weight(row.name);
+    if (row.split != Split::kExperts || layer < 0) return false;
+    return device_map[static_cast<size_t>(layer)] != Place::kDevice;
+  });
+  mark_hosted(plan);
+  make_host_experts(plan, device_map);
+}
+
+void Llm::Impl::make_host_experts(const WeightPlan& plan, const DeviceMap& map) {
+  std::vector<HostLayer> layers(map.size());
+  for (const WeightRow& row : plan.rows()) {
+    if (!row.on_host || !row.weight) continue;
+    const auto layer = static_cast<size_t>(layer_of_weight(row.name));
+    (row.inner == ExpertInner::kColumns ? layers[layer].down : layers[layer].gate_up) = *row.weight;
+    layers[layer].on_disk = map[layer] == Place::kDisk;
+  }
+  std::erase_if(layers, [](const HostLayer& layer) { return !layer.gate_up.defined(); });
+  const bool moves = host_pool != nullptr;
+  int64_t largest = 0, biases = 0;
+  for (const HostLayer& layer : layers)
+    if (moves)
+      largest = std::max(largest, cuda_arranged_bytes(layer.gate_up, arrangement()).bytes +
+                                      cuda_arranged_bytes(layer.down, arrangement()).bytes);
+  host_experts = std::make_unique<HostExperts>(*context, host_pool ? *host_pool : pool, kernels, std::move(layers));
+  if (!moves) return;
+  host_experts->populate();
+  for (const WeightRow& row : plan.rows())
+    if (row.on_host && row.tensor) biases = std::max(biases, row.tensor->bytes() + 512);
+  auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
+  host_experts->stream_with(
+      std::make_unique<ExpertStream>(*context, *host_pool, kernels, arrangement(), read, largest + 2 * biases));
 }
 
 const Tokenizer& Llm::Impl::text() const {

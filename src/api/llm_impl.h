@@ -9,7 +9,9 @@
 
 #include "api/rank_team.h"
 #include "core/thread_pool.h"
+#include "engine/device_map.h"
 #include "engine/engine.h"
+#include "engine/host_experts.h"
 #include "kernels/arrange.h"
 #include "loading/checkpoint.h"
 #include "models/model.h"
@@ -25,6 +27,9 @@ struct Llm::Impl {
   void expand_where_needed(const WeightPlan& plan);
   void check_dense() const;
   void move_weights(const WeightPlan& plan);
+  bool places_experts() const;
+  void place_experts(WeightPlan& plan);
+  void make_host_experts(const WeightPlan& plan, const DeviceMap& map);
   RankLinks* links() { return team ? &team->links : nullptr; }
 
   // For one sequence at a time; made, with its cache, when first asked for. Throw kOutOfMemory.
@@ -48,6 +53,9 @@ struct Llm::Impl {
   std::vector<LoadedRow> rows;
   Arena device_weights;  // empty on a CPU, where weights stay in the checkpoint's mapping
   Kernels kernels;
+  DeviceMap device_map;                   // empty: everything is on the device
+  std::unique_ptr<ThreadPool> host_pool;  // of the experts that stay on the host of a GPU
+  std::unique_ptr<HostExperts> host_experts;
   std::optional<Tokenizer> tokenizer;
   std::vector<int32_t> eos_ids;
   RunnerOptions run_options;

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "api/describe.h"
+#include "api/device_plan.h"
 #include "api/memory_forecast.h"
 #include "cli/commands.h"
 #include "cli/hub_model.h"
@@ -25,6 +26,7 @@ examples:
   tessera inspect openai/gpt-oss-120b                 before downloading it: fetches config.json and forecasts the rest
   tessera inspect config.json --max-context 32768 --fit 20
   tessera inspect openai/gpt-oss-120b --device cuda --max-context 131072 --max-requests 3
+  tessera inspect openai/gpt-oss-120b --device-map auto --device-memory 24GiB
 
 Only headers are read, so this takes no longer for 120 billion parameters than for one. Where there are no weight files,
 or MODEL is a config.json, the account is what that configuration leads to. Of a card's memory 0.75 GB are taken off for
@@ -100,6 +102,13 @@ Json inspect(const Options& options) {
                                      .dense_fp8 = load.dense == "fp8",
                                      .max_requests = options.max_requests,
                                      .max_batch_tokens = options.max_batch_tokens});
+  if (wants_placement(load)) {
+    ThreadPool pool(load.threads);
+    const DevicePlan placed =
+        plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder(), pool));
+    out["placement"] = describe_device_plan(placed);
+    out["placement"]["text"] = device_plan_text(placed);
+  }
   return out;
 }
 
@@ -189,6 +198,7 @@ std::string as_text(const Json& in, bool tensors) {
   text +=
       fmt::format("files\n  {}{}\n", bytes(in["file_bytes"]), read ? "" : " of weights, by config.json; none is here");
   text += memory_table(in) + cache_lines(in) + forecast_lines(in);
+  if (in.contains("placement")) text += in["placement"]["text"].get<std::string>();
   if (!tensors) return text;
   text += "tensors: shape, type and size in the file, type and size in memory\n";
   for (const Json& row : in["tensors"]) {

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "api/describe.h"
+#include "api/device_plan.h"
 #include "api/parallel_plan.h"
 #include "api/rank_team.h"
 #include "cli/commands.h"
@@ -20,6 +21,10 @@ examples:
   tessera plan openai/gpt-oss-120b --tp 4 --ep 2
   tessera plan config.json --tp 3 --json
   tessera plan MODEL --ep 8 --attention dp
+  tessera plan openai/gpt-oss-120b --device-map auto --device-memory 24GiB
+
+The last one says which layers' experts stay in main memory or on disk where one GPU is too small for all of them, and what
+a token then costs; main memory is measured here, the GPU is taken to be an H100 with that much memory.
 
 config.json is all that is read. Inner widths of MXFP4 experts are split in blocks of 32; with --device cuda in 64s, which
 a GPU's matrix units take at once. Predictions are for H100s, see docs/scaling.md.)";
@@ -116,6 +121,18 @@ std::string scaling_text(const Json& rows) {
   return text;
 }
 
+void show_placement(Invocation& call, const LoadOptions& load, const Checkpoint& checkpoint) {
+  ThreadPool pool(load.threads);
+  const DType dtype = resolve_dtype(load.dtype, checkpoint.config());
+  const DevicePlan plan =
+      plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder(), pool));
+  if (call.json) {
+    call.out.json(describe_device_plan(plan));
+  } else {
+    call.out.text(device_plan_text(plan));
+  }
+}
+
 }  // namespace
 
 int cmd_plan(Invocation& call) {
@@ -131,6 +148,9 @@ int cmd_plan(Invocation& call) {
       ->capture_default_str();
   app.add_flag("--dequantize", options.load.dequantize, "expand MXFP4 experts to bf16");
   add_rank_options(app, options);
+  add_placement_options(app, options);
+  app.add_option("--max-context", options.load.max_context, "with these: tokens that the cache must hold")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
   bool scaling = false;
   app.add_flag("--scaling", scaling, "predictions for 1 to 64 H100s instead: the table of docs/scaling.md");
   app.footer(kExamples);
@@ -139,6 +159,10 @@ int cmd_plan(Invocation& call) {
   const std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
+  if (wants_placement(options.load)) {
+    show_placement(call, options.load, checkpoint);
+    return 0;
+  }
   const bool cuda = options.load.device == "cuda";
   PlanRequest request{.mesh = resolve_mesh(options.load, checkpoint, plan, cuda),
                       .dispatch = options.load.experts == "dispatch" || (options.load.experts == "auto" && !cuda),

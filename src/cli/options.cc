@@ -36,6 +36,27 @@ std::pair<int32_t, float> parse_logit_bias(const std::string& text) {
 
 }  // namespace
 
+void add_placement_options(CLI::App& app, ModelOptions& options) {
+  app.add_option("--device-map", options.load.device_map,
+                 "where layers' experts are kept: auto (the GPU until it is full, then main memory, then disk); "
+                 "LAYERS=PLACE,... as 0-8=gpu,9-30=cpu,31-35=disk; or a device_map.json as of accelerate")
+      ->group(kLoadGroup);
+  app.add_option("--cpu-moe", options.load.cpu_moe,
+                 "keep the experts of the first N layers in main memory, and compute them there")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+      ->type_name("N")
+      ->group(kLoadGroup);
+  app.add_option("--device-memory", options.load.device_memory,
+                 "use no more of the GPU's memory, such as 24GiB, the driver's share included; 0: all of it")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::NonNegativeNumber)
+      ->group(kLoadGroup);
+}
+
+bool wants_placement(const LoadOptions& load) {
+  return !load.device_map.empty() || load.cpu_moe > 0 || load.device_memory > 0;
+}
+
 void add_model_options(CLI::App& app, ModelOptions& options) {
   app.add_option("MODEL", options.model, "a Hugging Face folder, or a hub id: ORG/NAME or ORG/NAME@REVISION")
       ->required();
@@ -71,6 +92,7 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
                  "ORG/NAME of the hub whose kernels are run though its publisher is not on the list; may be repeated")
       ->allow_extra_args(false)
       ->group(kLoadGroup);
+  add_placement_options(app, options);
   app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str()
@@ -142,7 +164,9 @@ void serve_other_rank(const ModelOptions& options) {
 
 Llm load_llm(const ModelOptions& options) {
   serve_other_rank(options);
-  return Llm::load(find_model(options.model), options.load);
+  LoadOptions load = options.load;
+  load.on_plan = [](const std::string& text) { fmt::print(stderr, "{}", text); };
+  return Llm::load(find_model(options.model), load);
 }
 
 SamplingParams SamplingOptions::over(SamplingParams base) const {

@@ -21,6 +21,10 @@ struct ModelOptions {
 
 // MODEL, --device, --dtype, --dequantize, --threads, --max-context, --ignore-window.
 void add_model_options(CLI::App& app, ModelOptions& options);
+// --device-map, --cpu-moe, --device-memory; the first has them too.
+void add_placement_options(CLI::App& app, ModelOptions& options);
+// Whether one of them was given.
+bool wants_placement(const LoadOptions& load);
 // --tp, --ep, --attention, --experts, of commands that run a model.
 void add_rank_options(CLI::App& app, ModelOptions& options);
 // --cache-memory, of commands that run one request at a time.

@@ -49,6 +49,8 @@ class CpuContext final : public DeviceContext {
   void to_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void to_host(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
   void copy_on_device(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
+  void call_on_host(HostCall& call) override { call.run(); }
+  bool recording() const override { return false; }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>&) override { return nullptr; }
   void synchronize() override {}
   void* native_stream() const override { return nullptr; }

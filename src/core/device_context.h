@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/host_call.h"
 #include "core/tensor.h"
 
 namespace tessera {
@@ -49,6 +50,11 @@ class DeviceContext {
   virtual void to_device(void* device_memory, const void* host, int64_t bytes) = 0;
   virtual void to_host(void* host, const void* device_memory, int64_t bytes) = 0;
   virtual void copy_on_device(void* to, const void* from, int64_t bytes) = 0;
+  // Runs the call once all before it is done; what comes after waits for it. It may be recorded, and must stay as long
+  // as the record. What it throws, the next synchronize() throws.
+  virtual void call_on_host(HostCall& call) = 0;
+  // Whether record() is at work.
+  virtual bool recording() const = 0;
   // Records what `work` puts on the stream instead of running it. Null where nothing is asynchronous.
   virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
   // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.

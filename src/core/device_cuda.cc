@@ -116,8 +116,8 @@ class CudaContext final : public DeviceContext {
       cudaGetLastError();  // not sticky
       DeviceInfo now = info();
       fail(ErrorCode::kOutOfMemory,
-           "{} has {:.2f} GiB free of {:.2f}, and {:.2f} GiB are needed; stop what else runs on it, or lower "
-           "--max-context",
+           "{} has {:.2f} GiB free of {:.2f}, and {:.2f} GiB are needed; stop what else runs on it, lower "
+           "--max-context, or keep experts in main memory with --device-map auto",
            now.name, gib(now.free_bytes), gib(now.total_bytes), gib(bytes));
     }
     check(result, "allocating memory");
@@ -144,13 +144,26 @@ class CudaContext final : public DeviceContext {
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
           "copying on the device");
   }
+  void call_on_host(HostCall& call) override {
+    std::unique_ptr<Enqueued>& enqueued = host_calls_[&call];
+    if (!enqueued) enqueued = std::make_unique<Enqueued>(&call, &host_errors_);
+    auto run = [](void* data) {
+      const auto* e = static_cast<const Enqueued*>(data);
+      e->errors->run(*e->call);
+    };
+    check(cudaLaunchHostFunc(stream_, run, enqueued.get()), "calling the host");
+  }
+  bool recording() const override { return recording_; }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
     // Relaxed: a kernel's module may be loaded on its first use, here too.
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "recording a graph");
     cudaGraph_t graph = nullptr;
+    recording_ = true;
     try {
       work();
+      recording_ = false;
     } catch (...) {
+      recording_ = false;
       cudaStreamEndCapture(stream_, &graph);
       if (graph != nullptr) cudaGraphDestroy(graph);
       cudaGetLastError();
@@ -163,15 +176,27 @@ class CudaContext final : public DeviceContext {
     check(result, "making a graph");
     return std::make_unique<CudaGraph>(executable, stream_);
   }
-  void synchronize() override { check(cudaStreamSynchronize(stream_), "running on the device"); }
+  void synchronize() override {
+    check(cudaStreamSynchronize(stream_), "running on the device");
+    host_errors_.rethrow();
+  }
   void* native_stream() const override { return stream_; }
 
  private:
+  // What the driver hands back; stays, since a graph may name it.
+  struct Enqueued {
+    Enqueued(HostCall* c, HostErrors* e) : call(c), errors(e) {}
+    HostCall* call;
+    HostErrors* errors;
+  };
   static double gib(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
 
   int index_;
   cudaStream_t stream_ = nullptr;
   std::map<void*, std::unique_ptr<PinnedBlock>> pinned_;
+  std::map<HostCall*, std::unique_ptr<Enqueued>> host_calls_;
+  HostErrors host_errors_;
+  bool recording_ = false;
 };
 
 }  // namespace

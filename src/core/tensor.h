@@ -112,6 +112,7 @@ struct Weight {
   Tensor values;
   Tensor scales;            // kMxfp4 and kFp8Rows
   uint8_t max_scale = 255;  // kMxfp4: the largest of the scales, or 255 when that is not known
+  bool hosted = false;      // stays in host memory and is read by the host, wherever the activations are
   int64_t experts = 1;
   int64_t n = 0;
   int64_t k = 0;

@@ -13,9 +13,6 @@ namespace tessera {
 
 namespace {
 
-// About 50 us: longer than the gap between two regions of a decode step, shorter than a scheduler tick.
-constexpr int kSpins = 4000;
-
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -44,7 +41,7 @@ int ThreadPool::resolve(int threads) {
   return threads == 0 ? usable_cores() : threads;
 }
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, int spins) : spins_(spins) {
   threads = resolve(threads);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
@@ -83,7 +80,7 @@ void ThreadPool::run(int64_t n, int64_t grain, Task task, void* context) {
   for (int spins = 0;; ++spins) {
     int32_t left = running_.load(std::memory_order_acquire);
     if (left == 0) return;
-    if (spins < kSpins) {
+    if (spins < spins_) {
       pause();
     } else {
       running_.wait(left, std::memory_order_acquire);
@@ -95,7 +92,7 @@ void ThreadPool::work(int thread) {
   uint32_t seen = 0;
   for (;;) {
     for (int spins = 0; epoch_.load(std::memory_order_acquire) == seen; ++spins) {
-      if (spins < kSpins) {
+      if (spins < spins_) {
         pause();
       } else {
         epoch_.wait(seen, std::memory_order_acquire);

@@ -14,8 +14,11 @@ namespace tessera {
 
 class ThreadPool {
  public:
+  // About 50 us: longer than the gap between two regions of a decode step, shorter than a scheduler tick.
+  static constexpr int kSpins = 4000;
   // threads = 0: the cores this process may use (affinity mask and cgroup quota), or TESSERA_THREADS.
-  explicit ThreadPool(int threads = 0);
+  // `spins`: pauses before a worker sleeps.
+  explicit ThreadPool(int threads = 0, int spins = kSpins);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -43,6 +46,7 @@ class ThreadPool {
   void drain(int thread);
 
   std::vector<std::thread> workers_;
+  int spins_;
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<int32_t> running_{0};

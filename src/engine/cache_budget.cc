@@ -30,6 +30,10 @@ int64_t tokens_of_one(const CacheLayout& layout, const CacheDemand& d, int64_t p
 
 }  // namespace
 
+int64_t device_reserve(int64_t total_bytes) {
+  return std::min(total_bytes / 16, int64_t{1} << 30);
+}
+
 CacheBudget plan_cache(const CacheLayout& layout, const CacheDemand& d) {
   const int64_t one = pages_of_one(layout, d);
   if (d.stated_bytes > 0) {

@@ -28,4 +28,7 @@ struct CacheBudget {
 // many tokens would fit and which flag to change.
 CacheBudget plan_cache(const CacheLayout& layout, const CacheDemand& demand);
 
+// What of a GPU's memory is kept for recorded steps, and for code that is loaded when it is first used.
+int64_t device_reserve(int64_t total_bytes);
+
 }  // namespace tessera

@@ -27,6 +27,8 @@ class CountingContext final : public DeviceContext {
   void to_device(void*, const void*, int64_t) override { never(); }
   void to_host(void*, const void*, int64_t) override { never(); }
   void copy_on_device(void*, const void*, int64_t) override { never(); }
+  void call_on_host(HostCall&) override { never(); }
+  bool recording() const override { return false; }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>&) override { return nullptr; }
   void synchronize() override {}
   void* native_stream() const override { return nullptr; }

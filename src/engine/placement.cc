@@ -97,6 +97,7 @@ ArrangeOptions options_of(const WeightPlan& plan, const WeightRow& row, const Ar
 ArrangedBytes count_bytes(const WeightPlan& plan, const ArrangeOptions& options) {
   ArrangedBytes all;
   for (const WeightRow& row : plan.rows()) {
+    if (row.on_host) continue;
     if (row.tensor && row.tensor->defined()) all.bytes += row.tensor->bytes() + 256;
     if (!row.weight || row.kind == RowKind::kAlias) continue;
     const ArrangedBytes arranged = cuda_arranged_bytes(*row.weight, options_of(plan, row, options));
@@ -114,10 +115,10 @@ std::vector<UploadPiece> arrange_all(const WeightPlan& plan, const ArrangeOption
   auto* scales = static_cast<float*>(arena.allocate(pooled_scales));
   std::vector<UploadPiece> pieces;
   for (const WeightRow& row : plan.rows())
-    if (row.weight && row.kind != RowKind::kAlias)
+    if (row.weight && row.kind != RowKind::kAlias && !row.on_host)
       *row.weight = cuda_arrange(*row.weight, options_of(plan, row, options), arena, scales, pieces);
   for (const WeightRow& row : plan.rows())
-    if (row.tensor && row.tensor->defined()) *row.tensor = cuda_place(*row.tensor, arena, pieces);
+    if (row.tensor && row.tensor->defined() && !row.on_host) *row.tensor = cuda_place(*row.tensor, arena, pieces);
   return pieces;
 }
 
@@ -128,8 +129,15 @@ int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged) {
   return staged ? std::clamp<int64_t>(device_bytes * 15 / 1000 / kLaneBytes, 1, lanes) : lanes;
 }
 
+void mark_hosted(const WeightPlan& plan) {
+  for (const WeightRow& row : plan.rows())
+    if (row.weight && row.kind != RowKind::kAlias) row.weight->hosted = row.on_host;
+}
+
 int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, Device device) {
+  mark_hosted(plan);
   for (const WeightRow& row : plan.rows()) {
+    if (row.on_host) continue;
     if (row.tensor && row.tensor->dtype == DType::kF32) row.tensor->dtype = options.activations;
     if (row.weight && row.weight->format == WeightFormat::kMxfp4) row.weight->max_scale = 0;
   }
@@ -144,10 +152,12 @@ int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, D
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report, bool preallocate) {
   const auto start = std::chrono::steady_clock::now();
+  mark_hosted(plan);
   const std::vector<Shared> shared = shared_weights(plan);
   std::list<std::vector<uint16_t>> kept;
   for (const WeightRow& row : plan.rows())  // undefined: another rank's
-    if (row.tensor && row.tensor->defined()) *row.tensor = narrowed(*row.tensor, options.activations, kept);
+    if (row.tensor && row.tensor->defined() && !row.on_host)
+      *row.tensor = narrowed(*row.tensor, options.activations, kept);
   const ArrangedBytes all = count_bytes(plan, options);
   Arena arena = preallocate ? Arena(context, all.bytes) : Arena::scattered(context);
   const std::vector<UploadPiece> pieces = arrange_all(plan, options, all.pooled_scales, arena);

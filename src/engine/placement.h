@@ -26,9 +26,12 @@ struct PlacementReport {
 // much device memory: together at most 1.5 % of device_bytes, or one lane's 10 MiB where that is more.
 int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged);
 
-// Re-points every target of the plan at device memory and returns the arena that holds it. The host copies are not used
-// again. With `preallocate` (always, but to compare) the arena is one block. Throws kOutOfMemory before anything was
-// moved, and what `read` throws.
+// Tells the loaded weights whether they stay in host memory, as their rows say (WeightRow::on_host).
+void mark_hosted(const WeightPlan& plan);
+
+// Re-points the plan's targets at device memory, but for rows that stay on the host, and returns the arena that holds
+// it. The host copies are not used again. With `preallocate` (always, but to compare) the arena is one block. Throws
+// kOutOfMemory before anything was moved, and what `read` throws.
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
                     const ReadBytes& read, PlacementReport* report = nullptr, bool preallocate = true);
 

@@ -19,16 +19,22 @@ class RecordingContext final : public DeviceContext {
   void to_device(void* to, const void* from, int64_t bytes) override { cpu_->to_device(to, from, bytes); }
   void to_host(void* to, const void* from, int64_t bytes) override { cpu_->to_host(to, from, bytes); }
   void copy_on_device(void* to, const void* from, int64_t bytes) override { cpu_->copy_on_device(to, from, bytes); }
+  void call_on_host(HostCall& call) override {
+    ++host_calls;
+    errors_.run(call);
+  }
+  bool recording() const override { return false; }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
     ++recorded;
     return std::make_unique<Graph>(work, replayed);
   }
   void synchronize() override {
     if (on_synchronize) on_synchronize();
+    errors_.rethrow();
   }
   void* native_stream() const override { return nullptr; }
 
-  int64_t recorded = 0, replayed = 0;
+  int64_t recorded = 0, replayed = 0, host_calls = 0;
   std::function<void()> on_synchronize;  // may throw, as a device does that has failed
 
  private:
@@ -41,6 +47,7 @@ class RecordingContext final : public DeviceContext {
     std::function<void()> work;
     int64_t& replayed;
   };
+  HostErrors errors_;
   std::unique_ptr<DeviceContext> cpu_ = make_cpu_context();
 };
 

@@ -18,8 +18,6 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-constexpr int64_t kReserve = int64_t{1} << 30;
-
 void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
     fail(ErrorCode::kInvalidArgument, "{} is {}; expected {} to {}", name, value, low, high);
@@ -96,7 +94,7 @@ int64_t Runner::memory_left() const {
     return (available_memory() - options_.mapped_bytes - memory_.scratch_bytes) / 2 /
            (links_ ? links_->sharing_memory : 1);
   const DeviceInfo info = context_.info();
-  return info.free_bytes - std::min(info.total_bytes / 16, kReserve);
+  return info.free_bytes - device_reserve(info.total_bytes);
 }
 
 int64_t Runner::count_pages() {

@@ -61,6 +61,7 @@ struct WeightRow {
   Tensor* tensor = nullptr;                 // kVector target
   Weight* weight = nullptr;                 // other targets
   std::string alias_of;                     // kAlias: the row shared
+  bool on_host = false;                     // stays in host memory whatever the device
 };
 
 class WeightPlan {
@@ -110,6 +111,12 @@ class WeightPlan {
   }
 
   const std::vector<WeightRow>& rows() const { return rows_; }
+
+  // Which rows do not follow the model to its device: those for which stays(row) is true.
+  template <class F>
+  void keep_on_host(F&& stays) {
+    for (WeightRow& row : rows_) row.on_host = stays(row);
+  }
 
  private:
   WeightRow& add(RowKind kind, std::string_view name, Shape shape, Split split) {

@@ -194,6 +194,7 @@ void run_linear(const LinearArgs& a, Stream& stream) {
 
 Verdict supports_moe(const MoeArgs& a) {
   if (!on_gpu(a.x)) return {"the tensors are not on a CUDA device"};
+  if (a.gate_up.hosted) return {"the experts are kept in host memory"};
   if (!is_float(a.x.dtype)) return {"activations are not F32, BF16 or F16"};
   return kAccepted;
 }
