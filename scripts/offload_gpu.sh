@@ -55,7 +55,7 @@ run() {
   watch_memory &
   watcher=$!
   "$tessera" bench latency "$folder" --device cuda --device-memory "$memory" --max-context 4096 --max-requests 1 \
-    --requests 3 --prompt-tokens 16 16 --output-tokens 128 128 "$@" > "$work/out" 2> "$work/plan" || true
+    --requests 3 --prompt-tokens 16 16 --output-tokens 128 128 "$@" > "$work/out" 2> "$work/plan" || echo "FAILED"
   kill "$watcher"
   wait "$watcher" 2>/dev/null || true
   watcher=
@@ -68,6 +68,14 @@ run() {
     awk -v b="$bound" -v i="$itl" 'BEGIN { printf "RESULT decode %.1f tokens/s, bound %.1f tokens/s: %.0f %%\n", 1000 / i, b, 100000 / i / b }'
   fi
 }
+
+# What handing a layer over costs: a model so small that its experts take no time.
+echo "== the glossary model, nothing and everything on the host"
+for moved in 0 99; do
+  "$tessera" bench latency "$top/models/glossary" --device cuda --cpu-moe "$moved" --max-context 1024 --max-requests 1 \
+    --requests 3 --prompt-tokens 16 16 --output-tokens 256 256 2> /dev/null | grep ITL
+done
+grep num_hidden_layers "$top/models/glossary/config.json"
 
 run "auto" --device-map auto
 run "all experts on the host" --cpu-moe 99

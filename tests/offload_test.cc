@@ -27,6 +27,9 @@ std::vector<int32_t> ids_of(const SafetensorsFile& golden, const std::string& na
 void expect_golden(const std::string& folder, const LoadOptions& options) {
   const SafetensorsFile golden = SafetensorsFile::open(folder + "/golden.safetensors");
   Llm llm = Llm::load(folder, options);
+  if (options.device_map != "auto") {
+    EXPECT_NE(llm.explain_kernels(1, 1).find("\"moe_host\""), std::string::npos) << "nothing is off the device";
+  }
   for (const std::string k : {"0", "1"}) {
     const std::vector<int32_t> want = ids_of(golden, "greedy." + k);
     const Generation made =

@@ -43,8 +43,8 @@ Counted count_weights(const Checkpoint& checkpoint, const WeightPlan& plan, cons
   for (const LoadedRow& row : checkpoint.forecast(plan, {.dtype = o.dtype, .dequantize = o.dequantize})) {
     const WeightRow& declared = plan.rows()[i++];
     const int64_t layer = layer_of_weight(declared.name);
-    if (declared.split == Split::kExperts && layer >= 0 && layer < layers) {
-      counted.experts[static_cast<size_t>(layer)] += row.memory_bytes + kPadding;
+    if (is_layers_expert(declared)) {
+      counted.experts.at(static_cast<size_t>(layer)) += row.memory_bytes + kPadding;
       counted.experts_a_layer = declared.shape[0];
     } else {
       counted.dense += row.memory_bytes;
@@ -55,7 +55,7 @@ Counted count_weights(const Checkpoint& checkpoint, const WeightPlan& plan, cons
 }
 
 // A forecast with everything on the device; its cache is what is asked for.
-DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& r) {
+DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& r, const ArrangeOptions& arrange) {
   Checkpoint checkpoint = Checkpoint::from_config(config);
   const std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
@@ -69,12 +69,21 @@ DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& 
                           .max_sequences = r.forecast.max_requests,
                           .max_batch_tokens = r.forecast.max_batch_tokens,
                           .ignore_window = r.forecast.ignore_window};
-  const ArrangeOptions arrange{
-      .activations = r.forecast.dtype, .capability = r.forecast.capability, .fp8 = r.forecast.dense_fp8};
   DeviceForecast f = forecast_device(plan, arrange, *model, kernels, one, run);
   f.cache /= r.forecast.max_requests;  // more sequences share what is left
   if (r.cache_memory > 0) f.cache = r.cache_memory;
   return f;
+}
+
+// Of the weights that are no layer's experts, as the device holds them.
+int64_t lay_out_dense(const std::string& config, const DevicePlanRequest& r, const ArrangeOptions& arrange) {
+  Checkpoint checkpoint = Checkpoint::from_config(config);
+  const std::unique_ptr<Model> model = make_model(checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  checkpoint.bind_shapes(plan, {.dtype = r.forecast.dtype, .dequantize = r.forecast.dequantize});
+  plan.keep_on_host(is_layers_expert);
+  return lay_out_weights(plan, arrange, {DeviceType::kCuda});
 }
 
 DeviceMap choose_map(const DevicePlanRequest& r, const MapDemand& demand) {
@@ -144,12 +153,12 @@ DevicePlan plan_devices(const std::string& config, const DevicePlanRequest& aske
   if (r.forecast.context == 0) r.forecast.context = std::min(kUsualContext, info.max_position_embeddings);
 
   DevicePlan plan{.context = r.forecast.context, .device = r.device, .device_total = r.device_total, .rates = r.rates};
-  plan.forecast = forecast_all(config, r);
+  const ArrangeOptions arrange{
+      .activations = r.forecast.dtype, .capability = r.forecast.capability, .fp8 = r.forecast.dense_fp8};
+  plan.forecast = forecast_all(config, r, arrange);
   MapDemand& demand = plan.demand;
   demand.experts = counted.experts;
-  int64_t experts = 0;
-  for (int64_t bytes : counted.experts) experts += bytes;
-  const int64_t dense = std::max<int64_t>(plan.forecast.weights - experts, 0);
+  const int64_t dense = plan.forecast.measured && !r.cpu ? lay_out_dense(config, r, arrange) : counted.dense;
   plan.reserve = r.cpu ? kHostReserve : std::max(device_reserve(r.device_total), plan.forecast.graphs);
   demand.device_fixed = dense + plan.forecast.workspace + plan.forecast.cache + plan.reserve;
   demand.device_bytes = r.device_free;

@@ -198,9 +198,7 @@ void Llm::Impl::place_experts(WeightPlan& plan) {
   device_map = chosen.map;
   if (cuda) options.max_batch_tokens = std::max(options.max_batch_tokens, kStreamChunk);
   plan.keep_on_host([&](const WeightRow& row) {
-    const int64_t layer = layer_of_weight(row.name);
-    if (row.split != Split::kExperts || layer < 0) return false;
-    return device_map[static_cast<size_t>(layer)] != Place::kDevice;
+    return is_layers_expert(row) && device_map[static_cast<size_t>(layer_of_weight(row.name))] != Place::kDevice;
   });
   mark_hosted(plan);
   make_host_experts(plan, device_map);

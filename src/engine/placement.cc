@@ -5,6 +5,7 @@
 #include <cstring>
 #include <list>
 
+#include "engine/device_map.h"
 #include "kernels/arrange.h"
 #include "loading/cast.h"
 #include "loading/parallel_tasks.h"
@@ -127,6 +128,10 @@ std::vector<UploadPiece> arrange_all(const WeightPlan& plan, const ArrangeOption
 int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged) {
   const int64_t lanes = std::min(threads, kMaxLanes);
   return staged ? std::clamp<int64_t>(device_bytes * 15 / 1000 / kLaneBytes, 1, lanes) : lanes;
+}
+
+bool is_layers_expert(const WeightRow& row) {
+  return row.split == Split::kExperts && layer_of_weight(row.name) >= 0;
 }
 
 void mark_hosted(const WeightPlan& plan) {

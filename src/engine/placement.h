@@ -26,6 +26,8 @@ struct PlacementReport {
 // much device memory: together at most 1.5 % of device_bytes, or one lane's 10 MiB where that is more.
 int64_t count_lanes(int64_t threads, int64_t device_bytes, bool staged);
 
+// Whether a row is of the experts of a layer: what may stay elsewhere than on the device.
+bool is_layers_expert(const WeightRow& row);
 // Tells the loaded weights whether they stay in host memory, as their rows say (WeightRow::on_host).
 void mark_hosted(const WeightPlan& plan);
 
