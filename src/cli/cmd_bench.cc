@@ -4,6 +4,7 @@
 
 #include "api/openai_json.h"
 #include "cli/batch_options.h"
+#include "cli/bench_kernels.h"
 #include "cli/bench_load.h"
 #include "cli/commands.h"
 #include "cli/interrupt.h"
@@ -24,7 +25,9 @@ examples:
   tessera bench throughput models/glossary --requests 100 --static-batching --trace occupancy.csv
   tessera bench throughput MODEL --rate 4 --requests 200 --json
   tessera bench latency MODEL --concurrency 4
-  tessera bench load MODEL --device cuda --no-prealloc)";
+  tessera bench load MODEL --device cuda --no-prealloc
+  tessera bench kernels MODEL --device cuda --with-hub --svg hub.svg
+  tessera bench kernels MODEL --with-hub RMSNorm=ORG/NAME@v1 --batch-sizes 1,16)";
 
 constexpr const char* kStaticHelp =
     "also serve the same requests in static batches (a batch ends when its longest answer does, as a padded batch), "
@@ -191,7 +194,12 @@ int cmd_bench(Invocation& call) {
   LoadBenchOptions loading;
   CLI::App* load_app = app.add_subcommand("load", "until a model is ready, beside a bare copy of its files");
   add_options(*load_app, loading);
+  KernelBenchOptions kernels;
+  CLI::App* kernels_app =
+      app.add_subcommand("kernels", "tokens a second with and without kernels from the hub, over batch sizes");
+  add_options(*kernels_app, kernels);
   if (!parse(app, call)) return 0;
+  if (kernels_app->parsed()) return bench_kernels(call, kernels);
   if (load_app->parsed()) return bench_load(call, loading);
   return bench(call, throughput_app->parsed() ? throughput : latency);
 }

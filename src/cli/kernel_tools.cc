@@ -49,6 +49,10 @@ std::pair<Device, std::string> device_of(const std::string& name) {
   return {context->device(), context->info().name};
 }
 
+std::string device_text(Device device) {
+  return device.type == DeviceType::kCpu ? "cpu" : fmt::format("cuda:{}", device.index);
+}
+
 int try_one() {
   std::string text(1 << 16, '\0');
   size_t done = 0;
@@ -92,12 +96,17 @@ std::string as_text(const CheckedKind& c) {
   return text;
 }
 
-std::string program_folder() {
-  std::error_code none;
-  return fs::read_symlink("/proc/self/exe", none).parent_path().string();
-}
-
 }  // namespace
+
+std::string own_kernels_library() {
+  std::error_code none;
+  const fs::path folder = fs::read_symlink("/proc/self/exe", none).parent_path();
+  for (const fs::path& place :
+       {folder / "tessera_kernels.so", folder.parent_path() / "lib" / "tessera" / "tessera_kernels.so"})
+    if (fs::exists(place, none)) return place.string();
+  fail(ErrorCode::kNotFound,
+       "tessera_kernels.so is neither beside this program nor in ../lib/tessera; build that target");
+}
 
 void KernelTools::add(CLI::App& kernels) {
   check_ = kernels.add_subcommand("check", "try a kernel against the reference, and time it beside the built-in one");
@@ -149,21 +158,22 @@ int KernelTools::check(Invocation& call) const {
   std::vector<CheckedKind> checked;
   std::set<std::string> used;
   for (const Layer& layer : layers()) {
-    const std::string function = module->find_name(layer.function, device.type);
-    if (function.empty() || !used.insert(function).second) continue;
     if (!only_layer_.empty() && only_layer_ != layer.name) continue;
-    for (const Kind& kind : usual_kinds(layer, device.type)) {
-      TrialSpec spec{.library = library,
-                     .sha256 = module->sha256(),
-                     .layer = layer.name,
-                     .function = function,
-                     .device = device.type == DeviceType::kCpu ? "cpu" : fmt::format("cuda:{}", device.index),
-                     .key = kind.key,
-                     .timed = true};
-      const TrialResult result = try_in_child(spec, checker_program(), timeout_);
-      if (result.final) TrialMemory().store(spec, name, result);
-      checked.push_back({layer.name, function, kind.text, result});
-      if (!call.json) call.out.text(as_text(checked.back()));
+    for (const char* wanted : {layer.function, layer.fused}) {
+      const std::string function = wanted ? module->find_name(wanted, device.type) : "";
+      if (function.empty() || !used.insert(function).second) continue;
+      for (const Kind& kind : usual_kinds(layer, device.type, wanted == layer.fused)) {
+        const TrialSpec spec{.library = library,
+                             .sha256 = module->sha256(),
+                             .layer = layer.name,
+                             .function = function,
+                             .device = device_text(device),
+                             .key = kind.key,
+                             .timed = true};
+        checked.push_back({layer.name, function, kind.text, try_in_child(spec, checker_program(), timeout_)});
+        if (checked.back().result.final) TrialMemory().store(spec, name, checked.back().result);
+        if (!call.json) call.out.text(as_text(checked.back()));
+      }
     }
   }
   if (checked.empty()) {
@@ -211,14 +221,7 @@ int KernelTools::build(Invocation& call) const {
 }
 
 int KernelTools::export_ours(Invocation& call) const {
-  std::string library;
-  for (const std::string& place :
-       {program_folder() + "/tessera_kernels.so",
-        fs::path(program_folder()).parent_path().string() + "/lib/tessera/tessera_kernels.so"})
-    if (library.empty() && fs::exists(place)) library = place;
-  if (library.empty())
-    fail(ErrorCode::kNotFound,
-         "tessera_kernels.so is neither beside this program nor in ../lib/tessera; build that target");
+  const std::string library = own_kernels_library();
   PackageInfo info{.name = "gpt-oss-kernels", .version = 1, .license = "Apache-2.0"};
   info.backend = TESSERA_KERNELS_BACKEND;
   if (info.backend != "cpu") info.archs = {"9.0a"};

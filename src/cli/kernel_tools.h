@@ -9,6 +9,9 @@
 
 namespace tessera::cli {
 
+// The file with this program's own kernels as functions of tvm-ffi's ABI. Throws kNotFound.
+std::string own_kernels_library();
+
 class KernelTools {
  public:
   void add(CLI::App& kernels);

@@ -86,7 +86,7 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
                  "kernels from the hub: alone, the usual mapping; a mapping.json; or LAYER=ORG/NAME or LAYER=FOLDER, "
                  "separated by commas")
       ->expected(0, 1)
-      ->transform([](const std::string& text) { return text == "true" ? "default" : text; })  // of a bare flag
+      ->default_str("default")  // what CLI11 gives a bare flag
       ->group(kLoadGroup);
   app.add_option("--trust-remote-code", options.load.trusted_kernels,
                  "ORG/NAME of the hub whose kernels are run though its publisher is not on the list; may be repeated")

@@ -125,6 +125,24 @@ std::optional<Linear> packed_projection(const Attention& a) {
   return packed;
 }
 
+// The packed heads of one token lie one after another, so rotation and cache write take them where they are.
+void one_packed_token(Step& step, const RopeKvArgs& args, AttentionArgs attended, const Attention& a) {
+  auto heads = [&](int64_t from, int64_t count) {
+    return Tensor{args.packed.as<char>() + from * a.head_dim * dtype_size(args.packed.dtype),
+                  {1, count, a.head_dim},
+                  args.packed.dtype,
+                  args.packed.device};
+  };
+  const int64_t queries = a.own_heads(), keys = a.own_kv_heads();
+  step.run(step.kernels->rope, RopeArgs{.x = heads(0, queries + keys), .cos = args.cos, .sin = args.sin});
+  step.run(step.kernels->kv_write, KvWriteArgs{.k = heads(queries, keys),
+                                               .v = heads(queries + keys, keys),
+                                               .slots = args.slots,
+                                               .cache = args.cache});
+  attended.q = heads(0, queries);
+  step.run(step.kernels->attention, attended);
+}
+
 // One product for all three, then rotation, cache write and attention in one or two passes; false, and nothing done,
 // when no kernel does that.
 bool packed_attention(Step& step, const RopeKvArgs& rotated, const AttentionArgs& attended, const Attention& a,
@@ -134,8 +152,14 @@ bool packed_attention(Step& step, const RopeKvArgs& rotated, const AttentionArgs
   ScratchScope scope(step);
   RopeKvArgs args = rotated;
   args.packed = step.alloc({x.dim(0), a.own_heads() + 2 * a.own_kv_heads(), a.head_dim});
-  if (step.kernels->rope_kv.choose(args) == nullptr) return false;
+  const bool fused = step.kernels->rope_kv.choose(args) != nullptr;
+  // Where a kernel from the hub rotates, one token at least keeps the one product.
+  if (!fused && (x.dim(0) != 1 || step.kernels->rope_kv.rows.empty() || a.head_dim % 8 != 0)) return false;
   linear_into(step, *packed, x, args.packed.reshape({x.dim(0), packed->w.n}));
+  if (!fused) {
+    one_packed_token(step, args, attended, a);
+    return true;
+  }
   if (step.try_run(step.kernels->rope_attention, RopeAttentionArgs{.rope = args, .attention = attended})) return true;
   step.run(step.kernels->rope_kv, args);
   step.run(step.kernels->attention, attended);

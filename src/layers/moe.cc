@@ -4,8 +4,18 @@
 
 namespace tessera {
 
+namespace {
+
+// A kernel from the hub, named as its repository or file is, does not add its sum to the residual.
+bool experts_of_hub(const Kernels& kernels) {
+  auto of_program = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
+  return !kernels.moe.rows.empty() && !std::ranges::all_of(std::string_view(kernels.moe.rows[0].name), of_program);
+}
+
+}  // namespace
+
 Tensor moe_later(Step& step, const Tensor& residual) {
-  return step.split() ? step.alloc(residual.shape) : Tensor{};
+  return step.split() || experts_of_hub(*step.kernels) ? step.alloc(residual.shape) : Tensor{};
 }
 
 Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual,
@@ -73,6 +83,7 @@ Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const T
     return {};
   } else {
     step.run(step.kernels->moe, experts);
+    if (later.defined() && step.probe == nullptr) return {out, nullptr};
   }
   step.run(step.kernels->add, AddArgs{.x = residual, .delta = out});
   return {};

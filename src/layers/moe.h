@@ -17,11 +17,11 @@ struct Moe {
   float limit = 7.0f;
 };
 
-// residual += attended, then residual += the experts' answer to its norm. With ranks the answer may be left for the
-// next norm to add: it is returned then, in `later` [T, H].
+// residual += attended, then residual += the experts' answer to its norm. With ranks, and where a kernel from the hub
+// computes the experts, the answer may be left for the next norm to add: it is returned then, in `later` [T, H].
 Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const Tensor& residual,
             const Pending& attended, const Tensor& later);
-// Room for that, once a step; undefined where one rank computes alone.
+// Room for that, once a step; undefined where the answer is never left.
 Tensor moe_later(Step& step, const Tensor& residual);
 
 }  // namespace tessera

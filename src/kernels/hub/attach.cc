@@ -17,15 +17,16 @@ namespace {
 // One attached kernel: what its row's functions share.
 class HubKernel {
  public:
-  HubKernel(const HubLayer& layer, const AttachOptions& options)
+  // The layer's function or, for `fused`, the one that adds the residual too.
+  HubKernel(const HubLayer& layer, const Layer& known, const AttachOptions& options, bool fused)
       : options_(options), module_(Module::load(layer.library, layer.sha256)) {
-    const Layer* known = find_layer(layer.layer);
-    if (known == nullptr) fail(ErrorCode::kUnsupported, "no layer is called that; docs/kernel-abi.md lists them");
-    if (!layer.name.empty()) function_name_ = module_->find_name(layer.name, options.device.type);
-    if (function_name_.empty()) function_name_ = module_->find_name(known->function, options.device.type);
+    const char* function = fused ? known.fused : known.function;
+    if (fused) instead_ = "its part without the add is";
+    if (!layer.name.empty() && !fused) function_name_ = module_->find_name(layer.name, options.device.type);
+    if (function_name_.empty()) function_name_ = module_->find_name(function, options.device.type);
     if (function_name_.empty()) {
-      fail(ErrorCode::kUnsupported, "{} exports no {}{} (it has {})", layer.library, ffi::kSymbolPrefix,
-           known->function, fmt::join(module_->functions(), ", "));
+      fail(ErrorCode::kUnsupported, "{} exports no {}{} (it has {})", layer.library, ffi::kSymbolPrefix, function,
+           fmt::join(module_->functions(), ", "));
     }
     function_ = module_->find(function_name_);
     workspace_ = module_->find(function_name_ + "_workspace");
@@ -55,7 +56,7 @@ class HubKernel {
     }
     tried_.push_back({key, result.ok ? "" : result.why});
     if (result.ok) return kAccepted;
-    log::warn("Layer `{}` of `{}` is not used, the built-in kernel is: {}", spec.layer, name, result.why);
+    log::warn("Layer `{}` of `{}`: {} is not used, {}: {}", spec.layer, name, function_name_, instead_, result.why);
     return {tried_.back().refusal.c_str()};
   }
 
@@ -80,6 +81,9 @@ class HubKernel {
   }
 
   Device device() const { return options_.device; }
+  bool exports(const std::string& function) const {
+    return !module_->find_name(function, options_.device.type).empty();
+  }
   std::string name, summary;
 
  private:
@@ -92,6 +96,7 @@ class HubKernel {
   std::string function_name_;
   ffi::Function function_ = nullptr, workspace_ = nullptr;
   TrialSpec spec_;
+  const char* instead_ = "the built-in kernel is";
   mutable std::mutex mutex_;
   mutable std::deque<Tried> tried_;  // addresses of refusals stay
 };
@@ -127,17 +132,33 @@ KernelRow<Args> make_row(const std::shared_ptr<const HubKernel>& kernel) {
           .varies = true};  // nobody promises that it does not
 }
 
-// rms_norm has no residual: the built-in add goes before.
-KernelRow<RmsNormArgs> make_norm_row(const std::shared_ptr<const HubKernel>& kernel, const OpTable<AddArgs>& add) {
+// rms_norm has no residual. Where one is added, the library's add_rms_norm does both, or the built-in add goes before.
+KernelRow<RmsNormArgs> make_norm_row(const std::shared_ptr<const HubKernel>& kernel,
+                                     const std::shared_ptr<const HubKernel>& fused, const OpTable<AddArgs>& add) {
   KernelRow<RmsNormArgs> row = make_row<RmsNormArgs>(kernel);
-  row.launch = [kernel, add](const RmsNormArgs& args, Stream& stream) {
-    RmsNormArgs plain = args;
+  auto without_delta = [](RmsNormArgs args) {
+    args.delta = {};
+    return args;
+  };
+  auto takes_delta = [fused](const RmsNormArgs& args) {
+    return args.delta.defined() && fused && fused->verdict(Abi<RmsNormArgs>::key(args));
+  };
+  row.supports = [plain = row.supports, without_delta, takes_delta](const RmsNormArgs& args) {
+    const Verdict verdict = plain(without_delta(args));
+    if (verdict) takes_delta(args);  // tried now, not in the middle of a step
+    return verdict;
+  };
+  row.workspace = [kernel, fused, without_delta, takes_delta](const RmsNormArgs& args) {
+    const int64_t bytes = kernel->workspace(without_delta(args));
+    return takes_delta(args) ? std::max(bytes, fused->workspace(args)) : bytes;
+  };
+  row.launch = [kernel, fused, add, without_delta, takes_delta](const RmsNormArgs& args, Stream& stream) {
+    if (takes_delta(args)) return fused->launch(args, stream);
     if (args.delta.defined()) {
       const AddArgs sum{.x = args.residual, .delta = args.delta};
       add.choose(sum)->launch(sum, stream);
-      plain.delta = {};
     }
-    kernel->launch(plain, stream);
+    kernel->launch(without_delta(args), stream);
   };
   return row;
 }
@@ -160,12 +181,14 @@ const KernelRow<Args>& put_first(OpTable<Args>& table, KernelRow<Args> row) {
   return *table.rows.insert(table.rows.begin(), std::move(row));
 }
 
-void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const HubKernel>& kernel) {
+void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const HubKernel>& kernel,
+             const std::shared_ptr<const HubKernel>& fused) {
   const std::string_view op = layer.op;
   if (op == "rms_norm") {
-    const auto& row = put_first(kernels.rms_norm, make_norm_row(kernel, kernels.add));
+    const auto& row = put_first(kernels.rms_norm, make_norm_row(kernel, fused, kernels.add));
     yield_to(kernels.norm_router, row, [](const NormRouterArgs& a) {
       return RmsNormArgs{.residual = a.residual,
+                         .delta = a.delta,
                          .weight = a.norm_weight,
                          .eps = a.eps,
                          .round_before_weight = a.round_before_weight,
@@ -197,8 +220,13 @@ std::vector<Attached> attach(Kernels& kernels, std::span<const HubLayer> layers,
     Attached result{.layer = layer.layer, .line = {}};
     const std::string& shown = layer.name.empty() ? layer.layer : layer.name;
     try {
-      auto kernel = std::make_shared<const HubKernel>(layer, options);
-      add_row(kernels, *find_layer(layer.layer), kernel);
+      const Layer* known = find_layer(layer.layer);
+      if (known == nullptr) fail(ErrorCode::kUnsupported, "no layer is called that; docs/kernel-abi.md lists them");
+      auto kernel = std::make_shared<const HubKernel>(layer, *known, options, false);
+      std::shared_ptr<const HubKernel> fused;
+      if (known->fused && kernel->exports(known->fused))
+        fused = std::make_shared<const HubKernel>(layer, *known, options, true);
+      add_row(kernels, *known, kernel, fused);
       result.used = true;
       result.line = fmt::format("Using layer `{}` from repo `{}`{}", shown, layer.repo,
                                 layer.revision.empty() ? "" : fmt::format(" (revision: {})", layer.revision));

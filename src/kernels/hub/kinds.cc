@@ -14,7 +14,7 @@ int64_t code(DType t) {
 
 }  // namespace
 
-std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device) {
+std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device, bool fused) {
   constexpr int64_t kHidden = 2880, kHeads = 64, kKvHeads = 8, kHeadDim = 64, kPage = 32, kExperts = 32, kActive = 4;
   const bool gpu = device == DeviceType::kCuda;
   const std::string_view op = layer.op;
@@ -24,7 +24,7 @@ std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device) {
     // Vectors are F32 on a CPU; on a GPU they have the activations' type.
     const int64_t a = code(act), vector = gpu ? a : code(DType::kF32);
     if (op == "rms_norm")
-      out.push_back({fmt::format("[T, {}] {}", kHidden, name), {a, vector, kHidden, key_of(1e-5f)}});
+      out.push_back({fmt::format("[T, {}] {}", kHidden, name), {a, vector, kHidden, key_of(1e-5f), fused}});
     if (op == "rope") out.push_back({fmt::format("[T, {}, {}] {}", kHeads, kHeadDim, name), {a, a, kHeads, kHeadDim}});
     if (op == "silu_mul") out.push_back({fmt::format("[T, {}] {}", kHidden, name), {a, kHidden}});
     if (op == "attention") {

@@ -13,6 +13,7 @@ struct Kind {
   Key key;
 };
 
-std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device);
+// `fused`: of the layer's fused function.
+std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device, bool fused = false);
 
 }  // namespace tessera::hub_kernels

@@ -7,7 +7,7 @@ namespace tessera::hub_kernels {
 namespace {
 
 constexpr Layer kLayers[] = {
-    {"RMSNorm", "rms_norm", "rms_norm"},
+    {"RMSNorm", "rms_norm", "rms_norm", "add_rms_norm"},
     {"MegaBlocksMoeMLP", "moe_mlp", "moe"},
     {"MoE", "moe_mlp", "moe"},
     {"rotary_pos_emb", "rotary_pos_emb", "rope"},

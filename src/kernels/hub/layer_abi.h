@@ -15,7 +15,8 @@ namespace tessera::hub_kernels {
 struct Layer {
   const char* name;
   const char* function;
-  const char* op;  // of kernels/table.h
+  const char* op;               // of kernels/table.h
+  const char* fused = nullptr;  // a function that does the residual's add too; libraries may have it
 };
 std::span<const Layer> layers();
 // Null for an unknown name.
@@ -40,7 +41,7 @@ inline int64_t key_of(const Tensor& t) {
 template <class Args>
 struct Abi;
 
-// rms_norm(out, x, weight, eps). The residual's add runs before it, as the built-in op.
+// rms_norm(out, x, weight, eps), and with a delta add_rms_norm(out, x, delta, weight, eps), which adds it to x first.
 template <>
 struct Abi<RmsNormArgs> {
   static constexpr const char* function = "rms_norm";
@@ -50,10 +51,12 @@ struct Abi<RmsNormArgs> {
     return kAccepted;
   }
   static Key key(const RmsNormArgs& a) {
-    return {key_of(a.residual), key_of(a.weight), a.residual.dim(1), key_of(a.eps)};
+    return {key_of(a.residual), key_of(a.weight), a.residual.dim(1), key_of(a.eps), a.delta.defined()};
   }
   static void pack(Call& call, const RmsNormArgs& a) {
-    call.tensor(a.out).tensor(a.residual).tensor(a.weight).real(static_cast<double>(a.eps));
+    call.tensor(a.out).tensor(a.residual);
+    if (a.delta.defined()) call.tensor(a.delta);
+    call.tensor(a.weight).real(static_cast<double>(a.eps));
   }
 };
 

@@ -105,6 +105,7 @@ RmsNormArgs make_case(CaseMemory& m, const Key& key, int which) {
   const DType act = float_type(key[0]);
   const int64_t n = size(key[2]), tokens = pick(which, 1, 5, 64);
   return {.residual = m.normal(act, {tokens, n}, 2.0f),
+          .delta = key[4] == 0 ? Tensor{} : m.normal(act, {tokens, n}),
           .weight = m.normal(float_type(key[1]), {n}),
           .eps = float_of(key[3]),
           .out = m.empty(act, {tokens, n})};

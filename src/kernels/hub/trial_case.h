@@ -39,7 +39,8 @@ inline constexpr int kCaseSizes = 3;
 // Calls f(tensor, name, role) for each operand, by reference.
 template <class F>
 void operands(RmsNormArgs& a, F&& f) {
-  f(a.residual, "x", Role::kIn), f(a.weight, "weight", Role::kIn), f(a.out, "out", Role::kOut);
+  f(a.residual, "x", a.delta.defined() ? Role::kInOut : Role::kIn), f(a.delta, "delta", Role::kIn);
+  f(a.weight, "weight", Role::kIn), f(a.out, "out", Role::kOut);
 }
 template <class F>
 void operands(RopeArgs& a, F&& f) {
