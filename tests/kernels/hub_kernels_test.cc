@@ -178,6 +178,17 @@ TEST_F(HubKernels, ChangedBytesAreNotLoaded) {
   EXPECT_THROW(Module::load(folder.path + "/a.so"), Error);
 }
 
+// Each of several libraries stays itself, and the same one comes once.
+TEST_F(HubKernels, SeveralLibraries) {
+  const auto bad = Module::load(TESSERA_BAD_KERNELS), ours = Module::load(TESSERA_KERNELS_LIBRARY);
+  const auto again = Module::load(TESSERA_BAD_KERNELS);
+  EXPECT_NE(bad->find("good"), nullptr);
+  EXPECT_EQ(bad->find("rms_norm_cpu"), nullptr);
+  EXPECT_NE(ours->find("rms_norm_cpu"), nullptr);
+  EXPECT_EQ(ours->find("good"), nullptr);
+  EXPECT_EQ(again->find("good"), bad->find("good"));
+}
+
 TEST_F(HubKernels, WithoutACheckerNothingIsUsed) {
   Kernels kernels = Kernels::builtin();
   const HubLayer one{

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
+#include <mutex>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -44,7 +46,8 @@ std::string sha256_of(const std::string& bytes) {
   return hash.finish();
 }
 
-// The loader's own copy, sealed.
+// The loader's own copy, sealed. On success its descriptor stays open: the loader knows libraries by their path, so the
+// path must never name another one.
 void* load_bytes(const std::string& path, const std::string& bytes) {
   const std::string name = std::filesystem::path(path).filename().string();
   const int memory = memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -58,10 +61,20 @@ void* load_bytes(const std::string& path, const std::string& bytes) {
                      ? dlopen(fmt::format("/proc/self/fd/{}", memory).c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
                      : nullptr;
   const char* error = handle ? nullptr : dlerror();
-  const std::string why = error ? error : "";
+  if (handle != nullptr) return handle;
+  const std::string why = error ? error : "it cannot be copied";
   ::close(memory);
-  if (handle == nullptr) fail(ErrorCode::kUnsupported, "{}: the loader refuses it: {}", path, why);
-  return handle;
+  fail(ErrorCode::kUnsupported, "{}: the loader refuses it: {}", path, why);
+}
+
+// Libraries are never unloaded, so one that is there is used again: its threads and its memory are there once.
+void* load_once(const std::string& path, const std::string& sha256, const std::string& bytes) {
+  static std::mutex mutex;
+  static std::map<std::string, void*> loaded;  // by SHA-256
+  std::lock_guard lock(mutex);
+  auto found = loaded.find(sha256);
+  if (found == loaded.end()) found = loaded.emplace(sha256, load_bytes(path, bytes)).first;
+  return found->second;
 }
 
 ffi::DlType dl_type(DType t) {
@@ -197,7 +210,7 @@ std::shared_ptr<const Module> Module::load(const std::string& path, const std::s
          "{}: exports no {}NAME, so it is no tvm-ffi kernel; torch and Triton kernels need Python", path, prefix);
   }
   module->runtime_ = Runtime::open();
-  module->handle_ = load_bytes(path, bytes);
+  module->handle_ = load_once(path, module->sha256_, bytes);
   return module;
 }
 
