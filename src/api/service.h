@@ -39,12 +39,12 @@ class Service {
   // kOutOfMemory; kNotFound without a tokenizer.
   Service(Llm& llm, const BatchOptions& options, ServiceObserver* observer);
   // Ends what runs as cancelled.
-  ~Service();
+  virtual ~Service();
   Service(const Service&) = delete;
 
   // Pieces and ends go to `queue`, until it is closed. Throws kInvalidArgument for impossible parameters, kIo when the
-  // engine is dead.
-  Submission ask(Question question, std::shared_ptr<AnswerQueue> queue);
+  // engine is dead. Virtual so that a test can decide what the model says.
+  virtual Submission ask(Question question, std::shared_ptr<AnswerQueue> queue);
   // The pages are free within a step. An unknown or ended id is ignored.
   void cancel(int64_t id) { machine_.engine.cancel(id); }
 
@@ -59,7 +59,6 @@ class Service {
   std::string token_bytes(int32_t id) const { return llm_.impl().text().token_bytes(id); }
 
   EngineStats stats() const { return machine_.engine.stats(); }
-  // Why the engine has stopped; empty: it has not.
   // Why no request can be answered any more: a fault of the device, a rank that was lost. Empty: none.
   std::string dead() const;
   const SamplingParams& default_sampling() const { return default_sampling_; }
