@@ -2,6 +2,7 @@
 // others load their part of the model and repeat its steps.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -35,6 +36,10 @@ class RankTeam {
 
   // The line that names a lost rank; empty: none is. Any thread may ask.
   std::string lost() const;
+  // As Channel::on_loss().
+  void on_loss(const void* owner, std::function<void(const std::string& line)> told) {
+    channel_->on_loss(owner, std::move(told));
+  }
 
  private:
   RankTeam() = default;

@@ -63,6 +63,7 @@ Service::Service(Llm& llm, const BatchOptions& options, ServiceObserver* observe
 }
 
 Service::~Service() {
+  if (llm_.impl().team) llm_.impl().team->on_loss(this, nullptr);
   machine_.engine.stop();
 }
 
@@ -83,6 +84,11 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
        .constraint = std::move(question.constraint),
        .on_token = [asked](int k, int32_t id, const TokenLogprob* logprob) { return asked->on_token(k, id, logprob); },
        .on_end = [asked](int k, const RequestResult& result) { asked->on_end(k, result); }});
+}
+
+void Service::on_death(const std::function<void(const std::string&)>& told) {
+  machine_.engine.on_death(told);
+  if (llm_.impl().team) llm_.impl().team->on_loss(this, told);
 }
 
 std::string Service::dead() const {

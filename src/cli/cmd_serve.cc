@@ -1,11 +1,12 @@
 // tessera serve: an HTTP server that speaks OpenAI's API. It listens at once, says on /health that it is loading, and
 // serves until SIGINT or SIGTERM, after which running answers may finish.
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <exception>
 #include <filesystem>
+#include <mutex>
 #include <optional>
 #include <sstream>
 #include <thread>
@@ -106,6 +107,33 @@ void announce(const Invocation& call, const server::ServerState& state, uint16_t
   }
 }
 
+// How serving ends. A rank that is lost, or a fault of the device: no step can run in this process any more, and what
+// ran was answered with it. /health says so for a while, for balancers to see, then the server ends, to be started anew.
+struct End {
+  void died(const std::string& why) {
+    std::lock_guard lock(mutex);
+    if (dead.empty()) dead = why;
+    changed.notify_all();
+  }
+  void end() {
+    std::lock_guard lock(mutex);
+    ended = true;
+    changed.notify_all();
+  }
+  // True when the engine has died and that was shown; false when the server has ended.
+  bool wait_for_death() {
+    constexpr auto kShown = std::chrono::seconds(3);
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return ended || !dead.empty(); });
+    return !changed.wait_for(lock, kShown, [&] { return ended; });
+  }
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool ended = false;
+  std::string dead;
+};
+
 }  // namespace
 
 int cmd_serve(Invocation& call) {
@@ -126,6 +154,7 @@ int cmd_serve(Invocation& call) {
   options.server.body_seconds = options.server.header_seconds;
   if (options.server.model_name.empty())
     options.server.model_name = options.model.model == given ? folder_name(given) : given;  // a hub id stays one
+  End end;
   std::optional<Llm> llm;
   server::ServerState state(options.server);
   server::HttpServer http(state);
@@ -138,35 +167,26 @@ int cmd_serve(Invocation& call) {
     try {
       options.model.load.own_cache = false;
       llm.emplace(load_llm(options.model));
-      state.set_service(std::make_shared<Service>(*llm, options.batch, &state.metrics));
+      auto service = std::make_shared<Service>(*llm, options.batch, &state.metrics);
+      service->on_death([&](const std::string& why) { end.died(why); });
+      state.set_service(std::move(service));
       announce(call, state, http.port());
     } catch (...) {
       failure = std::current_exception();
       for (int now = 0; now < 2; ++now) http.drain();
     }
   });
-  // A rank that is lost, or a fault of the device: no step can run in this process any more, and what ran was answered
-  // with it. /health says so for a while, for balancers to see, then the server ends, to be started anew.
-  std::atomic<bool> ended{false};
-  std::string dead;
   std::thread watch([&] {
-    constexpr auto kLook = std::chrono::milliseconds(200), kShown = std::chrono::milliseconds(3000);
-    while (!ended && dead.empty()) {
-      std::this_thread::sleep_for(kLook);
-      const std::shared_ptr<Service> service = state.service();
-      if (service) dead = service->dead();
-    }
-    if (dead.empty()) return;
-    std::this_thread::sleep_for(kShown);
-    for (int now = 0; now < 2; ++now) http.drain();
+    if (end.wait_for_death())
+      for (int now = 0; now < 2; ++now) http.drain();
   });
   http.run();
-  ended = true;
+  end.end();
   watch.join();
   loading.join();
   state.set_service(nullptr);
   if (failure) std::rethrow_exception(failure);
-  if (!dead.empty()) fail(ErrorCode::kIo, "{}", dead);
+  if (!end.dead.empty()) fail(ErrorCode::kIo, "{}", end.dead);
   return http.signal() == SIGINT ? kInterruptedExit : 0;
 }
 

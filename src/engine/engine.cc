@@ -172,6 +172,16 @@ std::string Engine::dead() const {
   return dead_;
 }
 
+void Engine::on_death(std::function<void(const std::string&)> told) {
+  std::string why;
+  {
+    std::lock_guard lock(mutex_);
+    why = dead_;
+    on_death_ = why.empty() ? told : nullptr;
+  }
+  if (!why.empty() && told) told(why);
+}
+
 void Engine::start() {
   TS_CHECK(!thread_.joinable(), "the engine runs already");
   stopping_ = false;
@@ -352,15 +362,18 @@ void Engine::launch(const StepPlan& plan) {
 // A fault of the device: every request is answered with it, and no step can run any more.
 void Engine::die(const Error& e) {
   log::error("the engine stops: {}", e.what());
+  std::function<void(const std::string&)> told;
   {
     std::lock_guard lock(mutex_);
     dead_ = e.what();
+    told = std::move(on_death_);
   }
   for (Sample* sample : leaving_) retire(*sample);
   leaving_.clear();
   rows_.clear();
   take_messages();
   end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
+  if (told) told(e.what());
 }
 
 // Tells the device how to choose, while it computes. Drafts and a prompt's further samples need the logits here.

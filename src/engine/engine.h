@@ -61,6 +61,8 @@ class Engine {
   EngineStats stats() const;
   // Why no step can run any more: a fault of the device. Empty: none.
   std::string dead() const;
+  // `told` is called once, from the engine's thread, when it dies; at once when it is dead. Null: nobody.
+  void on_death(std::function<void(const std::string& why)> told);
   double now() const;  // seconds since construction
 
   // One step in the calling thread; false when there was nothing to do. REQUIRES: not started.
@@ -126,6 +128,7 @@ class Engine {
   int64_t next_id_ = 1;
   EngineStats stats_;
   std::string dead_;  // why no step can run any more
+  std::function<void(const std::string&)> on_death_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -364,6 +364,8 @@ TEST(Engine, AFaultInTheMiddleOfABatchLeavesNobodyWaiting) {
     };
     m.engine.submit(std::move(r));
   }
+  std::string told, told_late;
+  m.engine.on_death([&](const std::string& why) { told = why; });
   m.engine.start();
   for (int i = 0; i < 2000 && ended < 8; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_EQ(ended, 8);
@@ -374,6 +376,9 @@ TEST(Engine, AFaultInTheMiddleOfABatchLeavesNobodyWaiting) {
     EXPECT_NE(a[0].result.error.find("illegal memory access"), std::string::npos);
   }
   EXPECT_NE(m.engine.dead().find("illegal memory access"), std::string::npos);
+  EXPECT_EQ(told, m.engine.dead());
+  m.engine.on_death([&](const std::string& why) { told_late = why; });
+  EXPECT_EQ(told_late, told);
   EXPECT_THROW(m.engine.submit(request({1}, 1, answers[0])), Error);
 }
 

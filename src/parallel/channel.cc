@@ -81,7 +81,9 @@ class ThreadChannel final : public Channel {
     all_->tell();
   }
   void check() override { all_->losses[rank_].check(); }
-  void on_loss(std::function<void(const std::string&)> told) override { all_->losses[rank_].on_loss(std::move(told)); }
+  void on_loss(const void* owner, std::function<void(const std::string&)> told) override {
+    all_->losses[rank_].on_loss(owner, std::move(told));
+  }
 
  private:
   std::shared_ptr<Exchange> all_;

@@ -36,8 +36,9 @@ class Channel {
   // Throws when a rank was lost. Any thread may call it.
   virtual void check() = 0;
   // `told` is called once, from any thread and with the line that calls throw, when a rank is lost: to end what would
-  // otherwise wait for it. At once when one already is. It must not call the channel. Replaces what was set before.
-  virtual void on_loss(std::function<void(const std::string& line)> told) = 0;
+  // otherwise wait for it. At once when one already is. It must not call the channel. One an owner; null takes it away,
+  // after which it is not running and will not.
+  virtual void on_loss(const void* owner, std::function<void(const std::string& line)> told) = 0;
 };
 
 // Every rank gives its bytes and gets everyone's, in rank order. For set-up: handles, identifiers. Throws kIo when a

@@ -130,7 +130,7 @@ TEST_P(ChannelTest, AnAbortReachesAllWithOneLine) {
     std::vector<std::string> lines, told;
     GetParam()(4, [&](Channel& c) {
       if (c.rank() % 2 == 1) c.stay_awake(std::chrono::milliseconds(20));
-      c.on_loss([&](const std::string& line) {
+      c.on_loss(&c, [&](const std::string& line) {
         std::lock_guard lock(mutex);
         told.push_back(line);
       });

@@ -108,7 +108,9 @@ class SocketChannel final : public Channel {
   void stay_awake(std::chrono::microseconds time) override { awake_ = std::max(time, kSpin); }
   void abort(std::string_view cause) noexcept override { lose({rank_, std::string(cause)}); }
   void check() override { loss_.check(); }
-  void on_loss(std::function<void(const std::string&)> told) override { loss_.on_loss(std::move(told)); }
+  void on_loss(const void* owner, std::function<void(const std::string&)> told) override {
+    loss_.on_loss(owner, std::move(told));
+  }
 
  private:
   static void raise(const Fd& event) {

@@ -5,6 +5,7 @@ usage: http_test.py         (TESSERA_PROGRAM: the program; default build/release
 """
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -193,6 +194,61 @@ class Gone(unittest.TestCase):
         self.assertEqual(self.server.ask(CHAT, ASK).json["choices"][0]["message"]["content"], COURAGE)
         self.assertTrue(self.server.wait_for(self.free, 60), "it is cut off, or its answer has ended")
         slow.close()
+
+
+class Many(unittest.TestCase):
+    """2,000 streams at once, though the server was started with 256 open files allowed."""
+    COUNT = 2000
+
+    def setUp(self):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < self.COUNT + 512:
+            self.skipTest(f"only {hard} open files are allowed here")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        self.server = Server("--threads", "1")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.sockets = []
+
+    def tearDown(self):
+        for s in self.sockets:
+            s.close()
+        self.server.stop()
+
+    def open_all(self, body):
+        for _ in range(self.COUNT):
+            s = self.server.socket()
+            s.sendall(request_bytes(CHAT, {**body, "stream": True}))
+            self.sockets.append(s)
+
+    def read_until(self, end):
+        for s in self.sockets:
+            got = b""
+            while end not in got:
+                chunk = s.recv(65536)
+                self.assertTrue(chunk, f"a stream was cut: {got!r}")
+                got += chunk
+            self.assertEqual(status_of(got) or 200, 200)
+
+    def test_open_at_once(self):
+        self.open_all(LONG)
+        self.read_until(b"data: {")
+        self.assertTrue(self.server.wait_for(lambda: self.server.metric("tessera_requests_running") + self.server.metric(
+            "tessera_requests_waiting") == self.COUNT), "all are held at once")
+        self.assertGreaterEqual(self.server.metric("tessera_http_connections"), self.COUNT)
+        with open(f"/proc/{self.server.process.pid}/status") as f:
+            threads = next(int(line.split()[1]) for line in f if line.startswith("Threads:"))
+        self.assertLess(threads, 16)
+        for s in self.sockets:
+            s.close()
+        self.sockets.clear()
+        self.assertTrue(self.server.wait_for(lambda: self.server.metric("tessera_requests_running") == 0 and
+                                             self.server.metric("tessera_requests_waiting") == 0 and
+                                             self.server.metric("tessera_cache_pages_held") == 0, 60))
+
+    def test_all_are_answered(self):
+        self.open_all({**ASK, "max_tokens": 2})
+        self.read_until(b"data: [DONE]")
+        self.assertEqual(self.server.metric("tessera_cache_pages_held"), 0)
 
 
 class Limits(unittest.TestCase):

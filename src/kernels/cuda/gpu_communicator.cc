@@ -28,10 +28,10 @@ class Fate {
     check(cudaHostAlloc(&words, 256, cudaHostAllocMapped | cudaHostAllocPortable), "pinned memory");
     words_ = static_cast<uint32_t*>(words);
     words_[0] = words_[16] = 0;
-    channel_.on_loss([this](const std::string&) { end(); });
+    channel_.on_loss(this, [this](const std::string&) { end(); });
   }
   ~Fate() {
-    channel_.on_loss(nullptr);
+    channel_.on_loss(this, nullptr);
     cudaFreeHost(words_);
   }
   Fate(const Fate&) = delete;
