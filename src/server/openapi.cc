@@ -72,7 +72,13 @@ OrderedJson operation(const Route& route) {
                             : page ? "text/html"
                                    : "application/json",
                             plain || page ? OrderedJson{{"type", "string"}} : OrderedJson{{"type", "object"}});
-  if (route.streams) ok["content"]["text/event-stream"] = {{"schema", {{"type", "string"}}}};
+  if (route.streams) {  // of one event
+    const OrderedJson text = {{"type", "string"}};
+    ok["content"]["text/event-stream"]["schema"] = {
+        {"type", "object"},
+        {"required", OrderedJson::array({"data"})},
+        {"properties", {{"event", text}, {"data", {{"type", "string"}, {"description", "JSON, or [DONE]"}}}}}};
+  }
   out["responses"]["200"] = std::move(ok);
   const OrderedJson error = {{"$ref", route.dialect == Dialect::kAnthropic ? "#/components/schemas/MessagesError"
                                                                            : "#/components/schemas/Error"}};

@@ -248,7 +248,7 @@ class Many(unittest.TestCase):
     def test_all_are_answered(self):
         self.open_all({**ASK, "max_tokens": 2})
         self.read_until(b"data: [DONE]")
-        self.assertEqual(self.server.metric("tessera_cache_pages_held"), 0)
+        self.assertTrue(self.server.wait_for(lambda: self.server.metric("tessera_cache_pages_held") == 0))
 
 
 class Limits(unittest.TestCase):
