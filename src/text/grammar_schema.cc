@@ -25,7 +25,8 @@ constexpr int64_t kMaxItems = 1000;    // of an array whose number of items is b
 constexpr size_t kMaxKnownName = 200;  // bytes of a property beside which others may come
 constexpr int kMaxValueDepth = 200;    // of schemas within schemas, references followed
 
-// Strings of `format`, as patterns. Dates are of every year's months, without a 29th of February.
+// Strings of `format`, as patterns. Dates are of every year's months, without a 29th of February. Where one part ends
+// and the next begins is clear from one byte, so that repetitions are counted and not unrolled.
 constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
     {"date", R"(\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8])))"},
     {"time", R"(([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d))"},
@@ -35,12 +36,14 @@ constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
     {"duration", R"(P(\d{1,4}W|\d{1,4}Y(\d{1,2}M)?(\d{1,3}D)?|\d{1,2}M(\d{1,3}D)?|\d{1,3}D)|PT\d{1,4}[HMS])"},
     {"uuid", R"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"},
     {"email",
-     R"([a-zA-Z0-9_+-]{1,32}(\.[a-zA-Z0-9_+-]{1,16})?@([a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?\.){1,3}[a-zA-Z]{2,12})"},
-    {"hostname", R"(([a-z0-9]{1,20}(-[a-z0-9]{1,20})?\.){0,3}[a-z]{1,20})"},
+     R"([a-zA-Z0-9_+-]{1,32}(\.[a-zA-Z0-9_+-]{1,16})?@[a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?)"
+     R"((\.[a-zA-Z0-9]{1,20}(-[a-zA-Z0-9]{1,20})?){1,3})"},
+    {"hostname", R"([a-z0-9]{1,20}(-[a-z0-9]{1,20})?(\.[a-z0-9]{1,20}(-[a-z0-9]{1,20})?){0,3})"},
     {"ipv4", R"(((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d))"},
     {"ipv6", R"(([0-9a-f]{1,4}:){7}[0-9a-f]{1,4})"},
     {"uri",
-     R"(https?://([a-z0-9]{1,20}(-[a-z0-9]{1,20})?\.){1,4}[a-z]{2,12}(:[1-9]\d{1,3})?(/[A-Za-z0-9._~-]{0,40}){0,8}(\?[A-Za-z0-9._~=&-]{1,100})?(#[A-Za-z0-9._~-]{1,40})?)"},
+     R"(https?://[a-z0-9]{1,20}(-[a-z0-9]{1,20})?(\.[a-z0-9]{1,20}(-[a-z0-9]{1,20})?)*(:[1-9]\d{1,3})?)"
+     R"((/[A-Za-z0-9._~-]{0,40})*(\?[A-Za-z0-9._~=&-]{1,100})?(#[A-Za-z0-9._~-]{1,40})?)"},
 };
 
 class Reader {
