@@ -72,8 +72,7 @@ class ScriptConstraint final : public TokenConstraint {
 // Says script number `seed` of its list; for Anthropic's messages, which have no seed, number top_k - 1.
 class ScriptedService final : public Service {
  public:
-  ScriptedService(Llm& llm, const BatchOptions& options, std::vector<Script> scripts)
-      : Service(llm, options, nullptr) {
+  ScriptedService(Llm& llm, const BatchOptions& options, std::vector<Script> scripts) : Service(llm, options, nullptr) {
     for (Script& script : scripts) scripts_.push_back(std::make_shared<const Script>(std::move(script)));
   }
   Submission ask(Question question, std::shared_ptr<AnswerQueue> queue) override {
@@ -98,9 +97,8 @@ const std::string& model_folder() {
     config["intermediate_size"] = 32;
     const std::string config_file = out + ".json";
     std::ofstream(config_file) << config.dump();
-    const RandomCheckpointOptions options{.config = config_file,
-                                          .out = out,
-                                          .tokenizer_folders = {TESSERA_SOURCE_DIR "/models/glossary"}};
+    const RandomCheckpointOptions options{
+        .config = config_file, .out = out, .tokenizer_folders = {TESSERA_SOURCE_DIR "/models/glossary"}};
     ThreadPool pool(1);
     write_random_checkpoint(plan_random_checkpoint(options), options, pool);
     std::filesystem::remove(config_file);
@@ -256,9 +254,8 @@ void check_responses(Client& client, size_t script, bool ignore_eos) {
 }
 
 void check_messages(Client& client, size_t script) {
-  OrderedJson body = {{"messages", {{{"role", "user"}, {"content", "hi"}}}},
-                      {"max_tokens", 3000},
-                      {"top_k", script + 1}};
+  OrderedJson body = {
+      {"messages", {{{"role", "user"}, {"content", "hi"}}}}, {"max_tokens", 3000}, {"top_k", script + 1}};
   const OrderedJson whole = client.post_json("/v1/messages", body);
   ASSERT_EQ(whole["type"], "message") << whole;
   body["stream"] = true;
@@ -316,10 +313,29 @@ std::vector<OrderedJson> answer_cases() {
 Script hostile_script(std::mt19937& random, const std::vector<Script>& fixtures) {
   static const Script kWords = [] {
     Script words;
-    for (const char* text :
-         {"<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>",
-          "<|endoftext|>", "<|channel|>", "<|message|>", "assistant", "analysis", "final", "commentary", " to=",
-          "functions", ".f", " json", "{\"a\":", "1}", "user", "\n\n", "\xf0\x9f\x91\xa9\xe2\x80\x8d"})
+    for (const char* text : {"<|start|>",
+                             "<|end|>",
+                             "<|message|>",
+                             "<|channel|>",
+                             "<|constrain|>",
+                             "<|return|>",
+                             "<|call|>",
+                             "<|endoftext|>",
+                             "<|channel|>",
+                             "<|message|>",
+                             "assistant",
+                             "analysis",
+                             "final",
+                             "commentary",
+                             " to=",
+                             "functions",
+                             ".f",
+                             " json",
+                             "{\"a\":",
+                             "1}",
+                             "user",
+                             "\n\n",
+                             "\xf0\x9f\x91\xa9\xe2\x80\x8d"})
       for (int32_t id : tokenizer().encode(text)) words.push_back(id);
     return words;
   }();
@@ -464,8 +480,8 @@ TEST_F(Forced, FixtureConversationsRenderToThemselves) {
 TEST_F(Forced, AnswersOfTheFixturesCanBeSentBack) {
   const OrderedJson table = OrderedJson::parse(data_file("token_bytes.json"));
   auto script = [&](const char* name) {
-    const std::map<int, const char*> specials = {{200005, "<|channel|>"}, {200006, "<|start|>"},  {200007, "<|end|>"},
-                                                 {200008, "<|message|>"}, {200002, "<|return|>"}, {200012, "<|call|>"},
+    const std::map<int, const char*> specials = {{200005, "<|channel|>"},  {200006, "<|start|>"},  {200007, "<|end|>"},
+                                                 {200008, "<|message|>"},  {200002, "<|return|>"}, {200012, "<|call|>"},
                                                  {200003, "<|constrain|>"}};
     OrderedJson tokens = OrderedJson::array();
     std::istringstream ids(data_file(name));
@@ -491,8 +507,7 @@ TEST_F(Forced, AnswersOfTheFixturesCanBeSentBack) {
   const OrderedJson called = ask(1);
   EXPECT_EQ(called["tool_calls"][0]["function"]["name"], "lookup_weather");
   EXPECT_EQ(called["tool_calls"][0]["function"]["arguments"], "{\"location\": \"Tokyo\"}");
-  const OrderedJson result = {
-      {"role", "tool"}, {"tool_call_id", called["tool_calls"][0]["id"]}, {"content", "sunny"}};
+  const OrderedJson result = {{"role", "tool"}, {"tool_call_id", called["tool_calls"][0]["id"]}, {"content", "sunny"}};
   const std::string after_call = prompt_of(client, {user, called, result});
   EXPECT_TRUE(after_call.ends_with(
       "<|start|>assistant<|channel|>analysis<|message|>User asks: \"What is the weather in Tokyo?\" We need to use "
