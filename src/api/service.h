@@ -62,7 +62,8 @@ class Service {
   EngineStats stats() const { return machine_.engine.stats(); }
   // Why no request can be answered any more: a fault of the device, a rank that was lost. Empty: none.
   std::string dead() const;
-  // `told` is called, once or more, from any thread, when that begins; at once when it has. Not after the service's end.
+  // `told` is called, once or more, from any thread, when that begins; at once when it has. Not after the service's
+  // end.
   void on_death(const std::function<void(const std::string& why)>& told);
   const SamplingParams& default_sampling() const { return default_sampling_; }
   int64_t vocab_size() const { return llm_.vocab_size(); }

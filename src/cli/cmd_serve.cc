@@ -108,7 +108,8 @@ void announce(const Invocation& call, const server::ServerState& state, uint16_t
 }
 
 // How serving ends. A rank that is lost, or a fault of the device: no step can run in this process any more, and what
-// ran was answered with it. /health says so for a while, for balancers to see, then the server ends, to be started anew.
+// ran was answered with it. /health says so for a while, for balancers to see, then the server ends, to be started
+// anew.
 struct End {
   void died(const std::string& why) {
     std::lock_guard lock(mutex);

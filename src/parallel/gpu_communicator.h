@@ -17,8 +17,8 @@ struct GpuCommunicatorOptions {
 };
 
 // Every rank calls it, with the device that its thread has made current. The channel must live longer, and its loss
-// ends what waits on the GPU: it listens to the channel's on_loss. Throws kUnsupported, on every rank and with what each
-// of them lacks, when there is no way.
+// ends what waits on the GPU: it listens to the channel's on_loss. Throws kUnsupported, on every rank and with what
+// each of them lacks, when there is no way.
 std::unique_ptr<Communicator> make_gpu_communicator(Channel& channel, int device,
                                                     const GpuCommunicatorOptions& options = {});
 
