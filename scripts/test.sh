@@ -86,5 +86,5 @@ else
   say "cuda: no nvcc, not compiled"
 fi
 sanitized asan text_test loading_test hub_test
-sanitized tsan core_test engine_test parallel_test
+sanitized tsan core_test engine_test parallel_test layers_test
 finish

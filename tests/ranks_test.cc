@@ -252,10 +252,15 @@ TEST(RanksBytes, DeferredPartsReadTheSame) {
 // Sampling, batches with shared prefixes, swapping and drafts, against one rank.
 TEST(RanksBatch, SameAnswersAsOneRank) {
   TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
-  auto answers = [&](int tp, int ep) {
-    Llm llm = Llm::load(
-        folder,
-        {.device = "cpu", .dtype = "float32", .threads = 1, .max_context = 256, .page_size = 16, .tp = tp, .ep = ep});
+  auto answers = [&](int tp, int ep, const char* attention = "tp") {
+    Llm llm = Llm::load(folder, {.device = "cpu",
+                                 .dtype = "float32",
+                                 .threads = 1,
+                                 .max_context = 256,
+                                 .page_size = 16,
+                                 .tp = tp,
+                                 .ep = ep,
+                                 .attention = attention});
     std::vector<BatchRequest> requests;
     for (int i = 0; i < 12; ++i) {
       BatchRequest r{.id = std::to_string(i),
@@ -283,6 +288,41 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
   EXPECT_EQ(answers(2, 0), one);
   EXPECT_EQ(answers(3, 0), one);
   EXPECT_EQ(answers(0, 4), one);
+  EXPECT_EQ(answers(0, 4, "dp"), one);
+  EXPECT_EQ(answers(2, 4, "dp"), one);
+}
+
+// With attention data-parallel every group of ranks keeps sequences of its own: caches add up.
+TEST(RanksCache, AddsUp) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  Llm llm = Llm::load(folder, {.device = "cpu",
+                               .dtype = "float32",
+                               .threads = 1,
+                               .max_context = 256,
+                               .page_size = 16,
+                               .ep = 4,
+                               .attention = "dp"});
+  Runner& runner = llm.impl().runner();
+  ASSERT_EQ(runner.caches().size(), 4u);
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (int i = 0; i < 4; ++i) {
+    sequences.push_back(runner.open());
+    EXPECT_EQ(sequences.back()->cache().options().shard, i);
+    while (sequences.back()->cache().reserve(*sequences.back(), 16 * (sequences.back()->held(0) + 1))) {
+    }
+    EXPECT_LT(sequences.back()->cache().available(), 2);
+  }
+}
+
+TEST(RanksRefusals, AttentionOfOwnTokensNeedsDispatch) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  try {
+    Llm::load(folder, {.device = "cpu", .dtype = "float32", .ep = 2, .attention = "dp", .experts = "all-reduce"});
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument);
+    EXPECT_NE(std::string(e.what()).find("give dispatch or auto"), std::string::npos) << e.what();
+  }
 }
 
 TEST(RanksLoss, EndsEveryRequestWithOneLine) {
@@ -305,11 +345,15 @@ TEST(RanksGpu, GoldenTokensAndLogits) {
   if (cuda_devices(nullptr).size() < 2) GTEST_SKIP() << "needs two GPUs";
   for (const char* model : kModels) {
     TS_NEED_FIXTURE(folder, model);
-    for (auto [tp, ep] : {std::pair{2, 0}, {0, 2}, {1, 2}}) {
-      const Plan plan{.tp = tp, .ep = ep};
+    for (const Plan& plan : {Plan{.tp = 2}, Plan{.ep = 2}, Plan{.tp = 1, .ep = 2}, Plan{.ep = 2, .attention = "dp"}}) {
       if (!allowed(model, plan)) continue;
       SCOPED_TRACE(std::string(model) + " " + name_of(plan));
-      Llm llm = Llm::load(folder, {.device = "cuda", .dtype = "float32", .max_context = 512, .tp = tp, .ep = ep});
+      Llm llm = Llm::load(folder, {.device = "cuda",
+                                   .dtype = "float32",
+                                   .max_context = 512,
+                                   .tp = plan.tp,
+                                   .ep = plan.ep,
+                                   .attention = plan.attention});
       expect_golden(llm, SafetensorsFile::open(folder + "/golden.safetensors"));
     }
   }
@@ -318,8 +362,14 @@ TEST(RanksGpu, GoldenTokensAndLogits) {
 TEST(RanksGpu, TheGlossarySaysTheSameAsOnOne) {
   if (cuda_devices(nullptr).size() < 2) GTEST_SKIP() << "needs two GPUs";
   const std::string folder = std::string(TESSERA_SOURCE_DIR) + "/models/glossary";
-  auto answers = [&](int tp, int ep) {
-    Llm llm = Llm::load(folder, {.device = "cuda", .dtype = "float32", .max_context = 512, .tp = tp, .ep = ep});
+  auto answers = [&](int tp, int ep, const char* attention = "tp", const char* experts = "auto") {
+    Llm llm = Llm::load(folder, {.device = "cuda",
+                                 .dtype = "float32",
+                                 .max_context = 512,
+                                 .tp = tp,
+                                 .ep = ep,
+                                 .attention = attention,
+                                 .experts = experts});
     std::vector<BatchRequest> requests;
     for (const char* text : {"Courage means", "A bridge is", "The word river", "Serendipity", "Define a clock:"})
       requests.push_back(
@@ -331,6 +381,8 @@ TEST(RanksGpu, TheGlossarySaysTheSameAsOnOne) {
   const auto one = answers(0, 0);
   EXPECT_EQ(answers(2, 0), one);
   EXPECT_EQ(answers(0, 2), one);
+  EXPECT_EQ(answers(0, 2, "tp", "dispatch"), one);
+  EXPECT_EQ(answers(0, 2, "dp"), one);
 }
 
 }  // namespace

@@ -10,7 +10,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <cmath>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,6 +22,7 @@
 #include "kernels/cuda/peer.h"
 #include "kernels/cuda/rows.h"
 #include "parallel/gpu_communicator.h"
+#include "parallel/mesh.h"
 #include "parallel/sharding.h"
 #include "parallel/socket.h"
 #include "parallel/socket_channel.h"
@@ -82,6 +85,102 @@ float sum_of(uint32_t seed, int ranks, DType dtype, int64_t i) {
   return stored(dtype, sum);
 }
 
+// Values of a plain type on a GPU.
+template <class T>
+class Array {
+ public:
+  Array(DType dtype, Shape shape, int device) : values(static_cast<size_t>(shape.numel())) {
+    tensor_ = {.data = nullptr, .shape = shape, .dtype = dtype, .device = {DeviceType::kCuda, device}};
+    check(cudaMalloc(&tensor_.data, std::max<size_t>(values.size() * sizeof(T), 256)), "memory");
+  }
+  ~Array() { cudaFree(tensor_.data); }
+  Array(const Array&) = delete;
+  const Tensor& tensor() const { return tensor_; }
+  void up() {
+    check(cudaMemcpy(tensor_.data, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "up");
+    check(cudaDeviceSynchronize(), "up");
+  }
+  void down() { check(cudaMemcpy(values.data(), tensor_.data, values.size() * sizeof(T), cudaMemcpyDeviceToHost), "down"); }
+  std::vector<T> values;
+
+ private:
+  Tensor tensor_;
+};
+
+constexpr int64_t kExperts = 32, kActive = 4;
+enum class Routing { kRandom, kAllToFirst, kAllToLast };
+
+int32_t expert_of(Routing routing, uint32_t seed, int ranks, int group, int64_t token, int64_t slot) {
+  if (routing == Routing::kAllToFirst) return static_cast<int32_t>(slot);
+  if (routing == Routing::kAllToLast) return static_cast<int32_t>(kExperts - kActive + slot);
+  const float h = value_of(seed, group * ranks + 1, token);
+  return static_cast<int32_t>((static_cast<int64_t>((h + 10.0f) * 1e5f) + slot * 9) % kExperts);
+}
+
+// One layer's tokens on their way: those of one rank's group, and room for all groups'.
+struct Journey {
+  Journey(DType dtype, std::vector<int64_t> group_tokens, int ranks, int rank, Routing how, uint32_t number, int device)
+      : tokens(std::move(group_tokens)),
+        groups(static_cast<int>(tokens.size())),
+        group_ranks(ranks / groups),
+        group(rank / group_ranks),
+        routing(how),
+        seed(number),
+        size(ranks),
+        total(std::accumulate(tokens.begin(), tokens.end(), int64_t{0})),
+        x(dtype, {tokens[group], kHidden}, device),
+        inbox(dtype, {total, kHidden}, device),
+        out(dtype, {tokens[group], kHidden}, device),
+        indices(DType::kI32, {tokens[group], kActive}, device),
+        ids(DType::kI32, {total, kActive}, device),
+        live(DType::kI32, {1}, device),
+        weights(DType::kF32, {tokens[group], kActive}, device),
+        came(DType::kF32, {total, kActive}, device) {
+    for (int64_t i = 0; i < tokens[group] * kHidden; ++i) x.put(i, value_of(seed, group, i));
+    for (int64_t i = 0; i < tokens[group] * kActive; ++i) {
+      indices.values[i] = expert(group, i / kActive, i % kActive);
+      weights.values[i] = value_of(seed + 1, group, i);
+    }
+    live.values[0] = static_cast<int32_t>(live_of(group));
+    x.up(), indices.up(), weights.up(), live.up();
+  }
+  // Odd groups are filled up with one that is no token.
+  int64_t live_of(int g) const { return tokens[g] - g % 2; }
+  int32_t expert(int g, int64_t token, int64_t slot) const { return expert_of(routing, seed, size, g, token, slot); }
+  bool needs(int g, int64_t token, int rank) const {
+    const Range held = share(kExperts, size, rank);
+    bool any = false;
+    for (int64_t a = 0; a < kActive; ++a) {
+      const int32_t e = expert(g, token, a);
+      any = any || (e >= held.begin && e < held.end());
+    }
+    return any && token < live_of(g);
+  }
+  TokenRoutes routes() const {
+    return {.indices = indices.tensor(),
+            .weights = weights.tensor(),
+            .live = live.tensor(),
+            .group_tokens = tokens,
+            .experts = kExperts};
+  }
+  void dispatch(Communicator& c, void* stream) {
+    c.dispatch(routes(), x.tensor(), inbox.tensor(), ids.tensor(), came.tensor(), stream);
+  }
+  void combine(Communicator& c, void* stream) {
+    c.combine(routes(), inbox.tensor(), ids.tensor(), out.tensor(), stream);
+  }
+
+  std::vector<int64_t> tokens;
+  int groups, group_ranks, group;
+  Routing routing;
+  uint32_t seed;
+  int size;
+  int64_t total;
+  Memory x, inbox, out;
+  Array<int32_t> indices, ids, live;
+  Array<float> weights, came;
+};
+
 class Rank {
  public:
   Rank(Channel& channel, const Options& options)
@@ -105,7 +204,7 @@ class Rank {
       }
     if (peer) wrong += check_all(*peer);
     if (nccl) wrong += check_all(*nccl);
-    if (peer && options_.times) times(*peer, nccl.get());
+    if (peer && options_.times) times(*peer, nccl.get()), dispatch_times(*peer);
     if (!peer) return wrong + 1;
     // Anew: a channel tells one communicator of a loss.
     peer.reset(), nccl.reset();
@@ -165,6 +264,20 @@ class Rank {
       for (bool random : {false, true})
         ++done, wrong += verdict(fmt::format("sample parts of {} rows", rows).c_str(), kind.c_str(),
                                  sampled_in_parts(c, rows, random, ++seed));
+    if (c.dispatches()) {
+      for (int group_ranks = 1; group_ranks <= c.size() / 2; ++group_ranks) {
+        if (c.size() % group_ranks != 0) continue;
+        for (DType dtype : {DType::kBF16, DType::kF32})
+          for (Routing routing : {Routing::kRandom, Routing::kAllToFirst, Routing::kAllToLast})
+            for (int64_t tokens : {1, 2, 40, 100, 700, 1700}) {
+              std::vector<int64_t> sizes;
+              for (int g = 0; g < c.size() / group_ranks; ++g) sizes.push_back(g % 2 == 0 ? tokens : tokens / 3 + 1);
+              ++done, wrong += verdict(fmt::format("dispatch {} {}/{}", dtype_name(dtype), tokens, group_ranks).c_str(),
+                                       kind.c_str(), journey(c, dtype, sizes, routing, ++seed));
+            }
+      }
+      ++done, wrong += verdict("dispatch in a graph", kind.c_str(), journeys(c));
+    }
     ++done, wrong += verdict("graph, 200 launches", kind.c_str(), replayed(c));
     say("%s: %d checks, %d wrong\n", kind.c_str(), done, wrong);
     return wrong;
@@ -221,6 +334,83 @@ class Rank {
     for (int r = 0; r < c.size(); ++r)
       for (int64_t i = 0; i < in[r] * 5; ++i)
         if (to.get(at++) != value_of(seed + static_cast<uint32_t>(c.rank()), r, i)) return true;
+    return false;
+  }
+
+  // Rank r answers with r + 1 times what came: rows, ids, sums and bytes are what the host computes.
+  bool journey(Communicator& c, DType dtype, const std::vector<int64_t>& tokens, Routing routing, uint32_t seed) {
+    Journey j(dtype, tokens, c.size(), c.rank(), routing, seed, device_);
+    const int64_t before = c.traffic().all_to_all;
+    j.dispatch(c, stream_);
+    context_->synchronize();
+    j.inbox.down(), j.ids.down(), j.came.down();
+    int64_t rows = 0, row = 0, shown = 0;
+    bool bad = false;
+    auto expect = [&](double got, double want, const char* what, int64_t at) {
+      if (got == want || ++shown > 3) return bad = bad || got != want, void();
+      bad = true;
+      std::fprintf(stderr, "rank %d: %s %ld: %g, expected %g\n", c.rank(), what, at, got, want);
+    };
+    for (int g = 0; g < j.groups; ++g)
+      for (int64_t t = 0; t < tokens[g]; ++t, ++row) {
+        const bool here = j.needs(g, t, c.rank());
+        const Range held = share(kExperts, c.size(), c.rank());
+        for (int64_t a = 0; a < kActive; ++a) {
+          const int32_t e = j.expert(g, t, a);
+          const bool mine = here && e >= held.begin && e < held.end();
+          expect(j.ids.values[row * kActive + a], mine ? e : -1, "id", row * kActive + a);
+          if (mine) expect(j.came.values[row * kActive + a], value_of(seed + 1, g, t * kActive + a), "weight", row);
+        }
+        for (int64_t i = 0; i < kHidden; ++i) {
+          const float sent = stored(dtype, value_of(seed, g, t * kHidden + i));
+          if (here) expect(j.inbox.get(row * kHidden + i), sent, "value", row * kHidden + i);
+          j.inbox.put(row * kHidden + i, here ? sent * static_cast<float>(c.rank() + 1) : NAN);
+        }
+        if (here) rows += j.group_ranks - (g == j.group);
+        if (g == j.group && t % j.group_ranks == c.rank() % j.group_ranks)
+          for (int p = 0; p < c.size(); ++p) rows += p / j.group_ranks != g && j.needs(g, t, p);
+      }
+    j.inbox.up();
+    exchange_all(channel_, "");
+    j.combine(c, stream_);
+    context_->synchronize();
+    j.out.down();
+    for (int64_t t = 0; t < tokens[j.group]; ++t)
+      for (int64_t i = 0; i < kHidden; ++i) {
+        const float sent = stored(dtype, value_of(seed, j.group, t * kHidden + i));
+        float sum = 0;
+        for (int r = 0; r < c.size(); ++r)
+          if (j.needs(j.group, t, r)) sum += stored(dtype, sent * static_cast<float>(r + 1));
+        expect(j.out.get(t * kHidden + i), stored(dtype, sum), "answer", t * kHidden + i);
+      }
+    expect(static_cast<double>(c.traffic().all_to_all - before),
+           static_cast<double>(rows * kHidden * dtype_size(dtype)), "bytes sent", 0);
+    return bad;
+  }
+
+  // Layers of a decode step in a graph, launched often while ranks are late: few tokens, then many.
+  bool journeys(Communicator& c) {
+    Journey few(DType::kBF16, std::vector<int64_t>(c.size(), 8), c.size(), c.rank(), Routing::kRandom, 71, device_);
+    Journey many(DType::kBF16, std::vector<int64_t>(c.size(), 128), c.size(), c.rank(), Routing::kRandom, 72, device_);
+    std::unique_ptr<DeviceGraph> graph = context_->record([&] {
+      for (int layer = 0; layer < 6; ++layer)
+        for (Journey* j : {&few, &many}) j->dispatch(c, stream_), j->combine(c, stream_);
+    });
+    for (int round = 0; round < 100; ++round) {
+      graph->launch();
+      if (round % 20 == 7 * c.rank()) context_->synchronize(), usleep(3000);
+    }
+    context_->synchronize();
+    for (Journey* j : {&few, &many}) {
+      j->out.down();
+      for (int64_t i = 0; i < j->tokens[j->group] * kHidden; ++i) {
+        const float sent = stored(DType::kBF16, value_of(j->seed, j->group, i));
+        float sum = 0;
+        for (int r = 0; r < c.size(); ++r)
+          if (j->needs(j->group, i / kHidden, r)) sum += sent;
+        if (j->out.get(i) != stored(DType::kBF16, sum)) return true;
+      }
+    }
     return false;
   }
 
@@ -513,6 +703,20 @@ class Rank {
       say("%7ld %9.1f %9s %9s %9s %9s %11s %11s %11s %11s\n", tokens, static_cast<double>(x.bytes()) / 1024,
           cells[0].c_str(), cells[1].c_str(), cells[2].c_str(), cells[3].c_str(), cells[4].c_str(), cells[5].c_str(),
           cells[6].c_str(), cells[7].c_str());
+    }
+  }
+
+  void dispatch_times(Communicator& c) {
+    say("\nus a call in a graph, BF16 x %ld, 4 of 32 experts at random; the sum is of all ranks' tokens\n", kHidden);
+    say("%12s %9s %9s %9s\n", "tokens/rank", "dispatch", "combine", "sum");
+    for (int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 90, 128, 256, 512, 1024, 4096}) {
+      Journey j(DType::kBF16, std::vector<int64_t>(c.size(), tokens), c.size(), c.rank(), Routing::kRandom, 3, device_);
+      Memory all(DType::kBF16, {tokens * c.size(), kHidden}, device_);
+      const int calls = tokens > 512 ? 20 : 200;
+      j.dispatch(c, stream_);
+      const double out = time(calls, [&] { j.dispatch(c, stream_); }), back = time(calls, [&] { j.combine(c, stream_); });
+      const double sum = time(calls, [&] { c.all_reduce(all.tensor(), stream_); });
+      say("%12ld %9.2f %9.2f %9.2f\n", tokens, out, back, sum);
     }
   }
 

@@ -136,11 +136,12 @@ Json communication(const PlanRequest& request, const ModelInfo& info, bool exper
   const int r = mesh.ranks(), t = mesh.tensor;
   const double row = static_cast<double>(hidden) * 2;  // bf16
   auto sum_bytes = [&](int over) { return over > 1 ? 2.0 * (over - 1) / over * row : 0.0; };
+  const int sharing = mesh.split_tokens ? t : r;  // ranks that hold the same tokens
   // Of A experts, how many other groups: each is sent to once, whatever it owns of them.
   const double groups = experts_reached(mesh.expert, 1, static_cast<double>(active));
   const double away = groups * (mesh.expert > 1 ? (mesh.expert - 1.0) / mesh.expert : 0.0) * mesh.inner();
   const double expert_bytes = !experts   ? sum_bytes(t)
-                              : dispatch ? 2 * away * row / r + (r - 1.0) / r * row
+                              : dispatch ? 2 * away * row / r + (sharing - 1.0) / sharing * row
                                          : sum_bytes(r);
   const double attention_bytes = sum_bytes(t);
   const double logits = t > 1 ? static_cast<double>(info.vocab_size) / t * 4 * (t - 1) : 0;

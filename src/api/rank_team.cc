@@ -25,11 +25,16 @@ constexpr int64_t kMatrixUnit = 64;  // columns that a GPU's matrix units take a
 ExpertExchange exchange_of(const LoadOptions& options, const Mesh& mesh, bool cuda) {
   if (options.experts != "auto" && options.experts != "dispatch" && options.experts != "all-reduce")
     fail(ErrorCode::kInvalidArgument, "experts is \"{}\"; expected auto, dispatch or all-reduce", options.experts);
-  if (options.experts == "dispatch" && cuda)
-    fail(ErrorCode::kUnsupported,
-         "dispatch needs CPUs: on GPUs every rank holds every token, and all-reduce is faster");
-  const bool dispatch = options.experts == "auto" ? !cuda : options.experts == "dispatch";
-  return dispatch && mesh.expert > 1 ? ExpertExchange::kDispatch : ExpertExchange::kAllReduce;
+  if (mesh.split_tokens) {
+    if (options.experts == "all-reduce")
+      fail(
+          ErrorCode::kInvalidArgument,
+          "with attention \"dp\" no rank holds all tokens, so experts cannot be \"all-reduce\"; give dispatch or auto");
+    return ExpertExchange::kDispatch;
+  }
+  // Where all ranks hold all tokens a GPU has nothing to send: it picks its own, and the sum brings the answers back.
+  return !cuda && options.experts != "all-reduce" && mesh.expert > 1 ? ExpertExchange::kDispatch
+                                                                     : ExpertExchange::kAllReduce;
 }
 
 // Every rank calls it.
@@ -37,6 +42,10 @@ void connect(RankLinks& links, SplitWorlds& splits, const LoadOptions& options, 
              Channel& channel, Communicator& world, bool cuda) {
   if (mesh.tensor < mesh.ranks()) splits.tensor = world.split(mesh.replica(rank));
   if (mesh.split_tokens && mesh.tensor > 1) splits.replicas = world.split(mesh.tensor_index(rank));
+  if (mesh.split_tokens && cuda && !world.dispatches())
+    fail(ErrorCode::kUnsupported,
+         "--attention dp needs GPUs that reach each other's memory (up to 8, on one host); without, give --attention "
+         "tp");
   links.channel = &channel;
   links.step = {.mesh = mesh,
                 .rank = rank,
@@ -132,8 +141,6 @@ Mesh resolve_mesh(const LoadOptions& o, const Checkpoint& checkpoint, const Weig
   Mesh mesh{.tensor = std::max(tp, 1), .expert = std::max(o.ep, 1)};
   if (tp == 0 && o.attention == "tp") mesh.tensor = mesh.expert;
   mesh.split_tokens = o.attention == "dp" && mesh.replicas() > 1;
-  if (mesh.split_tokens && cuda)
-    fail(ErrorCode::kUnsupported, "--attention dp needs CPUs; on GPUs attention is split by heads (--attention tp)");
   const bool mxfp4 = checkpoint.quantization().has_value();
   mesh.least_unit = mxfp4 ? kMxfp4Block : 1;
   mesh.unit = cuda ? kMatrixUnit : mesh.least_unit;

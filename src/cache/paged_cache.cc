@@ -15,6 +15,14 @@ int64_t ceil_div(int64_t a, int64_t b) {
 }
 }  // namespace
 
+CacheCounters& CacheCounters::operator+=(const CacheCounters& o) {
+  lookups += o.lookups, hits += o.hits;
+  lookup_tokens += o.lookup_tokens, hit_tokens += o.hit_tokens;
+  evicted_pages += o.evicted_pages, copied_pages += o.copied_pages;
+  swapped_out_pages += o.swapped_out_pages, swapped_in_pages += o.swapped_in_pages;
+  return *this;
+}
+
 CacheSequence::~CacheSequence() {
   cache_->close(*this);
 }

@@ -26,6 +26,7 @@ struct CacheOptions {
   bool prefix_cache = true;
   int64_t checkpoint_tokens = 4096;   // a prompt's window pages are kept at least this often
   uint64_t hash_mask = ~uint64_t{0};  // tests force collisions with it
+  int shard = 0;                      // which one, where several devices keep sequences of their own
 };
 
 struct CacheCounters {
@@ -33,6 +34,8 @@ struct CacheCounters {
   int64_t lookup_tokens = 0, hit_tokens = 0;  // prompt tokens, and those not computed again
   int64_t evicted_pages = 0, copied_pages = 0;
   int64_t swapped_out_pages = 0, swapped_in_pages = 0;  // copied to host memory and back
+
+  CacheCounters& operator+=(const CacheCounters& other);
 };
 
 // Copy a whole page, in every layer of the group, before the step writes.
@@ -61,6 +64,7 @@ class CacheSequence {
     return static_cast<int64_t>(groups_[group].pages.size()) - groups_[group].first_held;
   }
   bool swapped_out() const { return swapped_out_; }  // then held() counts host pages
+  PagedCache& cache() const { return *cache_; }
 
  private:
   friend class PagedCache;

@@ -165,10 +165,10 @@ int cmd_plan(Invocation& call) {
   }
   const bool cuda = options.load.device == "cuda";
   PlanRequest request{.mesh = resolve_mesh(options.load, checkpoint, plan, cuda),
-                      .dispatch = options.load.experts == "dispatch" || (options.load.experts == "auto" && !cuda),
+                      .dispatch = options.load.experts != "all-reduce" && !cuda,
                       .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
                       .dequantize = options.load.dequantize};
-  request.dispatch = request.dispatch && request.mesh.expert > 1;
+  request.dispatch = (request.dispatch || request.mesh.split_tokens) && request.mesh.expert > 1;
   request.on_gpus = cuda;
   const Json out = scaling ? scaling_table(checkpoint, *model, request) : describe_plan(checkpoint, *model, request);
   if (call.json) {

@@ -124,7 +124,7 @@ void add_rank_options(CLI::App& app, ModelOptions& options) {
       ->check(CLI::Range(1, 1024))
       ->group(kGroup);
   app.add_option("--attention", options.load.attention,
-                 "with --ep alone: attention split over the ranks (tp), or whole (dp)")
+                 "with --ep: attention split over the ranks (tp), or sequences, with their cache, shared out (dp)")
       ->check(CLI::IsMember({"tp", "dp"}))
       ->capture_default_str()
       ->group(kGroup);

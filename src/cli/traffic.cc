@@ -156,8 +156,9 @@ class TrafficRun {
       for (int layer : groups[g].layers) {
         const LayerCache& shape = spec.layers[static_cast<size_t>(layer)];
         if (shape.window == 0) continue;
-        bytes += runner.cache().peak_held(g) * runner.options().page_size *
-                 token_bytes(shape, dtype_size(runner.options().cache_type()));
+        for (const PagedCache* cache : runner.caches())
+          bytes += cache->peak_held(g) * runner.options().page_size *
+                   token_bytes(shape, dtype_size(runner.options().cache_type()));
       }
     }
     return bytes;

@@ -100,7 +100,7 @@ SchedulerOptions scheduler_options(const RunnerOptions& runner, const EngineOpti
 }  // namespace
 
 Engine::Engine(Runner& runner, const EngineOptions& options)
-    : runner_(runner), options_(options), scheduler_(runner.cache(), scheduler_options(runner.options(), options)) {}
+    : runner_(runner), options_(options), scheduler_(runner.caches(), scheduler_options(runner.options(), options)) {}
 
 Engine::~Engine() {
   stop();
@@ -653,7 +653,6 @@ void Engine::end_all(F&& explain) {
 
 void Engine::publish_stats(const StepPlan& plan) {
   EngineStats& c = counts_;
-  const PagePool& pool = runner_.cache().pool();
   c.time = now();
   c.steps += !plan.items.empty();
   c.step_tokens = plan.tokens;
@@ -662,11 +661,15 @@ void Engine::publish_stats(const StepPlan& plan) {
   c.waiting = scheduler_.waiting();
   c.preemptions = scheduler_.counters().preemptions;
   c.swaps = scheduler_.counters().swaps;
-  c.pages = pool.capacity();
-  c.pages_held = pool.held();
-  c.pages_cached = pool.cached();
-  c.pages_peak = pool.peak_held();
-  c.cache = runner_.cache().counters();
+  c.pages = c.pages_held = c.pages_cached = c.pages_peak = 0;
+  c.cache = {};
+  for (const PagedCache* cache : runner_.caches()) {
+    c.pages += cache->pool().capacity();
+    c.pages_held += cache->pool().held();
+    c.pages_cached += cache->pool().cached();
+    c.pages_peak += cache->pool().peak_held();
+    c.cache += cache->counters();
+  }
   std::lock_guard lock(mutex_);
   stats_ = c;
   queued_ = scheduler_.waiting();

@@ -38,8 +38,8 @@ void follow(const Model& model, const Kernels& kernels, ThreadPool& pool, Device
         return context.synchronize();
       case OrderKind::kStep:
         runners.at(order.runner)->repeat(order, rest);
-        if (order.candidates == kInParts) break;  // the sampling comes next
-        context.synchronize();                    // now, not between the next order and its launch
+        if (runners.at(order.runner)->in_parts()) break;  // the sampling comes next
+        context.synchronize();                            // now, not between the next order and its launch
         break;
       case OrderKind::kSample:
         runners.at(order.runner)->repeat_sampling(rest);

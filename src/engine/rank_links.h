@@ -21,20 +21,25 @@ struct RankLinks {
   int32_t next_runner = 0;  // rank 0's: numbers of runners
 
   bool leads() const { return channel != nullptr && channel->rank() == 0; }
+  // Groups of ranks that have sequences of their own, and this rank's.
+  int groups() const { return step.mesh.split_tokens ? step.mesh.replicas() : 1; }
+  int group() const { return step.mesh.split_tokens ? step.mesh.replica(step.rank) : 0; }
 };
 
 enum class OrderKind : int32_t { kMake, kDrop, kStep, kSample, kEnd };
 
-// The head of a message from rank 0, followed by a runner's options, by a step's copies and inputs, or by settings of
-// rows.
+// The head of a message from rank 0, followed by a runner's options, by settings of rows, or by a step: a GroupOrder
+// for each group, then the copies and inputs of each, the last group's first.
 struct Order {
   OrderKind kind = OrderKind::kStep;
   int32_t runner = 0;
-  StepShape shape;
   int64_t candidates = 0;
+  int64_t recordable = 0;
+};
+struct GroupOrder {
+  StepShape shape;
   int64_t copies = 0;
   int64_t input_bytes = 0;
-  int64_t recordable = 0;
 };
 
 // Sizes on which all ranks agree: the smallest of each.

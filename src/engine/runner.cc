@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstring>
 
 #include "core/error.h"
@@ -21,6 +22,11 @@ int64_t ceil_div(int64_t a, int64_t b) {
 void check_range(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
     fail(ErrorCode::kInvalidArgument, "{} is {}; expected {} to {}", name, value, low, high);
+}
+
+// Of logits.
+int64_t rows_of(const RunItem& item) {
+  return item.want == WantLogits::kAll ? std::ssize(item.tokens) : item.want == WantLogits::kLast;
 }
 
 std::vector<int64_t> windows_of(const CacheLayout& layout) {
@@ -133,12 +139,14 @@ void Runner::allocate_cache() {
   options_.max_context = sizes.max_context;
   const int64_t pages = sizes.pages;
   const auto host_pages = static_cast<int32_t>(sizes.host_pages);
-  cache_ = std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
-                                                     .page_size = options_.page_size,
-                                                     .pages = static_cast<int32_t>(pages),
-                                                     .host_pages = host_pages,
-                                                     .prefix_cache = options_.prefix_cache,
-                                                     .checkpoint_tokens = options_.checkpoint_tokens});
+  for (size_t g = 0; g < groups(); ++g)
+    caches_.push_back(std::make_unique<PagedCache>(CacheOptions{.windows = windows_of(layout_),
+                                                                .page_size = options_.page_size,
+                                                                .pages = static_cast<int32_t>(pages),
+                                                                .host_pages = host_pages,
+                                                                .prefix_cache = options_.prefix_cache,
+                                                                .checkpoint_tokens = options_.checkpoint_tokens,
+                                                                .shard = static_cast<int>(g)}));
   memory_.cache_bytes = pages * page_bytes();
   cache_arena_ = Arena(context_, memory_.cache_bytes + static_cast<int64_t>(layout_.stores.size()) * 512);
   describe_pages(cache_arena_, pages);
@@ -150,17 +158,20 @@ void Runner::allocate_cache() {
 void Runner::measure() {
   const int64_t widest = ceil_div(options_.max_context, options_.page_size);
   const int64_t tokens = options_.max_batch_tokens, rows = std::min(tokens, options_.max_logit_rows);
-  std::vector<StepShape> steps;
-  for (int64_t sequences : {int64_t{1}, options_.max_sequences})
-    steps.push_back({tokens, sequences, rows, tokens, options_.max_context, widest});
+  // With groups: all tokens may be one group's, and then the others' steps are filled up with one each.
+  std::vector<std::vector<Part>> steps;
+  for (int64_t sequences : {int64_t{1}, options_.max_sequences}) {
+    steps.push_back(same_parts({tokens, sequences, rows, tokens, options_.max_context, widest, rows, rows}));
+    for (size_t g = 0; g < groups(); ++g)
+      if (g != group()) steps.back()[g].shape.tokens = 1;
+  }
   // Every one: a smaller batch may split its keys more and so need more workspace.
   for (int64_t n : recorded_sizes(options_.max_sequences))
-    steps.push_back(recorded_shape({.sequences = n, .max_context = options_.max_context}, options_.max_sequences,
-                                   options_.max_context, options_.page_size));
+    steps.push_back(same_parts(recorded({.sequences = n, .max_context = options_.max_context})));
   int64_t peak = 0;
-  for (const StepShape& shape : steps) {
+  for (const std::vector<Part>& parts : steps) {
     Arena arena = Arena::measuring(context_.device());
-    Step step = make_step(arena, shape);
+    Step step = make_step(arena, parts, group());
     input_bytes_ = std::max(input_bytes_, arena.used());
     step.measure = true;
     model_.forward(step);
@@ -186,22 +197,25 @@ std::vector<KernelChoice> Runner::explain(int64_t tokens, int64_t sequences) {
   std::vector<KernelChoice> choices;
   Arena arena = Arena::measuring(context_.device());
   const int64_t queries = (tokens + sequences - 1) / sequences;
-  Step step = make_step(arena, {.tokens = tokens,
-                                .sequences = sequences,
-                                .rows = sequences,
-                                .max_queries = queries,
-                                .max_context = options_.max_context,
-                                .table_width = ceil_div(options_.max_context, options_.page_size)});
+  Step step = make_step(arena,
+                        same_parts({.tokens = tokens,
+                                    .sequences = sequences,
+                                    .rows = sequences,
+                                    .max_queries = queries,
+                                    .max_context = options_.max_context,
+                                    .table_width = ceil_div(options_.max_context, options_.page_size),
+                                    .all_rows = sequences,
+                                    .most_rows = sequences}),
+                        group());
   step.measure = true;
   step.choices = &choices;
   model_.forward(step);
   return choices;
 }
 
-// Where the host writes one of the step's inputs.
+// Where the host writes one of the inputs of the step that is filled in.
 int32_t* Runner::host(const Tensor& input) const {
-  if (!staging_) return input.i32();
-  return reinterpret_cast<int32_t*>(staging_ + (input.as<char>() - inputs_));
+  return reinterpret_cast<int32_t*>(fill_at_ + (input.as<char>() - fill_from_));
 }
 
 // Shows a GPU's tensors to a probe that reads host memory.
@@ -214,7 +228,9 @@ Probe Runner::host_probe(const Probe& probe) {
   };
 }
 
-Step Runner::make_step(Arena& scratch, const StepShape& shape) {
+// A step of one group; the others' have these sizes.
+Step Runner::make_step(Arena& scratch, const std::vector<Part>& parts, size_t group) {
+  const StepShape& shape = parts[group].shape;
   Step step;
   step.kernels = &kernels_;
   step.scratch = &scratch;
@@ -227,6 +243,14 @@ Step Runner::make_step(Arena& scratch, const StepShape& shape) {
   step.query_start = step.alloc(DType::kI32, {shape.sequences + 1});
   step.context = step.alloc(DType::kI32, {shape.sequences});
   step.logit_rows = step.alloc(DType::kI32, {shape.rows});
+  if (parts.size() > 1) {
+    group_tokens_.clear();
+    for (const Part& part : parts) group_tokens_.push_back(part.shape.tokens);
+    step.groups = {.tokens = group_tokens_,
+                   .live = step.alloc(DType::kI32, {1}),
+                   .most_rows = shape.most_rows,
+                   .row_order = step.alloc(DType::kI32, {shape.all_rows})};
+  }
   for (const CacheGroup& group : layout_.groups) {
     Tensor slots = step.alloc(DType::kI32, {shape.tokens});
     Tensor table = step.alloc(DType::kI32, {shape.sequences, shape.table_width});
@@ -239,8 +263,10 @@ Step Runner::make_step(Arena& scratch, const StepShape& shape) {
   return step;
 }
 
-// Writes the step's inputs. Sequences beyond the items' are empty: one token that is not stored and sees nothing.
-void Runner::fill(const Step& step, std::span<const RunItem> items) {
+// Writes the step's inputs to `at`, laid out as they lie in the step. Sequences beyond the items' are empty: one token
+// that is not stored and sees nothing.
+void Runner::fill(const Step& step, std::span<const RunItem> items, char* at) {
+  fill_from_ = step.ids.as<char>(), fill_at_ = at;
   int32_t token = 0, row = 0;
   for (size_t b = 0; b < items.size(); ++b) {
     const RunItem& item = items[b];
@@ -256,12 +282,17 @@ void Runner::fill(const Step& step, std::span<const RunItem> items) {
         host(step.logit_rows)[row++] = token;
     }
   }
+  if (step.groups.live.defined()) {
+    *host(step.groups.live) = token;
+    int32_t* order = host(step.groups.row_order);
+    std::fill(std::copy(row_order_.begin(), row_order_.end(), order), order + step.groups.row_order.dim(0), 0);
+  }
   for (auto b = static_cast<int64_t>(items.size()); b < step.context.dim(0); ++b, ++token) {
     host(step.query_start)[b] = token;
     host(step.context)[b] = 0;
     host(step.ids)[token] = 0;
     host(step.positions)[token] = 0;
-    host(step.logit_rows)[row++] = token;
+    if (row < step.logit_rows.dim(0)) host(step.logit_rows)[row++] = token;
   }
   host(step.query_start)[step.context.dim(0)] = token;
   for (size_t g = 0; g < layout_.groups.size(); ++g) fill_tables(layout_.groups[g], g, items);
@@ -281,34 +312,91 @@ void Runner::fill_tables(const CacheGroup& group, size_t number, std::span<const
   std::fill(slot, end, -1);
 }
 
+std::vector<PagedCache*> Runner::caches() const {
+  std::vector<PagedCache*> all;
+  for (const std::unique_ptr<PagedCache>& cache : caches_) all.push_back(cache.get());
+  return all;
+}
+
+// Of every group, where there are several.
+StepShape Runner::recorded(const StepShape& shape) const {
+  StepShape rounded = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
+  rounded.all_rows = std::min(rounded.rows * static_cast<int64_t>(groups()), options_.max_sequences);
+  rounded.most_rows = rounded.rows;
+  return rounded;
+}
+
+std::vector<Runner::Part> Runner::same_parts(const StepShape& shape) const {
+  return std::vector<Part>(groups(), Part{.shape = shape});
+}
+
+// The items and copies of each group, and where each item's logits will lie.
+std::vector<Runner::Part> Runner::parts_of(std::span<const RunItem> items) {
+  std::vector<Part> parts(groups());
+  for (const RunItem& item : items)
+    parts[static_cast<size_t>(item.sequence->cache().options().shard)].items.push_back(item);
+  for (Part& part : parts) {
+    part.shape = {.sequences = std::ssize(part.items), .table_width = 1};
+    for (const RunItem& item : part.items) {
+      const auto count = std::ssize(item.tokens);
+      part.shape.tokens += count;
+      part.shape.rows += rows_of(item);
+      part.shape.max_queries = std::max(part.shape.max_queries, count);
+      part.shape.max_context = std::max(part.shape.max_context, item.sequence->length() + count);
+      for (size_t g = 0; g < layout_.groups.size(); ++g)
+        part.shape.table_width = std::max(part.shape.table_width, std::ssize(item.sequence->table(g)));
+    }
+  }
+  for (size_t g = 0; g < parts.size(); ++g) parts[g].copies = caches_[g]->take_copies();
+  return parts;
+}
+
+// Rounds the parts' shapes up to what may be recorded, or to what all can run together; true when it is recorded.
+bool Runner::shape_parts(std::vector<Part>& parts, bool recordable) const {
+  StepShape all, most;
+  for (const Part& part : parts) {
+    const StepShape& shape = part.shape;
+    recordable = recordable && shape.is_decode();
+    all.tokens += shape.tokens, all.rows += shape.rows, all.sequences += shape.sequences;
+    most.sequences = std::max(most.sequences, shape.sequences);
+    most.max_context = std::max(most.max_context, shape.max_context);
+    most.rows = std::max(most.rows, shape.rows);
+  }
+  TS_CHECK(all.tokens > 0 && all.tokens <= options_.max_batch_tokens && all.rows <= options_.max_logit_rows &&
+           most.max_context <= options_.max_context && all.sequences <= options_.max_sequences);
+  for (Part& part : parts) {
+    if (recordable) {
+      part.shape = recorded(most);
+      continue;
+    }
+    if (part.items.empty())
+      part.shape = {.tokens = 1, .sequences = 1, .max_queries = 1, .max_context = 1, .table_width = 1};
+    part.shape.all_rows = all.rows, part.shape.most_rows = most.rows;
+  }
+  return recordable;
+}
+
 void Runner::launch(std::span<const RunItem> items, const Probe* probe, int64_t candidates) {
   context_.make_current();
-  StepShape shape{.sequences = static_cast<int64_t>(items.size()), .table_width = 1};
+  std::vector<Part> parts = parts_of(items);
+  const bool recorded = shape_parts(parts, asynchronous() && !probe);
+  int64_t rows = 0;
+  row_order_.clear();
+  std::vector<int32_t> next(parts.size(), 0);
   for (const RunItem& item : items) {
-    const auto count = static_cast<int64_t>(item.tokens.size());
-    shape.tokens += count;
-    shape.rows += item.want == WantLogits::kAll ? count : item.want == WantLogits::kLast;
-    shape.max_queries = std::max(shape.max_queries, count);
-    shape.max_context = std::max(shape.max_context, item.sequence->length() + count);
-    for (size_t g = 0; g < layout_.groups.size(); ++g)
-      shape.table_width = std::max(shape.table_width, static_cast<int64_t>(item.sequence->table(g).size()));
+    const int shard = item.sequence->cache().options().shard;
+    const auto first = static_cast<int32_t>(shard * parts[0].shape.most_rows);
+    for (int64_t i = 0; i < rows_of(item); ++i, ++rows)
+      row_order_.push_back(first + next[static_cast<size_t>(shard)]++);
   }
-  TS_CHECK(shape.tokens > 0 && shape.tokens <= options_.max_batch_tokens && shape.rows <= options_.max_logit_rows &&
-           shape.max_context <= options_.max_context && shape.sequences <= options_.max_sequences);
-  const int64_t rows = shape.rows;
-  const bool recordable = asynchronous() && !probe && shape.is_decode();
-  if (recordable) shape = recorded_shape(shape, options_.max_sequences, options_.max_context, options_.page_size);
-  const std::vector<PageCopy> copies = cache_->take_copies();
-  mover_->make(copies);
-  Step step = begin_step(shape);
-  fill(step, items);
-  tell(shape, recordable, candidates, copies);
+  mover_->make(parts[0].copies);
+  Step step = tell_and_begin(parts, recorded, candidates);
   send_inputs();
   Probe shown;
   if (probe && staging_) shown = host_probe(*probe);
   step.probe = shown ? &shown : probe;
   step.candidates = candidates;
-  compute(step, shape, recordable);
+  compute(step, parts[0].shape, recorded);
   if (logits_.defined()) logits_ = logits_.rows(0, rows);
 }
 
@@ -328,42 +416,68 @@ void Runner::compute(Step& step, const StepShape& shape, bool recordable) {
   }
 }
 
-void Runner::tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies) {
-  if (!links_) return;
+// Fills this rank's step, group 0's, in, and with other ranks tells them all groups' steps.
+Step Runner::tell_and_begin(const std::vector<Part>& parts, bool recordable, int64_t candidates) {
   message_.clear();
-  append_bytes(message_, Order{.kind = OrderKind::kStep,
-                               .runner = number_,
-                               .shape = shape,
-                               .candidates = candidates,
-                               .copies = static_cast<int64_t>(copies.size()),
-                               .input_bytes = step_input_bytes_,
-                               .recordable = recordable});
-  for (const PageCopy& copy : copies) append_bytes(message_, copy);
-  message_.append(staging_ ? staging_ : inputs_, static_cast<size_t>(step_input_bytes_));
+  append_bytes(message_,
+               Order{.kind = OrderKind::kStep, .runner = number_, .candidates = candidates, .recordable = recordable});
+  const size_t heads = message_.size();
+  for (const Part& part : parts)
+    append_bytes(message_, GroupOrder{.shape = part.shape, .copies = std::ssize(part.copies)});
+  auto add = [&](size_t g, int64_t input_bytes) {
+    std::memcpy(message_.data() + heads + g * sizeof(GroupOrder) + offsetof(GroupOrder, input_bytes), &input_bytes,
+                sizeof input_bytes);
+    for (const PageCopy& copy : parts[g].copies) append_bytes(message_, copy);
+    message_.resize(message_.size() + static_cast<size_t>(input_bytes));
+    return message_.data() + message_.size() - input_bytes;
+  };
+  for (size_t g = parts.size(); g-- > 1;) {
+    Arena arena = Arena::measuring(context_.device());
+    const Step other = make_step(arena, parts, g);
+    fill(other, parts[g].items, add(g, arena.used()));
+  }
+  Step step = begin_step(parts, 0);
+  char* inputs = staging_ ? staging_ : inputs_;
+  fill(step, parts[0].items, inputs);
+  if (!links_) return step;
+  std::memcpy(add(0, step_input_bytes_), inputs, static_cast<size_t>(step_input_bytes_));
   links_->channel->send(message_);
+  return step;
 }
 
 void Runner::repeat(const Order& order, std::string_view rest) {
-  std::vector<PageCopy> copies(static_cast<size_t>(order.copies));
-  const size_t copy_bytes = copies.size() * sizeof(PageCopy);
-  TS_CHECK(rest.size() == copy_bytes + static_cast<size_t>(order.input_bytes));
-  std::memcpy(copies.data(), rest.data(), copy_bytes);
+  std::vector<Part> parts(groups());
+  std::vector<GroupOrder> heads(parts.size());
+  TS_CHECK(rest.size() >= heads.size() * sizeof(GroupOrder));
+  std::memcpy(heads.data(), rest.data(), heads.size() * sizeof(GroupOrder));
+  const auto mine = group();
+  size_t at = heads.size() * sizeof(GroupOrder);
+  for (size_t g = parts.size(); g-- > 0;) {
+    parts[g].shape = heads[g].shape;
+    if (g > mine)
+      at += static_cast<size_t>(heads[g].copies) * sizeof(PageCopy) + static_cast<size_t>(heads[g].input_bytes);
+  }
+  std::vector<PageCopy> copies(static_cast<size_t>(heads[mine].copies));
+  const size_t copy_bytes = copies.size() * sizeof(PageCopy),
+               input_bytes = static_cast<size_t>(heads[mine].input_bytes);
+  TS_CHECK(rest.size() >= at + copy_bytes + input_bytes);
+  std::memcpy(copies.data(), rest.data() + at, copy_bytes);
   mover_->make(copies);
-  Step step = begin_step(order.shape);
-  TS_CHECK(step_input_bytes_ == order.input_bytes, "the ranks' steps have inputs of {} and {} bytes", step_input_bytes_,
-           order.input_bytes);
-  std::memcpy(staging_ ? staging_ : inputs_, rest.data() + copy_bytes, static_cast<size_t>(order.input_bytes));
+  Step step = begin_step(parts, mine);
+  TS_CHECK(step_input_bytes_ == heads[mine].input_bytes, "the ranks' steps have inputs of {} and {} bytes",
+           step_input_bytes_, heads[mine].input_bytes);
+  std::memcpy(staging_ ? staging_ : inputs_, rest.data() + at + copy_bytes, input_bytes);
   send_inputs();
   step.candidates = order.candidates;
-  compute(step, order.shape, order.recordable != 0);
+  compute(step, parts[mine].shape, order.recordable != 0);
 }
 
 // A step in scratch memory, whose inputs are to be filled in.
-Step Runner::begin_step(const StepShape& shape) {
+Step Runner::begin_step(const std::vector<Part>& parts, size_t group) {
   scratch_.rewind(0);
   workspace_ = scratch_.allocate(workspace_bytes_);
   const int64_t inputs_at = scratch_.used();
-  Step step = make_step(scratch_, shape);
+  Step step = make_step(scratch_, parts, group);
   step.stream = {.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
   inputs_ = step.ids.as<char>();
   step_input_bytes_ = scratch_.used() - inputs_at;
@@ -385,12 +499,10 @@ void Runner::warm_up() {
     run({&item, 1});
   }
   for (int64_t n : recorded_sizes(options_.max_sequences)) {
-    const StepShape shape = recorded_shape({.sequences = n, .max_context = 1}, options_.max_sequences,
-                                           options_.max_context, options_.page_size);
+    const StepShape shape = recorded({.sequences = n, .max_context = 1});
     for (int use = 0; use < 2; ++use) {
-      Step step = begin_step(shape);
-      fill(step, {});
-      tell(shape, true, 0, {});
+      row_order_.clear();
+      Step step = tell_and_begin(same_parts(shape), true, 0);
       send_inputs();
       compute(step, shape, true);
       context_.synchronize();
@@ -465,10 +577,10 @@ SampledRows Runner::finish_sampled() {
 std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {
   // Pages reserved for an item stay with its sequence if a later item finds none: reserve() is idempotent.
   for (const RunItem& item : items)
-    if (!cache_->reserve(*item.sequence, static_cast<int64_t>(item.tokens.size()))) return std::nullopt;
+    if (!item.sequence->cache().reserve(*item.sequence, static_cast<int64_t>(item.tokens.size()))) return std::nullopt;
   launch(items, probe);
   Tensor logits = finish();
-  for (const RunItem& item : items) cache_->commit(*item.sequence, item.tokens);
+  for (const RunItem& item : items) item.sequence->cache().commit(*item.sequence, item.tokens);
   return logits;
 }
 

@@ -66,17 +66,20 @@ class Runner {
   // GPU. REQUIRES: no sequence is open.
   void warm_up();
 
-  std::unique_ptr<Sequence> open() { return cache_->open(); }
+  // In one cache after another, where there are several.
+  std::unique_ptr<Sequence> open() { return caches_[opened_++ % caches_.size()]->open(); }
 
-  // Starts one step whose tokens were reserved in cache(); makes the cache's pending copies first. On a GPU it returns
-  // while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token, and the
-  // step before was finished.
+  // Starts one step whose tokens were reserved in their caches; makes the caches' pending copies first. On a GPU it
+  // returns while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token,
+  // and the step before was finished.
   // `candidates`: where ranks split the vocabulary, only the best so many logits of each row are asked for and the
   // others may be -inf; 0: all. kInParts: none are put together, sample() will do.
   void launch(std::span<const RunItem> items, const Probe* probe = nullptr, int64_t candidates = 0);
   // Of a rank other than 0: the same step, from rank 0's message.
   // REQUIRES: the context was synchronised since the step before.
   void repeat(const Order& order, std::string_view rest);
+  // Whether this rank keeps its columns of the step's logits, to be sampled from.
+  bool in_parts() const { return parts_.defined(); }
   // And what rank 0 has its rows sampled from.
   void repeat_sampling(std::string_view rest);
   // Has the device choose a token from each row of the step just launched, one entry a row. REQUIRES: asynchronous(),
@@ -97,8 +100,9 @@ class Runner {
   const RunnerOptions& options() const { return options_; }
   const RunnerMemory& memory() const { return memory_; }
   const CacheLayout& layout() const { return layout_; }
-  PagedCache& cache() { return *cache_; }
-  const PagedCache& cache() const { return *cache_; }
+  // One, or that of each group of ranks which has sequences of its own.
+  std::vector<PagedCache*> caches() const;
+  PagedCache& cache() { return *caches_[0]; }
   ThreadPool& thread_pool() { return thread_pool_; }
   int64_t vocab_size() const { return model_.info().vocab_size; }
   int64_t page_bytes() const { return layout_.page_bytes(options_.page_size, dtype_size(options_.cache_type())); }
@@ -111,12 +115,24 @@ class Runner {
   void describe_pages(Arena& arena, int64_t pages);
   void allocate_cache();
   void measure();
-  Step make_step(Arena& scratch, const StepShape& shape);
-  void fill(const Step& step, std::span<const RunItem> items);
+  // What a group of ranks does in a step.
+  struct Part {
+    StepShape shape;
+    std::vector<RunItem> items;
+    std::vector<PageCopy> copies;
+  };
+  size_t groups() const { return links_ ? static_cast<size_t>(links_->groups()) : 1; }
+  size_t group() const { return links_ ? static_cast<size_t>(links_->group()) : 0; }
+  std::vector<Part> parts_of(std::span<const RunItem> items);
+  bool shape_parts(std::vector<Part>& parts, bool recordable) const;
+  StepShape recorded(const StepShape& shape) const;
+  std::vector<Part> same_parts(const StepShape& shape) const;
+  Step make_step(Arena& scratch, const std::vector<Part>& parts, size_t group);
+  void fill(const Step& step, std::span<const RunItem> items, char* at);
   void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
-  Step begin_step(const StepShape& shape);
+  Step begin_step(const std::vector<Part>& parts, size_t group);
+  Step tell_and_begin(const std::vector<Part>& parts, bool recordable, int64_t candidates);
   void send_inputs();
-  void tell(const StepShape& shape, bool recordable, int64_t candidates, std::span<const PageCopy> copies);
   void compute(Step& step, const StepShape& shape, bool recordable);
   void replay(Step& step, const StepShape& shape);
   LogitColumns own_columns() const;
@@ -134,7 +150,8 @@ class Runner {
   RunnerOptions options_;
   CacheSpec spec_;
   CacheLayout layout_;
-  std::unique_ptr<PagedCache> cache_;
+  std::vector<std::unique_ptr<PagedCache>> caches_;  // of each group
+  size_t opened_ = 0;
   Arena cache_arena_;
   std::vector<KvPages> stores_;
   std::unique_ptr<PageMover> mover_;
@@ -143,12 +160,15 @@ class Runner {
   void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
-  int64_t input_bytes_ = 0;                   // at most
-  int64_t step_input_bytes_ = 0;              // of the step at hand
-  char* staging_ = nullptr;                   // pinned; null on a CPU
-  float* host_logits_ = nullptr;              // pinned; null on a CPU
-  std::unique_ptr<DeviceSampling> sampling_;  // null on a CPU
-  std::vector<LayerCacheView> views_;         // one a layer; tables are set each step
+  int64_t input_bytes_ = 0;                         // at most
+  int64_t step_input_bytes_ = 0;                    // of the step at hand
+  char* staging_ = nullptr;                         // pinned; null on a CPU
+  float* host_logits_ = nullptr;                    // pinned; null on a CPU
+  std::unique_ptr<DeviceSampling> sampling_;        // null on a CPU
+  std::vector<LayerCacheView> views_;               // one a layer; tables are set each step
+  std::vector<int64_t> group_tokens_;               // of the step at hand, with groups
+  std::vector<int32_t> row_order_;                  // likewise: where each item's logits lie
+  char *fill_from_ = nullptr, *fill_at_ = nullptr;  // inputs of the step that is filled in, and where they are written
   RunnerMemory memory_;
   Tensor logits_;  // of the step that was launched last, on the device
   Tensor parts_;   // this rank's columns of them, when the ranks keep theirs; logits_ is not filled then

@@ -1,14 +1,18 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "cache/cache_spec.h"
 #include "core/error.h"
 
 namespace tessera {
 
-Scheduler::Scheduler(PagedCache& cache, const SchedulerOptions& options) : cache_(cache), options_(options) {
+Scheduler::Scheduler(std::vector<PagedCache*> caches, const SchedulerOptions& options)
+    : caches_(std::move(caches)), options_(options) {
   TS_CHECK(options_.max_requests > 0 && options_.max_batch_tokens > 0);
   TS_CHECK(options_.max_logit_rows >= std::min(options_.max_requests, options_.max_batch_tokens));
   running_.reserve(static_cast<size_t>(options_.max_requests));
@@ -37,7 +41,7 @@ void Scheduler::fork(const Job& parent, Job& child) {
   child.admitted = true;
   if (std::isfinite(child.deadline)) deadlines_.insert({child.deadline, &child});
   if (running() >= options_.max_requests) return wait(child);
-  child.sequence = cache_.fork(*parent.sequence);
+  child.sequence = parent.sequence->cache().fork(*parent.sequence);
   start(child);
 }
 
@@ -68,7 +72,7 @@ void Scheduler::remove(Job& job) {
 
 // To host memory while there is room; else what the prefix cache does not keep is computed again.
 void Scheduler::give_up_pages(Job& job) {
-  if (cache_.swap_out(*job.sequence)) {
+  if (job.sequence->cache().swap_out(*job.sequence)) {
     ++counters_.swaps;
   } else {
     job.sequence.reset();
@@ -93,9 +97,12 @@ void Scheduler::preempt(Job& job) {
 
 // Pages for `count` more tokens, taken from running jobs of lower rank if need be.
 bool Scheduler::reserve(Job& job, int64_t count) {
-  while (!cache_.reserve(*job.sequence, count)) {
-    if (running_.back() == &job) return false;
-    preempt(*running_.back());
+  PagedCache& cache = job.sequence->cache();
+  while (!cache.reserve(*job.sequence, count)) {
+    const auto last = std::find_if(running_.rbegin(), running_.rend(),
+                                   [&](const Job* other) { return &other->sequence->cache() == &cache; });
+    if (*last == &job) return false;
+    preempt(**last);
   }
   return true;
 }
@@ -115,29 +122,56 @@ void Scheduler::plan_running(bool decoding) {
   }
 }
 
+int64_t Scheduler::running_in(const PagedCache& cache) const {
+  if (caches_.size() == 1) return running();
+  return std::count_if(running_.begin(), running_.end(),
+                       [&](const Job* job) { return &job->sequence->cache() == &cache; });
+}
+
+// The one that knows most of the prompt, among those that are not much busier than others; else the least busy one.
+PagedCache& Scheduler::choose_cache(const Job& job) const {
+  constexpr int64_t kBusier = 4;  // jobs that a known prefix is worth
+  if (job.sequence) return job.sequence->cache();
+  if (caches_.size() == 1) return *caches_[0];
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const PagedCache* cache : caches_) least = std::min(least, running_in(*cache));
+  PagedCache* best = nullptr;
+  std::array<int64_t, 4> best_worth{};
+  for (PagedCache* cache : caches_) {
+    const int64_t busy = running_in(*cache);
+    const std::array<int64_t, 4> worth{cache->available() >= job.wanted_pages,
+                                       busy <= least + kBusier ? cache->probe(job.tokens) : -1, -busy,
+                                       cache->available()};
+    if (best == nullptr || worth > best_worth) best = cache, best_worth = worth;
+  }
+  return *best;
+}
+
 // Admits a job if its whole known length fits, and leaves each running one a page to grow into.
 bool Scheduler::admit(Job& job) {
-  if (cache_.available() < job.wanted_pages && !running_.empty()) return false;
-  const CacheOptions& c = cache_.options();
+  PagedCache& cache = choose_cache(job);
+  const int64_t others = running_in(cache);
+  if (cache.available() < job.wanted_pages && others > 0) return false;
+  const CacheOptions& c = cache.options();
   const bool swapped = job.sequence != nullptr;
-  if (!swapped) job.sequence = cache_.open();
-  const int64_t hit = swapped ? 0 : cache_.match(*job.sequence, job.tokens, job.prompt_length);
+  if (!swapped) job.sequence = cache.open();
+  const int64_t hit = swapped ? 0 : cache.match(*job.sequence, job.tokens, job.prompt_length);
   int64_t wanted = 0;
   for (size_t g = 0; g < c.windows.size(); ++g) {
     wanted +=
         group_pages(c.windows[g], static_cast<int64_t>(job.tokens.size()) + 1, options_.max_batch_tokens, c.page_size);
-    wanted += (c.windows[g] == 0 ? running() : 0) - (swapped ? 0 : job.sequence->held(g));
+    wanted += (c.windows[g] == 0 ? others : 0) - (swapped ? 0 : job.sequence->held(g));
   }
   const int64_t count = std::min(job.pending(), options_.max_batch_tokens - plan_.tokens);
-  const bool fits = wanted <= cache_.available() || running_.empty();
-  if (!fits || (swapped && !cache_.swap_in(*job.sequence)) || !cache_.reserve(*job.sequence, count)) {
-    wanted -= cache_.available();
+  const bool fits = wanted <= cache.available() || others == 0;
+  if (!fits || (swapped && !cache.swap_in(*job.sequence)) || !cache.reserve(*job.sequence, count)) {
+    wanted -= cache.available();
     if (!swapped) {
       job.sequence.reset();
     } else if (!job.sequence->swapped_out()) {
       give_up_pages(job);
     }
-    job.wanted_pages = static_cast<int32_t>(wanted + cache_.available());
+    job.wanted_pages = static_cast<int32_t>(wanted + cache.available());
     return false;
   }
   if (!job.admitted) job.cached_tokens = hit;
@@ -170,7 +204,7 @@ void Scheduler::plan_drafts() {
     const int64_t room = std::min({options_.max_batch_tokens - plan_.tokens, options_.max_logit_rows - rows,
                                    options_.max_context - static_cast<int64_t>(item.job->tokens.size()) - 1});
     const int64_t drafts = std::min(static_cast<int64_t>(item.job->draft.size()), room);
-    if (drafts <= 0 || !cache_.reserve(*item.job->sequence, item.count + drafts)) continue;
+    if (drafts <= 0 || !item.job->sequence->cache().reserve(*item.job->sequence, item.count + drafts)) continue;
     item.drafts = drafts;
     item.count += drafts;
     plan_.tokens += drafts;
@@ -201,7 +235,7 @@ void Scheduler::commit(const StepItem& item, int64_t accepted) {
   Job& job = *item.job;
   const auto count = static_cast<size_t>(item.count - item.drafts + accepted);
   TS_CHECK(job.state == Job::State::kRunning && item.begin == job.stored() && accepted <= item.drafts);
-  cache_.commit(*job.sequence, std::span(job.tokens).subspan(static_cast<size_t>(item.begin), count));
+  job.sequence->cache().commit(*job.sequence, std::span(job.tokens).subspan(static_cast<size_t>(item.begin), count));
   job.draft.clear();
 }
 

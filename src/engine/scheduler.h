@@ -84,8 +84,10 @@ struct SchedulerCounters {
 
 class Scheduler {
  public:
-  // The cache must hold one job of max_context tokens in steps of max_batch_tokens.
-  Scheduler(PagedCache& cache, const SchedulerOptions& options);
+  // Each cache must hold one job of max_context tokens in steps of max_batch_tokens. A job that is admitted stays with
+  // one of them.
+  Scheduler(std::vector<PagedCache*> caches, const SchedulerOptions& options);
+  Scheduler(PagedCache& cache, const SchedulerOptions& options) : Scheduler(std::vector{&cache}, options) {}
 
   [[nodiscard]] Submitted submit(Job& job, double now);
   // Starts `child`, whose tokens begin with all that `parent`, which runs, has stored, on the same pages. Needs no
@@ -114,6 +116,8 @@ class Scheduler {
   void plan_running(bool decoding);
   void plan_waiting();
   void plan_drafts();
+  int64_t running_in(const PagedCache& cache) const;
+  PagedCache& choose_cache(const Job& job) const;
   bool admit(Job& job);
   bool reserve(Job& job, int64_t count);
   void add_item(Job& job, int64_t count);
@@ -122,7 +126,7 @@ class Scheduler {
   void preempt(Job& job);
   void give_up_pages(Job& job);
 
-  PagedCache& cache_;
+  std::vector<PagedCache*> caches_;
   SchedulerOptions options_;
   std::vector<Job*> running_;  // by rank
   std::set<Job*, ByRank> waiting_;

@@ -252,19 +252,29 @@ struct Simulated {
   const char* name;
   SchedulePolicy policy;
   int32_t host_pages;
+  int32_t caches = 1;  // that share the pages
 };
 
 class Simulation : public testing::TestWithParam<Simulated> {};
 
 TEST_P(Simulation, HundredThousandRequests) {
   constexpr int kRequests = 100000;
-  PagedCache cache({.windows = {32, 0}, .page_size = 16, .pages = 300, .host_pages = GetParam().host_pages});
+  std::vector<std::unique_ptr<PagedCache>> caches;
+  std::vector<PagedCache*> views;
+  for (int32_t shard = 0; shard < GetParam().caches; ++shard) {
+    caches.push_back(std::make_unique<PagedCache>(CacheOptions{.windows = {32, 0},
+                                                               .page_size = 16,
+                                                               .pages = 300 / GetParam().caches,
+                                                               .host_pages = GetParam().host_pages / GetParam().caches,
+                                                               .shard = shard}));
+    views.push_back(caches.back().get());
+  }
   const SchedulerOptions options{.max_requests = 48,
                                  .max_batch_tokens = 128,
                                  .max_context = 400,
                                  .policy = GetParam().policy,
                                  .priority_seconds = 2};
-  Scheduler s(cache, options);
+  Scheduler s(views, options);
   std::mt19937 random(3);
   auto below = [&](uint32_t n) { return random() % n; };
   struct Client {
@@ -322,8 +332,13 @@ TEST_P(Simulation, HundredThousandRequests) {
     }
   }
   EXPECT_EQ(s.running() + s.waiting(), 0);
-  EXPECT_EQ(cache.pool().held(), 0);
-  EXPECT_EQ(cache.host_pool().held(), 0);
+  CacheCounters counters;
+  for (const auto& cache : caches) {
+    EXPECT_EQ(cache->pool().held(), 0);
+    EXPECT_EQ(cache->host_pool().held(), 0);
+    EXPECT_GT(cache->counters().lookups, kRequests / 4);  // as busy as the others
+    counters += cache->counters();
+  }
   EXPECT_GT(s.counters().preemptions, 10);
   EXPECT_EQ(s.counters().swaps > 10, GetParam().host_pages > 0);
   EXPECT_GT(cancelled, 10);
@@ -333,14 +348,36 @@ TEST_P(Simulation, HundredThousandRequests) {
       "%d, hit %.0f "
       "%%\n",
       steps, now, s.counters().preemptions, s.counters().swaps, longest_wait, cancelled, expired,
-      100.0 * static_cast<double>(cache.counters().hit_tokens) / static_cast<double>(cache.counters().lookup_tokens));
+      100.0 * static_cast<double>(counters.hit_tokens) / static_cast<double>(counters.lookup_tokens));
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Simulation,
                          testing::Values(Simulated{"fifo", SchedulePolicy::kFifo, 0},
                                          Simulated{"prefill_first", SchedulePolicy::kPrefillFirst, 0},
-                                         Simulated{"fifo_swapping", SchedulePolicy::kFifo, 200}),
+                                         Simulated{"fifo_swapping", SchedulePolicy::kFifo, 200},
+                                         Simulated{"two_caches", SchedulePolicy::kFifo, 0, 2},
+                                         Simulated{"three_caches_swapping", SchedulePolicy::kFifo, 200, 3}),
                          [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Scheduler, AJobGoesWhereItsPromptIsKnownUnlessThatIsMuchBusier) {
+  PagedCache first({.windows = {32, 0}, .page_size = 16, .pages = 400}),
+      second({.windows = {32, 0}, .page_size = 16, .pages = 400, .shard = 1});
+  Scheduler s(std::vector{&first, &second}, {.max_requests = 30, .max_batch_tokens = 512, .max_context = 512});
+  std::vector<std::unique_ptr<Job>> jobs;
+  auto start = [&](std::vector<int32_t> ids) {
+    jobs.push_back(job(std::move(ids)));
+    (void)s.submit(*jobs.back(), 0);
+    play(s, s.plan(0));
+    return jobs.back()->sequence->cache().options().shard;
+  };
+  const int home = start(tokens(100));
+  EXPECT_EQ(start(tokens(100, 1000)), 1 - home);  // the other has nothing to do
+  for (int32_t i = 0; i < 4; ++i) EXPECT_EQ(start(tokens(99)), home) << i;
+  EXPECT_EQ(start(tokens(101)), home);
+  EXPECT_EQ(start(tokens(101)), 1 - home);  // 6 run there and 1 here
+  for (auto& j : jobs) s.remove(*j);
+  EXPECT_EQ(first.pool().held() + second.pool().held(), 0);
+}
 
 // A stream of important requests that alone would fill the machine does not keep an unimportant one waiting for ever.
 TEST(Scheduler, OverloadOfHigherPriorityStarvesNobody) {

@@ -13,6 +13,8 @@ struct StepShape {
   int64_t max_queries = 0;  // of one sequence
   int64_t max_context = 0;  // of one sequence, this step included
   int64_t table_width = 0;  // pages of one sequence
+  // Where groups of ranks have sequences of their own: what is wanted of all, and at most of one.
+  int64_t all_rows = 0, most_rows = 0;
 
   bool is_decode() const { return tokens == sequences && rows == sequences; }
 };

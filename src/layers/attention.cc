@@ -1,7 +1,5 @@
 #include "layers/attention.h"
 
-#include "layers/token_split.h"
-
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -187,12 +185,12 @@ void rotate_and_write(Step& step, RopeKvArgs& rotated, const Attention& a, const
 }
 
 AttentionArgs attention_args(const Step& step, const LayerCacheView& cache, const Attention& a, const Tensor& q,
-                             const TokenSplit& tokens, const Tensor& out) {
+                             const Tensor& out) {
   return {.q = q,
           .cache = cache.pages,
-          .page_table = tokens.page_table,
-          .query_start = tokens.query_start,
-          .context = tokens.context,
+          .page_table = cache.page_table,
+          .query_start = step.query_start,
+          .context = step.context,
           .sinks = a.sinks,
           .window = a.window,
           .scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim)),
@@ -201,46 +199,14 @@ AttentionArgs attention_args(const Step& step, const LayerCacheView& cache, cons
           .out = out};
 }
 
-// Every rank stores all keys and values, and computes queries, attention and projection of its own tokens.
-Tensor attention_of_own_tokens(Step& step, const LayerCacheView& cache, const Attention& a, const RopeTables& rope,
-                               const Tensor& x) {
-  const int64_t tokens = x.dim(0);
-  const TokenSplit own = split_tokens(step, cache.page_table);
-  Tensor all = step.alloc({own.most * step.ranks->mesh.replicas(), a.o.w.n});
-  ScratchScope scope(step);
-  Tensor k = step.alloc({tokens, a.own_kv_heads(), a.head_dim}), v = step.alloc({tokens, a.own_kv_heads(), a.head_dim});
-  linear_into(step, a.k, x, k.reshape({tokens, a.own_kv_heads() * a.head_dim}));
-  linear_into(step, a.v, x, v.reshape({tokens, a.own_kv_heads() * a.head_dim}));
-  if (a.k_norm.weight.defined()) norm_in_place(step, a.k_norm, k, a.head_dim);
-  step.run(step.kernels->rope, RopeArgs{.x = k, .cos = rope.cos, .sin = rope.sin});
-  step.run(step.kernels->kv_write, KvWriteArgs{.k = k, .v = v, .slots = cache.slots, .cache = cache.pages});
-  auto rows = [&](const Tensor& t) { return t.rows(own.tokens.begin, own.tokens.count); };
-  Tensor q = step.alloc({own.most, a.own_heads(), a.head_dim}), out = step.alloc(q.shape);
-  Tensor projected = step.alloc({own.most, a.o.w.n});
-  if (own.tokens.count > 0) {
-    const int64_t count = own.tokens.count, width = a.own_heads() * a.head_dim;
-    q = q.rows(0, count), out = out.rows(0, count);
-    linear_into(step, a.q, rows(x), q.reshape({count, width}));
-    if (a.q_norm.weight.defined()) norm_in_place(step, a.q_norm, q, a.head_dim);
-    step.run(step.kernels->rope, RopeArgs{.x = q, .cos = rows(rope.cos), .sin = rows(rope.sin)});
-    step.run(step.kernels->attention, attention_args(step, cache, a, q, own, out));
-    linear_into(step, a.o, out.reshape({count, width}), projected.rows(0, count));
-  }
-  step.all_reduce(step.ranks->tensor, projected.rows(0, own.tokens.count));
-  join_tokens(step, projected, all);
-  return all.rows(0, tokens);
-}
-
 }  // namespace
 
 Pending attention(Step& step, int layer, const Attention& a, const RopeTables& rope, const Tensor& x) {
   const int64_t tokens = x.dim(0);
   const LayerCacheView& cache = step.cache[static_cast<size_t>(layer)];
-  if (step.split() && step.ranks->mesh.split_tokens) return {attention_of_own_tokens(step, cache, a, rope, x)};
   Tensor q = step.alloc({tokens, a.own_heads(), a.head_dim}), out = step.alloc({tokens, a.own_heads(), a.head_dim});
   RopeKvArgs rotated{.q = q, .cos = rope.cos, .sin = rope.sin, .slots = cache.slots, .cache = cache.pages};
-  const TokenSplit all{.query_start = step.query_start, .context = step.context, .page_table = cache.page_table};
-  const AttentionArgs attended = attention_args(step, cache, a, q, all, out);
+  const AttentionArgs attended = attention_args(step, cache, a, q, out);
   if (!packed_attention(step, rotated, attended, a, x)) {
     rotate_and_write(step, rotated, a, x);
     step.run(step.kernels->attention, attended);

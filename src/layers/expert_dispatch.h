@@ -6,8 +6,9 @@
 
 namespace tessera {
 
-// As the moe op and a sum over all ranks. `a` is this rank's: its weights, all of the step's tokens and the ids of the
-// model's `experts`. Every rank gets all of a.out. The tensors are in CPU memory.
+// As the moe op and a sum over all ranks. `a` is this rank's: its weights, and the tokens that it holds with the ids of
+// the model's `experts`. Ranks that hold the same tokens get the same a.out: all of them on CPUs, or those of a group
+// (step.groups), which on GPUs need a communicator that dispatches().
 void dispatch_experts(Step& step, const MoeArgs& a, int64_t experts);
 
 }  // namespace tessera

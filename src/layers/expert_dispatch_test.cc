@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -111,6 +112,83 @@ void check(int ranks, bool skewed) {
       }
     }
     EXPECT_EQ(sent[static_cast<size_t>(r)], rows * kHidden * 4) << "rank " << r;
+  }
+}
+
+// Groups of ranks that hold tokens of their own: their sizes add up to kTokens, and of odd ones the last is no token.
+void check_groups(int group_ranks, const std::vector<int64_t>& sizes, bool skewed) {
+  const int groups = static_cast<int>(sizes.size()), ranks = groups * group_ranks;
+  SCOPED_TRACE(testing::Message() << groups << " groups of " << group_ranks << ", skewed " << skewed);
+  Problem problem(skewed);
+  const Kernels kernels = Kernels::reference();
+  ThreadPool pool(1);
+  std::vector<float> want(kTokens * kHidden), workspace(1 << 16);
+  MoeArgs all = problem.args();
+  all.out = Problem::f32(want, {kTokens, kHidden});
+  Stream stream{.pool = &pool, .workspace = workspace.data()};
+  kernels.moe.rows[0].launch(all, stream);
+  std::vector<int64_t> start;
+  for (int64_t at = 0; int64_t size : sizes) start.push_back(at), at += size;
+  auto live_of = [&](size_t g) { return sizes[g] - static_cast<int64_t>(g % 2); };
+
+  const Mesh mesh{.tensor = group_ranks, .expert = ranks, .split_tokens = true};
+  std::vector<int64_t> sent(static_cast<size_t>(ranks));
+  run_thread_ranks(ranks, [&](Communicator& world) {
+    const int me = world.rank();
+    const auto g = static_cast<size_t>(me / group_ranks);
+    const std::unique_ptr<Communicator> tensor = world.split(me / group_ranks),
+                                        replicas = world.split(me % group_ranks);
+    ThreadPool own_pool(1);
+    std::vector<float> space(1 << 16), got(static_cast<size_t>(sizes[g] * kHidden));
+    Arena scratch(1 << 20);
+    const StepRanks place{
+        .mesh = mesh, .rank = me, .world = &world, .tensor = tensor.get(), .replicas = replicas.get()};
+    Step step;
+    step.kernels = &kernels;
+    step.scratch = &scratch;
+    step.stream = {.pool = &own_pool, .workspace = space.data()};
+    step.ranks = &place;
+    auto live = static_cast<int32_t>(live_of(g));
+    step.groups = {.tokens = sizes, .live = {&live, {1}, DType::kI32, Device{}}};
+    MoeArgs a = own_part(problem.args(), expert_share(kExperts, mesh, me));
+    a.x = a.x.rows(start[g], sizes[g]);
+    a.indices = a.indices.rows(start[g], sizes[g]), a.weights = a.weights.rows(start[g], sizes[g]);
+    a.out = Problem::f32(got, {sizes[g], kHidden});
+    dispatch_experts(step, a, kExperts);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const bool token = static_cast<int64_t>(i) < live * kHidden;
+      const float right = token ? want[static_cast<size_t>(start[g] * kHidden) + i] : 0.0f;
+      if (!(std::abs(got[i] - right) <= 1e-4f)) fail(ErrorCode::kIo, "value {} is {}, not {}", i, got[i], right);
+    }
+    sent[static_cast<size_t>(me)] = world.traffic().all_to_all;
+  });
+
+  std::vector<int64_t> rows(static_cast<size_t>(ranks), 0);
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    for (int64_t t = 0; t < live_of(g); ++t) {
+      int home = static_cast<int>(g) * group_ranks;
+      while (share(sizes[g], group_ranks, home % group_ranks).end() <= t) ++home;
+      for (int owner = 0; owner < ranks; ++owner) {
+        const Range held = expert_share(kExperts, mesh, owner);
+        const int32_t* ids = &problem.indices[static_cast<size_t>((start[g] + t) * kActive)];
+        if (owner == home ||
+            std::none_of(ids, ids + kActive, [&](int32_t e) { return e >= held.begin && e < held.end(); }))
+          continue;
+        ++rows[static_cast<size_t>(home)], ++rows[static_cast<size_t>(owner)];  // there, and an answer back
+      }
+    }
+  }
+  for (int r = 0; r < ranks; ++r)
+    EXPECT_EQ(sent[static_cast<size_t>(r)], rows[static_cast<size_t>(r)] * kHidden * 4) << "rank " << r;
+}
+
+TEST(ExpertDispatch, GroupsWithTokensOfTheirOwn) {
+  for (bool skewed : {false, true}) {
+    check_groups(1, {8, 5}, skewed);
+    check_groups(1, {12, 1}, skewed);  // the second has none
+    check_groups(1, {4, 1, 5, 3}, skewed);
+    check_groups(2, {9, 4}, skewed);
+    check_groups(3, {1, 12}, skewed);
   }
 }
 

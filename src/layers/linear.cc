@@ -82,11 +82,30 @@ Tensor embed(Step& step, const Weight& table) {
   return out;
 }
 
+namespace {
+
+// The rows wanted of all groups, in the order that is asked for.
+void pick_of_groups(Step& step, const Tensor& x, const Tensor& picked) {
+  const TokenGroups& groups = step.groups;
+  const int64_t own = step.logit_rows.dim(0), parts = std::ssize(groups.tokens), hidden = x.dim(1);
+  Tensor mine = step.alloc({groups.most_rows, hidden}), all = step.alloc({parts, groups.most_rows, hidden});
+  if (own > 0) step.run(step.kernels->embed, EmbedArgs{.ids = step.logit_rows, .table = x, .out = mine.rows(0, own)});
+  if (!step.measure) step.ranks->replicas->all_gather(mine, all, step.stream.native);
+  step.run(step.kernels->embed,
+           EmbedArgs{.ids = groups.row_order, .table = all.reshape({parts * groups.most_rows, hidden}), .out = picked});
+}
+
+}  // namespace
+
 void unembed(Step& step, const Weight& head, int64_t vocab_size, const Tensor& x) {
-  int64_t rows = step.logit_rows.dim(0);
+  const int64_t rows = step.groups.tokens.empty() ? step.logit_rows.dim(0) : step.groups.row_order.dim(0);
   if (rows == 0) return;
   Tensor picked = step.alloc({rows, x.dim(1)});
-  step.run(step.kernels->embed, EmbedArgs{.ids = step.logit_rows, .table = x, .out = picked});
+  if (step.groups.tokens.empty()) {
+    step.run(step.kernels->embed, EmbedArgs{.ids = step.logit_rows, .table = x, .out = picked});
+  } else {
+    pick_of_groups(step, x, picked);
+  }
   Tensor logits = own_logits(step, rows, head.n, vocab_size);
   step.run(step.kernels->linear, LinearArgs{.x = picked, .w = head, .out = logits});
   if (head.n == vocab_size) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <span>
 #include <string_view>
 
@@ -35,7 +36,7 @@ struct StepRanks {
   int rank = 0;
   Communicator* world = nullptr;     // all of them
   Communicator* tensor = nullptr;    // the T that split attention, dense layers and logits
-  Communicator* replicas = nullptr;  // with mesh.split_tokens: those that hold the same part of attention
+  Communicator* replicas = nullptr;  // with mesh.split_tokens: those that hold the same part of attention, one a group
   ExpertExchange exchange = ExpertExchange::kAllReduce;
 };
 
@@ -45,6 +46,17 @@ struct LogitParts {
   Tensor all;  // F32 [ranks, R * widest W], room for everyone's
 };
 constexpr int64_t kInParts = -1;  // Step::candidates
+
+// Where groups of ranks have sequences of their own (mesh.split_tokens): what a group must know of the others' step.
+struct TokenGroups {
+  std::span<const int64_t> tokens;  // T of every group; empty: all ranks hold all tokens
+  Tensor live;                      // I32 [1]: so many of this group's T are tokens, the others fill up
+  int64_t most_rows = 0;            // of one group's wanted logits
+  Tensor row_order;                 // I32 [R]: the wanted logits of all groups, as group * most_rows + row
+
+  int64_t total() const { return std::accumulate(tokens.begin(), tokens.end(), int64_t{0}); }
+  int64_t most() const { return *std::max_element(tokens.begin(), tokens.end()); }
+};
 
 // Called with the intermediate tensors that tests compare: "hidden.embed", "attention.0", "router_logits.3", ...
 using Probe = std::function<void(std::string_view name, int layer, const Tensor& value)>;
@@ -64,7 +76,8 @@ struct Step {
   std::span<const LayerCacheView> cache;  // one a layer
 
   Tensor logit_rows;  // I32 [R]: rows of the step whose logits are wanted; R may be 0
-  Tensor logits;      // F32 [R, V], set by forward
+  TokenGroups groups;
+  Tensor logits;  // F32 [R, V], set by forward; R of all groups
   // Where ranks split the vocabulary on a GPU, forward leaves this one's columns here, and join_logits() fills
   // `logits`.
   LogitParts parts;

@@ -14,6 +14,16 @@
 
 namespace tessera {
 
+// Tokens on their way to the ranks that hold their experts, and back. Groups of ranks (as many in each) hold the same
+// tokens; rank r of R holds experts share(experts, R, r).
+struct TokenRoutes {
+  Tensor indices;                         // I32 [T, A]: this group's
+  Tensor weights;                         // F32 [T, A]
+  Tensor live;                            // I32 [1]: the first so many of T are tokens, the others go nowhere
+  std::span<const int64_t> group_tokens;  // T of every group
+  int64_t experts = 0;
+};
+
 // Bytes this rank sent to others, by what they were for.
 struct Traffic {
   int64_t all_reduce = 0;
@@ -38,6 +48,17 @@ class Communicator {
   virtual void all_to_all(const Tensor& send, std::span<const int64_t> send_rows, const Tensor& receive,
                           std::span<const int64_t> receive_rows, void* stream) = 0;
   virtual void broadcast(const Tensor& x, int root, void* stream) = 0;
+
+  // Where routing is known on the device alone: without it, callers exchange ids and use all_to_all.
+  virtual bool dispatches() const { return false; }
+  // x [T, H] to inbox [N, H], N tokens of all groups one after another: each is sent once to every rank that holds one
+  // of its experts. Of tokens that do not come here, ids [N, A] are -1 and rows may be left as they were.
+  virtual void dispatch(const TokenRoutes& routes, const Tensor& x, const Tensor& inbox, const Tensor& ids,
+                        const Tensor& weights, void* stream);
+  // The way back, with the ids that came: answers [N, H] become out [T, H], the sum in rank order of what those ranks
+  // computed; zeros for what is no token. On all ranks of the group.
+  virtual void combine(const TokenRoutes& routes, const Tensor& answers, const Tensor& ids, const Tensor& out,
+                       void* stream);
   virtual void barrier() = 0;
 
   // A communicator of the ranks that gave the same colour, in the order of their ranks here. Every rank calls it.

@@ -20,8 +20,8 @@ Range share(int64_t n, int64_t parts, int64_t index, int64_t unit = 1);
 struct Mesh {
   int tensor = 1;
   int expert = 1;
-  // Where T < ranks, several groups of T hold the same. False: they compute the same; true: each takes a part of a
-  // step's tokens through attention.
+  // Where T < ranks, several groups of T hold the same. False: they compute the same; true: each has sequences of its
+  // own, with their cache, and all but the experts.
   bool split_tokens = false;
   // Inner widths are split by this many columns where they allow it, never by fewer than `least_unit`: the block of
   // MXFP4, whose scale cannot be split, and what a GPU's matrix units take at once.

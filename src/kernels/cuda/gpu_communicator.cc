@@ -91,7 +91,14 @@ class GpuCommunicator final : public Communicator {
   std::string_view name() const override { return peer_ ? "peer" : "nccl"; }
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
-  const Traffic& traffic() const override { return traffic_; }
+  const Traffic& traffic() const override {
+    int64_t dispatched = 0;  // routing is known on the device alone
+    if (peer_)
+      cuda::check(cudaMemcpy(&dispatched, peer_->view().sent, sizeof dispatched, cudaMemcpyDeviceToHost), "bytes sent");
+    all_traffic_ = traffic_;
+    all_traffic_.all_to_all += dispatched;
+    return all_traffic_;
+  }
   const PeerView* view() const { return peer_ ? &peer_->view() : nullptr; }
 
   void all_reduce(const Tensor& x, void* stream) override {
@@ -158,6 +165,16 @@ class GpuCommunicator final : public Communicator {
     });
   }
 
+  bool dispatches() const override { return peer_ != nullptr; }
+  void dispatch(const TokenRoutes& routes, const Tensor& x, const Tensor& inbox, const Tensor& ids,
+                const Tensor& weights, void* stream) override {
+    peer_dispatch(peer_->view(), tokens_of(routes), x, inbox, ids, weights, stream);
+  }
+  void combine(const TokenRoutes& routes, const Tensor& answers, const Tensor& ids, const Tensor& out,
+               void* stream) override {
+    peer_combine(peer_->view(), tokens_of(routes), answers, ids, out, stream);
+  }
+
   // Of the hosts, through the channel: all that was put on streams goes on. Only before ranks were split.
   void barrier() override { exchange_all(fate_->channel(), ""); }
 
@@ -186,6 +203,18 @@ class GpuCommunicator final : public Communicator {
     const int64_t most = peer_->view().packet_bytes;
     for (int64_t at = 0; at < bytes; at += most) f(at, std::min(most, bytes - at));
   }
+  PeerTokens tokens_of(const TokenRoutes& r) const {
+    const auto groups = static_cast<int>(r.group_tokens.size());
+    PeerTokens t{.ids = r.indices.i32(), .weights = r.weights.f32(), .live = r.live.i32()};
+    t.active = static_cast<int>(r.indices.dim(1));
+    t.groups = groups, t.group_ranks = size() / groups, t.group = rank_ / t.group_ranks;
+    for (int g = 0, before = 0; g < groups; ++g) {
+      t.tokens[g] = static_cast<int>(r.group_tokens[static_cast<size_t>(g)]), t.start[g] = before;
+      before += t.tokens[g];
+    }
+    t.each = static_cast<int>(r.experts / size()), t.more = static_cast<int>(r.experts % size());
+    return t;
+  }
   static int64_t row_bytes(const Tensor& t) {
     int64_t bytes = dtype_size(t.dtype);
     for (int i = 1; i < t.shape.rank(); ++i) bytes *= t.dim(i);
@@ -209,6 +238,7 @@ class GpuCommunicator final : public Communicator {
   std::unique_ptr<PeerMemory> peer_;
   std::unique_ptr<Nccl> nccl_;
   Traffic traffic_;
+  mutable Traffic all_traffic_;  // what traffic() said last
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ struct PeerView {
   int64_t packets_at = 0, presence_at = 0, scatter_at = 0, gather_at = 0, flags_at = 0;
   uint64_t* call = nullptr;         // number of the last call << 32 | blocks of this one that know it; own memory
   uint32_t* gave_up = nullptr;      // own memory
+  int64_t* sent = nullptr;          // own memory: bytes of rows that were dispatched and answered
   const uint32_t* abort = nullptr;  // host memory, set by the host: a rank is lost
   uint32_t* timed_out = nullptr;    // host memory, read by the host
   uint64_t wait_nanoseconds = 0;
@@ -46,6 +47,17 @@ struct PeerExchange {
   char* to = nullptr;
   int64_t send_at[kMaxPeers] = {}, send_bytes[kMaxPeers] = {};
   int64_t receive_at[kMaxPeers] = {}, receive_bytes[kMaxPeers] = {};
+};
+
+// TokenRoutes as kernels get them. Experts are shared out as share(experts, size, r) does.
+struct PeerTokens {
+  const int32_t* ids = nullptr;    // [T, active]: this group's
+  const float* weights = nullptr;  // [T, active]
+  const int32_t* live = nullptr;   // [1]
+  int active = 0;
+  int groups = 1, group_ranks = 1, group = 0;         // rank r is of group r / group_ranks; this rank's
+  int tokens[kMaxPeers] = {}, start[kMaxPeers] = {};  // of each group, and how many lie before them
+  int each = 0, more = 0;                             // experts of a rank; so many ranks have one more
 };
 
 // Words of host memory that a kernel which waits looks at.
@@ -79,6 +91,13 @@ class PeerMemory {
 void peer_all_reduce(const PeerView& view, const Tensor& x, void* stream);
 // Messages of at most packet_bytes each.
 void peer_exchange(const PeerView& view, const PeerExchange& exchange, void* stream);
+
+// Communicator::dispatch and combine, in one launch each while the tokens of a group fit into packets (91 rows of 2880
+// BF16), else in rounds of some MiB.
+void peer_dispatch(const PeerView& view, const PeerTokens& tokens, const Tensor& x, const Tensor& inbox,
+                   const Tensor& ids, const Tensor& weights, void* stream);
+void peer_combine(const PeerView& view, const PeerTokens& tokens, const Tensor& answers, const Tensor& ids,
+                  const Tensor& out, void* stream);
 
 // The view of a communicator that works through peer memory, else null.
 const PeerView* peer_view(const Communicator* communicator);

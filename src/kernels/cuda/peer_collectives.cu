@@ -29,23 +29,6 @@ __global__ void __launch_bounds__(kThreads) sum_packets(PeerView v, T* x, int64_
   }
 }
 
-// Flag of block blockIdx.x of rank `from` in a region; step 0 or 1.
-__device__ __forceinline__ uint32_t* flag(const PeerView& v, char* region, int from, int step) {
-  return reinterpret_cast<uint32_t*>(region + v.flags_at) + (step * v.size + from) * kMaxPeerBlocks + blockIdx.x;
-}
-// Tells every rank that this block is through with a step, and waits until theirs are. All threads call.
-__device__ __forceinline__ void meet(const PeerView& v, uint32_t call, int step) {
-  __syncthreads();
-  const int p = static_cast<int>(threadIdx.x);
-  if (p < v.size && p != v.rank) {
-    store_release(flag(v, v.region[p], v.rank, step), call);
-    Patience patience(v);
-    while (load_acquire(flag(v, v.own, p, step)) != call)
-      if (patience.exhausted()) break;
-  }
-  __syncthreads();
-}
-
 // Rank r sums slice r of all ranks, then sends it to all. A block does the same part of every slice on every rank.
 template <class T, int kPeers>
 __global__ void __launch_bounds__(kThreads) sum_slices(PeerView v, T* x, int64_t n) {

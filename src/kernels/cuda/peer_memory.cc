@@ -45,7 +45,7 @@ int64_t lay_out(PeerView& v) {
   // Packets double what is sent: two steps win once that takes longer than a second round trip.
   v.one_step_bytes = std::min(kPacketBytes, (int64_t{1} << 20) / v.size);
   v.bulk_bytes = kBulkBytes;
-  int64_t at = 256;  // the own words: call, gave_up
+  int64_t at = 256;  // the own words: call, gave_up, sent
   auto take = [&](int64_t bytes) { return std::exchange(at, at + (bytes + 255) / 256 * 256); };
   v.packets_at = take(2 * v.size * 2 * v.packet_bytes);
   v.presence_at = take(2 * v.size * 16);
@@ -125,6 +125,7 @@ std::unique_ptr<PeerMemory> PeerMemory::make(Channel& channel, std::span<const i
   v.own = memory->own_.data();
   v.call = reinterpret_cast<uint64_t*>(v.own);
   v.gave_up = reinterpret_cast<uint32_t*>(v.own + 64);
+  v.sent = reinterpret_cast<int64_t*>(v.own + 128);
   v.abort = signals.abort;
   v.timed_out = signals.timed_out;
   v.wait_nanoseconds = static_cast<uint64_t>(wait_seconds * 1e9);
