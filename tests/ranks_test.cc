@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <map>
 
 #include "api/llm_impl.h"
@@ -290,6 +291,77 @@ TEST(RanksBatch, SameAnswersAsOneRank) {
   EXPECT_EQ(answers(0, 4), one);
   EXPECT_EQ(answers(0, 4, "dp"), one);
   EXPECT_EQ(answers(2, 4, "dp"), one);
+}
+
+// --deterministic: which other requests run changes no bit, however many ranks compute.
+TEST(RanksBatch, DeterministicUnderRanks) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  for (const Plan& plan : {Plan{.tp = 3}, Plan{.ep = 2}, Plan{.ep = 2, .attention = "dp"}}) {
+    SCOPED_TRACE(name_of(plan));
+    Llm llm = Llm::load(folder, {.device = "cpu",
+                                 .dtype = "float32",
+                                 .threads = 1,
+                                 .max_context = 256,
+                                 .tp = plan.tp,
+                                 .ep = plan.ep,
+                                 .attention = plan.attention});
+    auto answer = [&](int others) {
+      std::vector<BatchRequest> requests;
+      for (int i = 0; i <= others; ++i) {
+        BatchRequest r{.id = std::to_string(i), .params = {.seed = 5, .ignore_eos = true, .max_tokens = 20}};
+        for (int t = 0; t < 20 + i; ++t) r.prompt.push_back((7 * t + i) % 320);
+        requests.push_back(std::move(r));
+      }
+      return generate_batch(llm, requests, {.deterministic = true})[0].generation.ids;
+    };
+    EXPECT_EQ(answer(0), answer(9));
+  }
+}
+
+// The trained model: windows, sinks, several windows' worth of tokens, prompts that share their beginning.
+TEST(RanksGlossary, TheSameTokensUnderEveryPlan) {
+  const std::string folder = std::string(TESSERA_SOURCE_DIR) + "/models/glossary";
+  auto answers = [&](const Plan& plan) {
+    Llm llm = Llm::load(folder, {.device = "cpu",
+                                 .dtype = "float32",
+                                 .threads = 1,
+                                 .max_context = 512,
+                                 .tp = plan.tp,
+                                 .ep = plan.ep,
+                                 .attention = plan.attention,
+                                 .experts = plan.experts});
+    std::vector<BatchRequest> requests;
+    for (const char* text : {"Courage means", "Courage means to", "The word river", "Define a clock:"})
+      requests.push_back(
+          {.id = text, .prompt = llm.encode(text), .params = {.temperature = 0, .ignore_eos = true, .max_tokens = 40}});
+    requests[2].params.max_tokens = 200;  // beyond its window
+    std::vector<std::vector<int32_t>> ids;
+    for (const BatchOutput& out : generate_batch(llm, requests)) ids.push_back(out.generation.ids);
+    return ids;
+  };
+  const auto one = answers({});
+  for (const Plan& plan : {Plan{.tp = 2}, Plan{.tp = 3}, Plan{.tp = 4}, Plan{.ep = 2}, Plan{.ep = 4},
+                           Plan{.tp = 4, .ep = 2}, Plan{.ep = 2, .experts = "all-reduce"},
+                           Plan{.ep = 4, .attention = "dp"}, Plan{.tp = 2, .ep = 4, .attention = "dp"}})
+    EXPECT_EQ(answers(plan), one) << name_of(plan);
+}
+
+// `--tp auto` takes the ranks that a launcher started; without one, all GPUs, or one CPU.
+TEST(RanksMesh, AutoTakesWhatThereIs) {
+  TS_NEED_FIXTURE(folder, "gpt_oss_mxfp4");
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  const std::unique_ptr<Model> model = make_model(checkpoint.config());
+  WeightPlan plan;
+  model->declare(plan);
+  EXPECT_EQ(resolve_mesh({.tp = -1}, checkpoint, plan, false).ranks(), 1);
+  const size_t gpus = cuda_devices(nullptr).size();
+  if (gpus > 0 && gpus <= 4) {
+    EXPECT_EQ(resolve_mesh({.tp = -1}, checkpoint, plan, true).ranks(), static_cast<int>(gpus));
+  }
+  for (auto [name, value] : {std::pair{"RANK", "1"}, {"WORLD_SIZE", "3"}, {"MASTER_ADDR", "127.0.0.1"}})
+    setenv(name, value, 1);
+  EXPECT_EQ(resolve_mesh({.tp = -1}, checkpoint, plan, false).tensor, 3);
+  for (const char* name : {"RANK", "WORLD_SIZE", "MASTER_ADDR"}) unsetenv(name);
 }
 
 // With attention data-parallel every group of ranks keeps sequences of its own: caches add up.

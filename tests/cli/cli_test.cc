@@ -350,5 +350,31 @@ TEST_F(Cli, ADriverThatIsTooOld) {
   expect_error(named, 1, "driver is too old: it knows CUDA 12.4, and this program needs 13.");
 }
 
+// From config.json alone: how a plan splits each weight, what a rank holds and sends; or why there is no such plan.
+TEST(Plan, IsPrintedOrRefused) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "plan_of_config";
+  fs::create_directories(folder);
+  fs::copy_file(kModel + "/config.json", folder / "config.json", fs::copy_options::overwrite_existing);
+  const Outcome text = run_tessera({"plan", folder.string(), "--tp", "3", "--ep", "3"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, AllOf(HasSubstr("rows by query heads: rows 2+2+4"), HasSubstr("experts 6+5+5"),
+                              HasSubstr("communication of a rank"), HasSubstr("cache a token")));
+  auto parsed = [&](Args more) {
+    Args args{"plan", folder.string(), "--json"};
+    args.insert(args.end(), more.begin(), more.end());
+    return json::parse(run_tessera(args).out);
+  };
+  const json sum = parsed({"--ep", "2", "--experts", "all-reduce"}), sent = parsed({"--ep", "2"}),
+             own = parsed({"--ep", "2", "--attention", "dp"});
+  EXPECT_EQ(sum["communication"]["experts"]["kind"], "all-reduce");
+  EXPECT_EQ(own["communication"]["experts"]["kind"], "dispatch");
+  EXPECT_EQ(own["communication"]["attention"]["kind"], "none");
+  EXPECT_LT(own["communication"]["bytes_sent_a_token"], sent["communication"]["bytes_sent_a_token"]);
+  EXPECT_EQ(own["ranks"][0]["query_heads"], 8);
+  expect_error(run_tessera({"plan", folder.string(), "--tp", "9"}), 2,
+               "--tp 9 is more than the 8 query heads; the nearest possible: --tp 8");
+  expect_error(run_tessera({"plan", folder.string(), "--tp", "3", "--ep", "2"}), 2, "the larger must be a multiple");
+}
+
 }  // namespace
 }  // namespace tessera::testing

@@ -49,7 +49,7 @@ def alive(pid):
 
 
 def ranks_below(pid):
-    """{rank: process} of the program's processes below a launcher."""
+    """{rank: process} of the processes that a launcher started."""
     found = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -57,13 +57,11 @@ def ranks_below(pid):
         try:
             with open(f"/proc/{entry}/environ", "rb") as file:
                 variables = dict(v.split(b"=", 1) for v in file.read().split(b"\0") if b"=" in v)
-            with open(f"/proc/{entry}/comm") as file:
-                name = file.read().strip()
             with open(f"/proc/{entry}/stat") as file:
                 parent = int(file.read().rsplit(")", 1)[1].split()[1])
         except (OSError, ValueError):
             continue
-        if parent != pid or not name.startswith(os.path.basename(PROGRAM)[:15]):
+        if parent != pid:
             continue
         for variable in (b"RANK", b"OMPI_COMM_WORLD_RANK"):
             if variable in variables:
