@@ -35,7 +35,8 @@ std::set<std::string> row_names(const Kernels& kernels) {
 // The model with its built-in kernels, and with the hub's, in one process: weights are loaded once.
 class KernelBench {
  public:
-  KernelBench(Llm& llm, const KernelBenchOptions& options) : llm_(llm.impl()), options_(options), vocab_(llm.vocab_size()) {
+  KernelBench(Llm& llm, const KernelBenchOptions& options)
+      : llm_(llm.impl()), options_(options), vocab_(llm.vocab_size()) {
     builtin_ = hub_ = llm_.kernels;
     if (options.with_hub.empty()) return;
     LoadOptions hub = options.model.load;

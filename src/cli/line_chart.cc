@@ -94,8 +94,8 @@ std::string svg_text(const LineChart& chart) {
       kWidth, kHeight);
   out += text_at(kWidth / 2, 26, "middle", chart.title, " font-size=\"15\"");
   out += grid(chart, x, y);
-  out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#888\"/>\n", kLeft, kTop,
-                     kWidth - kLeft - kRight, kHeight - kTop - kBottom);
+  out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#888\"/>\n", kLeft,
+                     kTop, kWidth - kLeft - kRight, kHeight - kTop - kBottom);
   for (size_t i = 0; i < chart.lines.size(); ++i) out += line(chart, i, x, y);
   out += text_at((kLeft + kWidth - kRight) / 2, kHeight - 16, "middle", chart.x_label);
   out += text_at(0, 0, "middle", chart.y_label,

@@ -27,7 +27,7 @@ ExpertStream::ExpertStream(DeviceContext& context, ThreadPool& pool, const Kerne
       read_(std::move(read)),
       place_(context, layer_bytes + (int64_t{1} << 16)) {
   for (int64_t i = 0; i < std::min<int64_t>(pool.size(), kMostLanes); ++i)
-    lanes_.push_back(make_upload_lane(context, kUploadBlockBytes));
+    lanes_.push_back(make_upload_lane(context, kUploadBlockBytes, true));
 }
 
 // The same args with the experts in their place on the device.

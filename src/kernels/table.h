@@ -44,6 +44,7 @@ struct KernelRow {
   bool varies = false;
   // Compute capabilities (major * 10 + minor) of the GPUs that its code runs on.
   int least = 0, most = 999;
+  bool from_hub = false;
 };
 
 // Why a row does not run on a GPU, as a static sentence.

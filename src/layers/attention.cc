@@ -133,10 +133,9 @@ void one_packed_token(Step& step, const RopeKvArgs& args, AttentionArgs attended
   };
   const int64_t queries = a.own_heads(), keys = a.own_kv_heads();
   step.run(step.kernels->rope, RopeArgs{.x = heads(0, queries + keys), .cos = args.cos, .sin = args.sin});
-  step.run(step.kernels->kv_write, KvWriteArgs{.k = heads(queries, keys),
-                                               .v = heads(queries + keys, keys),
-                                               .slots = args.slots,
-                                               .cache = args.cache});
+  step.run(step.kernels->kv_write,
+           KvWriteArgs{
+               .k = heads(queries, keys), .v = heads(queries + keys, keys), .slots = args.slots, .cache = args.cache});
   attended.q = heads(0, queries);
   step.run(step.kernels->attention, attended);
 }

@@ -6,10 +6,9 @@ namespace tessera {
 
 namespace {
 
-// A kernel from the hub, named as its repository or file is, does not add its sum to the residual.
+// A kernel from the hub does not add its sum to the residual.
 bool experts_of_hub(const Kernels& kernels) {
-  auto of_program = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
-  return !kernels.moe.rows.empty() && !std::ranges::all_of(std::string_view(kernels.moe.rows[0].name), of_program);
+  return !kernels.moe.rows.empty() && kernels.moe.rows[0].from_hub;
 }
 
 }  // namespace

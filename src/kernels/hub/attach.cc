@@ -129,7 +129,8 @@ KernelRow<Args> make_row(const std::shared_ptr<const HubKernel>& kernel) {
           },
           .workspace = [kernel](const Args& args) { return kernel->workspace(args); },
           .launch = [kernel](const Args& args, Stream& stream) { kernel->launch(args, stream); },
-          .varies = true};  // nobody promises that it does not
+          .varies = true,  // nobody promises that it does not
+          .from_hub = true};
 }
 
 // rms_norm has no residual. Where one is added, the library's add_rms_norm does both, or the built-in add goes before.

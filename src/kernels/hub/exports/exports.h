@@ -106,8 +106,9 @@ RmsNormArgs rms_norm(Arguments& in, bool with_delta = false) {
   a.weight = in.tensor("weight", 1);
   a.eps = in.real("eps");
   require(a.out.shape == a.residual.shape && a.out.dtype == a.residual.dtype, "out and x differ in shape or type");
-  require(!with_delta || (a.delta.shape == a.out.shape && a.delta.dtype == a.out.dtype && a.out.data != a.residual.data),
-          "delta differs from x in shape or type, or out is x");
+  require(
+      !with_delta || (a.delta.shape == a.out.shape && a.delta.dtype == a.out.dtype && a.out.data != a.residual.data),
+      "delta differs from x in shape or type, or out is x");
   require(a.weight.dim(0) == a.out.dim(1), "weight is not [N]");
   return a;
 }
