@@ -14,6 +14,7 @@ work=$(mktemp -d)
 watcher=
 trap '[ -z "$watcher" ] || kill "$watcher" 2>/dev/null; rm -rf "$work"' EXIT
 
+prompt=16 answer=128
 program() { find "$build" -name "$1" -type f -perm -u+x | head -n 1; }
 
 if [ ! -f "$folder/config.json" ]; then
@@ -55,7 +56,7 @@ run() {
   watch_memory &
   watcher=$!
   "$tessera" bench latency "$folder" --device cuda --device-memory "$memory" --max-context 4096 --max-requests 1 \
-    --requests 3 --prompt-tokens 16 16 --output-tokens 128 128 "$@" > "$work/out" 2> "$work/plan" || echo "FAILED"
+    --requests 3 --prompt-tokens "$prompt" "$prompt" --output-tokens "$answer" "$answer" "$@" > "$work/out" 2> "$work/plan" || echo "FAILED"
   kill "$watcher"
   wait "$watcher" 2>/dev/null || true
   watcher=
@@ -79,7 +80,8 @@ grep num_hidden_layers "$top/models/glossary/config.json"
 
 run "auto" --device-map auto
 run "all experts on the host" --cpu-moe 99
-run "a long prompt" --device-map auto --prompt-tokens 2048 2048 --output-tokens 4 4 --max-batch-tokens 2048
+prompt=2048 answer=4
+run "a long prompt" --device-map auto --max-batch-tokens 2048
 echo "== what cannot fit is refused"
 "$tessera" bench latency "$folder" --device cuda --device-memory "$memory" --cpu-moe 1 --max-context 4096 --requests 1 || true
 "$tessera" bench latency "$folder" --device cuda --device-memory "$memory" --max-context 4096 --requests 1 || true

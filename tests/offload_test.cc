@@ -62,11 +62,12 @@ TEST_P(Offload, GoldenTokensWithExpertsOffTheGpu) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Offload, testing::ValuesIn(kModels), [](const auto& p) { return p.param; });
 
-// Prompts and answers as they are without offload, in bf16, one request and several at once.
+// Prompts and answers as they are without offload, one request and several at once. In F32: the CPU's bf16 products are
+// not those of the GPU in every last bit, and some of these answers hang by that.
 TEST(OffloadGpu, TheGlossarySaysTheSameWithAnyNumberOfLayersOnTheHost) {
   if (!has_gpu()) GTEST_SKIP() << "no GPU here";
   std::vector<BatchRequest> requests;
-  const LoadOptions all{.device = "cuda", .max_context = 1024};
+  const LoadOptions all{.device = "cuda", .dtype = "float32", .max_context = 1024};
   std::vector<std::vector<int32_t>> want;
   {
     Llm llm = Llm::load(kGlossary, all);
