@@ -55,10 +55,10 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     return Tokenizer::from_file(path);
   });
   dtype = resolve_dtype(options.dtype, checkpoint.config());
-  LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize};
+  LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize, .on_progress = options.on_load};
   if (options.device == "auto" && has_cuda_code()) context = starting.get();
   settings.deferred = context ? context->device().type == DeviceType::kCuda : options.device.starts_with("cuda");
-  if (places_experts()) settings.deferred = false;  // what stays on the host must be there
+  if (places_experts() && options.dequantize) settings.deferred = false;  // the host has the expanded form too
   if (options.tp != 0 || options.ep != 0) {
     if (!context) context = starting.get();
     WeightPlan whole;
@@ -76,6 +76,7 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
   if (context->device().type == DeviceType::kCuda && !team) expand_where_needed(plan);
   if (places_experts()) place_experts(plan);
   if (context->device().type == DeviceType::kCuda) move_weights(plan);
+  options.on_load = nullptr;  // of the caller, who may be gone later
   if (!options.use_kernels.empty()) use_hub_kernels(kernels, options, *context);
   if (host_experts) host_experts->attach(kernels);
   eos_ids = eos_from_config(checkpoint.generation_config(), checkpoint.config(), model->info().vocab_size);
@@ -165,7 +166,7 @@ void Llm::Impl::check_dense() const {
 void Llm::Impl::move_weights(const WeightPlan& plan) {
   PlacementReport report;
   auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-  device_weights = place_weights(plan, arrangement(), *context, pool, read, &report);
+  device_weights = place_weights(plan, arrangement(), *context, pool, read, &report, /*preallocate=*/true, options.on_load);
   log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,
@@ -200,6 +201,10 @@ void Llm::Impl::place_experts(WeightPlan& plan) {
   plan.keep_on_host([&](const WeightRow& row) {
     return is_layers_expert(row) && device_map[static_cast<size_t>(layer_of_weight(row.name))] != Place::kDevice;
   });
+  std::vector<Weight*> staying;
+  for (const WeightRow& row : plan.rows())
+    if (row.on_host && row.weight) staying.push_back(row.weight);
+  checkpoint.make_deferred(staying, pool);
   mark_hosted(plan);
   make_host_experts(plan, device_map);
 }

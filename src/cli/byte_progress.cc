@@ -16,15 +16,24 @@ std::string bytes_text(int64_t bytes) {
   return n < 1e9 ? fmt::format("{:.1f} MB", n / 1e6) : fmt::format("{:.2f} GB", n / 1e9);
 }
 
-ByteProgress::ByteProgress(std::string what) : what_(std::move(what)), shown_(stderr_is_terminal()) {}
+ByteProgress::ByteProgress(std::string what, Clock::duration quiet)
+    : what_(std::move(what)), quiet_(quiet), shown_(stderr_is_terminal()) {}
 
 ByteProgress::~ByteProgress() {
-  if (shown_ && drawn_ != Clock::time_point{}) std::fputs("\r\x1b[K", stderr);
+  wipe();
+}
+
+void ByteProgress::wipe() {
+  if (!shown_ || drawn_ == Clock::time_point{}) return;
+  std::fputs("\r\x1b[K", stderr);
+  std::fflush(stderr);
+  drawn_ = {};
 }
 
 void ByteProgress::update(int64_t done, int64_t total, int64_t moved) {
   const Clock::time_point now = Clock::now();
-  if (!shown_ || total <= 0 || now - drawn_ < std::chrono::milliseconds(100)) return;
+  if (done >= total) return wipe();
+  if (!shown_ || now - start_ < quiet_ || now - drawn_ < std::chrono::milliseconds(100)) return;
   drawn_ = now;
   constexpr int64_t kWidth = 24;
   done = std::min(done, total);

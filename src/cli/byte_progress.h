@@ -1,4 +1,5 @@
-// A bar on standard error with bytes, rate and time left, drawn only when that is a terminal. Used by one thread.
+// A bar on standard error with bytes, rate and time left, drawn only when that is a terminal. Used by one thread
+// at a time.
 #pragma once
 
 #include <chrono>
@@ -14,14 +15,18 @@ class ByteProgress {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit ByteProgress(std::string what);
+  // Nothing is drawn in the first `quiet`.
+  explicit ByteProgress(std::string what, Clock::duration quiet = {});
   ~ByteProgress();  // wipes the bar
   ByteProgress(const ByteProgress&) = delete;
-  // `moved`: bytes that count for the rate, a part of `done`.
+  // `moved`: bytes that count for the rate, a part of `done`. At the end the bar is wiped.
   void update(int64_t done, int64_t total, int64_t moved);
 
  private:
+  void wipe();
+
   std::string what_;
+  Clock::duration quiet_;
   bool shown_;
   Clock::time_point start_ = Clock::now(), drawn_{};
 };

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "api/rank_team.h"
+#include "cli/byte_progress.h"
 #include "cli/hub_model.h"
 #include "core/error.h"
 
@@ -164,9 +165,12 @@ void serve_other_rank(const ModelOptions& options) {
 
 Llm load_llm(const ModelOptions& options) {
   serve_other_rank(options);
+  const std::string folder = find_model(options.model);
+  ByteProgress bar("loading", std::chrono::milliseconds(500));
   LoadOptions load = options.load;
   load.on_plan = [](const std::string& text) { fmt::print(stderr, "{}", text); };
-  return Llm::load(find_model(options.model), load);
+  load.on_load = [&bar](int64_t done, int64_t total) { bar.update(done, total, done); };
+  return Llm::load(folder, load);
 }
 
 SamplingParams SamplingOptions::over(SamplingParams base) const {

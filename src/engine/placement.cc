@@ -32,7 +32,7 @@ constexpr int64_t kMaxLanes = 16;
 constexpr int64_t kLaneBytes = 2 * kUploadBlockBytes;
 
 void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, ThreadPool& pool, const ReadBytes& read,
-              PlacementReport& report) {
+              LoadProgress& progress, PlacementReport& report) {
   std::atomic<size_t> next{0};
   const bool staged = std::any_of(pieces.begin(), pieces.end(), [](const UploadPiece& p) { return p.staged(); });
   const auto lanes =
@@ -48,6 +48,7 @@ void send_all(const std::vector<UploadPiece>& pieces, DeviceContext& context, Th
       if (piece.scales) read(piece.scales, piece.scale_bytes, block.host + (piece.value_bytes + 255) / 256 * 256);
       cuda_send(piece, block, *lane);
       lane->end();
+      progress.add(piece.value_bytes + piece.scale_bytes);
     }
     lane->finish();
   });
@@ -155,7 +156,8 @@ int64_t lay_out_weights(const WeightPlan& plan, const ArrangeOptions& options, D
 }
 
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
-                    const ReadBytes& read, PlacementReport* report, bool preallocate) {
+                    const ReadBytes& read, PlacementReport* report, bool preallocate,
+                    const LoadProgressCallback& on_progress) {
   const auto start = std::chrono::steady_clock::now();
   mark_hosted(plan);
   const std::vector<Shared> shared = shared_weights(plan);
@@ -169,7 +171,9 @@ Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, Devic
   point_aliases(shared);
   PlacementReport done{.device_bytes = all.bytes};
   for (const UploadPiece& piece : pieces) done.bytes += piece.value_bytes + piece.scale_bytes;
-  send_all(pieces, context, pool, read, done);
+  LoadProgress progress(on_progress, done.bytes);
+  send_all(pieces, context, pool, read, progress, done);
+  progress.finish();
   done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (report) *report = done;
   return arena;

@@ -7,6 +7,7 @@
 #include "core/arena.h"
 #include "core/thread_pool.h"
 #include "kernels/arrange.h"
+#include "loading/load_progress.h"
 #include "parallel/weight_plan.h"
 
 namespace tessera {
@@ -33,9 +34,10 @@ void mark_hosted(const WeightPlan& plan);
 
 // Re-points the plan's targets at device memory, but for rows that stay on the host, and returns the arena that holds
 // it. The host copies are not used again. With `preallocate` (always, but to compare) the arena is one block. Throws
-// kOutOfMemory before anything was moved, and what `read` throws.
+// kOutOfMemory before anything was moved, and what `read` and `on_progress` throw; the latter is told the bytes read.
 Arena place_weights(const WeightPlan& plan, const ArrangeOptions& options, DeviceContext& context, ThreadPool& pool,
-                    const ReadBytes& read, PlacementReport* report = nullptr, bool preallocate = true);
+                    const ReadBytes& read, PlacementReport* report = nullptr, bool preallocate = true,
+                    const LoadProgressCallback& on_progress = {});
 
 // The same with nothing behind it: targets get the shapes and forms that they would have on the GPU, at addresses that
 // must not be touched. Takes MXFP4's scales to fit and F32 vectors to be narrow ones. Returns device_bytes. REQUIRES: a

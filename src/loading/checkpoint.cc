@@ -23,6 +23,7 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 constexpr int64_t kTaskBytes = int64_t{2} << 20;  // of a task: long against its start, short against a tensor
+constexpr int64_t kDenseGap = 4096;               // between pieces that are brought into memory together
 constexpr int64_t kArenaAlign = DeferredRows::kAlign;
 
 // How a row gets from the files to memory.
@@ -127,15 +128,26 @@ Weight plain_weight(const Tensor& values) {
                 .k = shape[experts ? 2 : 1]};
 }
 
-using Tasks = std::vector<std::function<void()>>;
+struct Task {
+  std::function<void()> run;
+  int64_t bytes = 0;  // that it makes
+};
+using Tasks = std::vector<Task>;
 
 void add_form(Tasks& tasks, RowForm form, char* out) {
   const int64_t step = std::max<int64_t>(kTaskBytes / form.unit, 1) * form.unit;
   for (int64_t begin = 0; begin < form.bytes; begin += step) {
-    tasks.push_back([read = form.read, begin, bytes = std::min(step, form.bytes - begin), out] {
-      read(begin, bytes, out + begin);
-    });
+    const int64_t bytes = std::min(step, form.bytes - begin);
+    tasks.push_back({[read = form.read, begin, bytes, out] { read(begin, bytes, out + begin); }, bytes});
   }
+}
+
+void run_tasks(const Tasks& tasks, ThreadPool& pool, LoadProgress& progress) {
+  parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    task.run();
+    progress.add(task.bytes);
+  });
 }
 
 // Of a row that is made; `i` chooses the blocks or the scales of MXFP4 that is only copied.
@@ -161,6 +173,25 @@ RowForm form_of(const RowWork& work, size_t i) {
   }
 }
 
+// What of the files the rows need.
+std::vector<MappedRange> held_ranges(const std::vector<RowWork>& rows) {
+  std::vector<MappedRange> ranges;
+  for (const RowWork& work : rows) {
+    if (work.action == Action::kNone || work.action == Action::kAlias) continue;
+    if (work.action == Action::kTranspose) {  // its slice has pieces of every line of an expert
+      const Tensor held = work.sources[0].rows(work.slice.experts.begin, work.slice.experts.count);
+      ranges.push_back({held.as<char>(), held.bytes()});
+      continue;
+    }
+    for (const Strided& part : work.parts) {
+      const bool dense = part.contiguous() || part.stride - part.run < kDenseGap;
+      if (part.count > 0 && dense) ranges.push_back({part.base, (part.count - 1) * part.stride + part.run});
+      for (int64_t i = 0; i < part.count && !dense; ++i) ranges.push_back({part.base + i * part.stride, part.run});
+    }
+  }
+  return ranges;
+}
+
 // With room to spare: what does not fit is better left to come page by page.
 bool fits_in_memory(int64_t bytes) {
   const int64_t available = available_memory();
@@ -177,6 +208,7 @@ struct Checkpoint::Impl {
   std::optional<SafetensorsSet> tensors;
   Arena arena;
   DeferredRows deferred;
+  std::vector<Arena> made_later;
   bool loaded = false;
 
   // The bytes of a checkpoint's tensor; without files, an address that must not be touched.
@@ -478,25 +510,55 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   Impl& impl = *impl_;
   TS_CHECK(!impl.loaded && impl.tensors, "a Checkpoint is loaded once, from files");
   std::vector<RowWork> rows = impl.plan_rows(plan, settings);
-  int64_t made_bytes = 0;
-  for (const RowWork& work : rows) made_bytes += work.made() ? work.room() : 0;
-  if (!settings.deferred && fits_in_memory(impl.tensors->total_bytes() + made_bytes)) prefetch(*impl.tensors, pool);
-  impl.check_scales(rows, pool);
-
   int64_t capacity = 0, apart = 0;
   for (const RowWork& work : rows)
     if (work.made()) (work.deferred(settings) ? apart : capacity) += work.room();
+  std::optional<FilePrefetch> prefetch;
+  int64_t total = capacity;
+  if (!settings.deferred) {
+    prefetch.emplace(*impl.tensors, held_ranges(rows));
+    if (!fits_in_memory(prefetch->bytes() + capacity)) prefetch.reset();
+    if (prefetch) total += prefetch->bytes();
+  }
+  LoadProgress progress(settings.on_progress, total);
+  if (prefetch) prefetch->run(pool, progress);
+  impl.check_scales(rows, pool);
+
   impl.arena = Arena(capacity);
   impl.deferred.reserve(apart);
   Tasks tasks;
   impl.bind_all(rows, settings, tasks);
-  parallel_tasks(pool, static_cast<int64_t>(tasks.size()), [&](int64_t i) { tasks[static_cast<size_t>(i)](); });
+  run_tasks(tasks, pool, progress);
+  progress.finish();
   impl.tensors->check_unchanged();
   impl.loaded = true;
 
   std::vector<LoadedRow> accounts;
   for (RowWork& work : rows) accounts.push_back(std::move(work.account));
   return accounts;
+}
+
+void Checkpoint::make_deferred(std::span<Weight* const> weights, ThreadPool& pool) {
+  Impl& impl = *impl_;
+  std::vector<Tensor*> late;
+  int64_t bytes = 0;
+  for (Weight* weight : weights) {
+    for (Tensor* t : {&weight->values, &weight->scales}) {
+      if (!t->defined() || !impl.deferred.holds(t->data)) continue;
+      late.push_back(t);
+      bytes += (t->bytes() / kArenaAlign + 1) * kArenaAlign;
+    }
+  }
+  if (late.empty()) return;
+  Arena& arena = impl.made_later.emplace_back(bytes);
+  Tasks tasks;
+  for (Tensor* t : late) {
+    Tensor made = arena.tensor(t->dtype, t->shape);
+    add_form(tasks, impl.deferred.form_at(t->data), made.as<char>());
+    *t = made;
+  }
+  LoadProgress nobody(nullptr, 0);
+  run_tasks(tasks, pool, nobody);
 }
 
 void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& settings) {

@@ -13,6 +13,7 @@
 
 #include "core/json.h"
 #include "core/thread_pool.h"
+#include "loading/load_progress.h"
 #include "loading/quantization_config.h"
 #include "loading/safetensors_index.h"
 #include "parallel/sharding.h"
@@ -34,6 +35,8 @@ struct LoadSettings {
   // addresses that must not be touched, and read() makes them piece by piece. MXFP4 stays so even with `dequantize`:
   // the device expands it.
   bool deferred = false;
+  // Told how much load() has brought into memory; of what is deferred, nothing.
+  LoadProgressCallback on_progress = {};
 };
 
 // One row of the memory account, for `inspect`.
@@ -71,6 +74,10 @@ class Checkpoint {
   // points the rows' targets at mapped bytes, or at converted copies in an arena sized beforehand. The Checkpoint must
   // outlive the targets. Scales of MXFP4 weights that are NaN are refused too (kCorrupt). Call once.
   std::vector<LoadedRow> load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool);
+
+  // Makes in memory after all what load() deferred of these weights, which stay on the host. MXFP4 that a device would
+  // have expanded stays MXFP4, which is the same values. By one thread, before anybody reads them.
+  void make_deferred(std::span<Weight* const> weights, ThreadPool& pool);
 
   // Copies bytes of a loaded tensor, whole elements; makes them where they were deferred. Those that are the file's own
   // come by a read call: many threads that fault pages in are slower, and a file that was cut meanwhile is an error

@@ -323,6 +323,33 @@ TEST_F(CheckpointLoad, DeferredMxfp4IsLeftToTheDevice) {
   EXPECT_FALSE(rows[0].mapped);
 }
 
+// As layers whose experts stay on the host ask for.
+TEST_F(CheckpointLoad, DeferredIsMadeAfterAll) {
+  Weight stays, leaves, quantized;
+  plan_.experts(stays, "s", 2, 3, 2);
+  plan_.experts(leaves, "l", 1, 3, 2);
+  plan_.experts(quantized, "e", 1, 2, 32);
+  write_model(folder_,
+              {{"s", "BF16", "[2,2,3]", brains(iota(12))},
+               {"l", "BF16", "[1,2,3]", brains(iota(6))},
+               {"e_blocks", "U8", "[1,2,1,16]", std::string(32, '\x21')},
+               {"e_scales", "U8", "[1,2,1]", "ab"}},
+              R"({"quantization_config":{"quant_method":"mxfp4","modules_to_not_convert":["s","l"]}})");
+  load({.dequantize = true, .deferred = true});
+  const void* apart = leaves.values.data;
+  const void* mapped = quantized.values.data;
+  checkpoint_->make_deferred(std::vector<Weight*>{&stays, &quantized}, pool_);
+  EXPECT_EQ(as_floats(stays.values), (std::vector<float>{0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11}));
+  EXPECT_EQ(quantized.format, WeightFormat::kMxfp4);
+  EXPECT_EQ(quantized.values.data, mapped);
+  EXPECT_EQ(leaves.values.data, apart);
+  std::string part(12, '?');
+  checkpoint_->read(leaves.values.data, 12, part.data());
+  EXPECT_EQ(part, brains({0, 3, 1, 4, 2, 5}));
+  checkpoint_->read(stays.values.data, 12, part.data());
+  EXPECT_EQ(part, brains({0, 3, 1, 4, 2, 5}));
+}
+
 TEST_F(CheckpointLoad, ImpossibleDtype) {
   write_model(folder_, {});
   EXPECT_ERROR(load({.dtype = DType::kI32}), ErrorCode::kInvalidArgument, "I32");

@@ -38,11 +38,16 @@ bool DeferredRows::holds(const void* address) const {
   return base_ && at >= base_ && at < base_ + bytes_;
 }
 
-void DeferredRows::read(const void* address, int64_t bytes, char* to) const {
+size_t DeferredRows::index_of(const void* address) const {
   const int64_t at = static_cast<const char*>(address) - base_;
-  const auto i = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1;
-  TS_CHECK(at - starts_[i] + bytes <= forms_[i].bytes);
-  forms_[i].read(at - starts_[i], bytes, to);
+  return static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1;
+}
+
+void DeferredRows::read(const void* address, int64_t bytes, char* to) const {
+  const size_t i = index_of(address);
+  const int64_t begin = static_cast<const char*>(address) - base_ - starts_[i];
+  TS_CHECK(begin + bytes <= forms_[i].bytes);
+  forms_[i].read(begin, bytes, to);
 }
 
 }  // namespace tessera

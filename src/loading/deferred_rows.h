@@ -21,12 +21,16 @@ class DeferredRows {
   // The address that stands for the form's first byte; a multiple of kAlign, and must not be touched.
   void* add(RowForm form);
   bool holds(const void* address) const;
+  // What was added at an address. REQUIRES: holds(address).
+  const RowForm& form_at(const void* address) const { return forms_[index_of(address)]; }
   // Makes the bytes. REQUIRES: holds(address), and all of them are of one form.
   void read(const void* address, int64_t bytes, char* to) const;
 
   static constexpr int64_t kAlign = 64;
 
  private:
+  size_t index_of(const void* address) const;
+
   char* base_ = nullptr;
   int64_t bytes_ = 0, used_ = 0;
   std::vector<int64_t> starts_;

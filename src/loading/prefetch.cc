@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <vector>
 
 #include "core/error.h"
 #include "loading/parallel_tasks.h"
@@ -19,72 +18,79 @@ namespace {
 
 constexpr int64_t kBlock = int64_t{4} << 20;
 constexpr int64_t kPage = 4096;
-constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ, Linux 5.14; glibc 2.35 names it
+constexpr int64_t kSmallGap = 16 * kPage;  // the system reads so much ahead anyway
+constexpr int kPopulateRead = 22;          // MADV_POPULATE_READ, Linux 5.14; glibc 2.35 names it
 
-struct Block {
-  int fd = -1;
-  int64_t offset = 0, bytes = 0;
-  char* at = nullptr;  // where it is mapped
-  const std::string* path = nullptr;
-};
-
-class OpenFiles {
- public:
-  explicit OpenFiles(const SafetensorsSet& set) {
-    for (const SafetensorsFile& file : set.files()) {
-      if (file.data_bytes() == 0) continue;
-      const int fd = ::open(file.path().c_str(), O_RDONLY | O_CLOEXEC);
-      if (fd < 0) fail(ErrorCode::kIo, "{}: {}", file.path(), std::strerror(errno));
-      fds_.push_back(fd);
-      char* first = file.view(file.tensors().front()).as<char>();
-      char* start = first - reinterpret_cast<uintptr_t>(first) % kPage;
-      const int64_t size = ::lseek(fd, 0, SEEK_END), skipped = size - file.data_bytes() - (first - start);
-      const int64_t bytes = first - start + file.data_bytes();
-      for (int64_t at = 0; at < bytes; at += kBlock)
-        blocks.push_back({fd, skipped + at, std::min(kBlock, bytes - at), start + at, &file.path()});
+// Whole pages that hold the sorted ranges, each once.
+std::vector<MappedRange> merged_pages(std::span<const MappedRange> ranges) {
+  std::vector<MappedRange> merged;
+  for (const MappedRange& range : ranges) {
+    const char* begin = range.at - reinterpret_cast<uintptr_t>(range.at) % kPage;
+    const int64_t bytes = (range.at + range.bytes - begin + kPage - 1) / kPage * kPage;
+    if (!merged.empty() && begin - (merged.back().at + merged.back().bytes) < kSmallGap) {
+      merged.back().bytes = std::max(merged.back().bytes, begin + bytes - merged.back().at);
+    } else {
+      merged.push_back({begin, bytes});
     }
   }
-  ~OpenFiles() {
-    for (int fd : fds_) ::close(fd);
-  }
-  OpenFiles(const OpenFiles&) = delete;
-
-  std::vector<Block> blocks;
-
- private:
-  std::vector<int> fds_;
-};
-
-// An older system faults the pages in.
-void touch(const Block& b) {
-  const volatile char* bytes = b.at;
-  for (int64_t at = 0; at < b.bytes; at += kPage) (void)bytes[at];
-}
-
-void map_pages(const Block& b) {
-  while (::madvise(b.at, static_cast<size_t>(b.bytes), kPopulateRead) != 0) {
-    if (errno == EINTR || errno == EAGAIN) continue;
-    if (errno == EFAULT) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", *b.path);
-    if (errno != EINVAL) fail(ErrorCode::kIo, "{}: cannot be read: {}", *b.path, std::strerror(errno));
-    return touch(b);
-  }
+  return merged;
 }
 
 }  // namespace
 
-void prefetch(const SafetensorsSet& set, ThreadPool& pool) {
-  const OpenFiles files(set);
-  const std::vector<Block>& blocks = files.blocks;
+FilePrefetch::FilePrefetch(const SafetensorsSet& set, std::vector<MappedRange> ranges) {
+  std::erase_if(ranges, [](const MappedRange& range) { return range.bytes == 0; });
+  std::sort(ranges.begin(), ranges.end(), [](const MappedRange& a, const MappedRange& b) { return a.at < b.at; });
+  for (const SafetensorsFile& file : set.files()) {
+    if (file.data_bytes() == 0) continue;
+    const char* first = file.view(file.tensors().front()).as<char>();
+    const char* end = first + file.data_bytes();
+    auto before = [](const MappedRange& range, const char* at) { return range.at < at; };
+    const auto mine = std::lower_bound(ranges.begin(), ranges.end(), first, before);
+    const auto others = std::lower_bound(mine, ranges.end(), end, before);
+    if (mine == others) continue;
+    const int fd = ::open(file.path().c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) fail(ErrorCode::kIo, "{}: {}", file.path(), std::strerror(errno));
+    fds_.push_back(fd);
+    const int64_t size = ::lseek(fd, 0, SEEK_END);
+    for (const MappedRange& range : merged_pages({mine, others})) {
+      const int64_t offset = size - (end - range.at);
+      bytes_ += range.bytes;
+      for (int64_t at = 0; at < range.bytes; at += kBlock) {
+        blocks_.push_back({fd, offset + at, std::min(kBlock, range.bytes - at), const_cast<char*>(range.at) + at,
+                           &file.path()});
+      }
+    }
+  }
+}
+
+FilePrefetch::~FilePrefetch() {
+  for (int fd : fds_) ::close(fd);
+}
+
+void FilePrefetch::map_pages(const Block& b) {
+  while (::madvise(b.at, static_cast<size_t>(b.bytes), kPopulateRead) != 0) {
+    if (errno == EINTR || errno == EAGAIN) continue;
+    if (errno == EFAULT) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", *b.path);
+    if (errno != EINVAL) fail(ErrorCode::kIo, "{}: cannot be read: {}", *b.path, std::strerror(errno));
+    const volatile char* bytes = b.at;  // an older system faults the pages in
+    for (int64_t at = 0; at < b.bytes; at += kPage) (void)bytes[at];
+    return;
+  }
+}
+
+void FilePrefetch::run(ThreadPool& pool, LoadProgress& progress) const {
   const auto ahead = static_cast<size_t>(2 * pool.size());
   auto ask = [&](size_t i) {
-    if (i < blocks.size()) ::readahead(blocks[i].fd, blocks[i].offset, static_cast<size_t>(blocks[i].bytes));
+    if (i < blocks_.size()) ::readahead(blocks_[i].fd, blocks_[i].offset, static_cast<size_t>(blocks_[i].bytes));
   };
   for (size_t i = 0; i < ahead; ++i) ask(i);
   std::atomic<size_t> next{0};
   parallel_tasks(pool, pool.size(), [&](int64_t) {
-    for (size_t i = next++; i < blocks.size(); i = next++) {
+    for (size_t i = next++; i < blocks_.size(); i = next++) {
       ask(i + ahead);
-      map_pages(blocks[i]);
+      map_pages(blocks_[i]);
+      progress.add(blocks_[i].bytes);
     }
   });
 }

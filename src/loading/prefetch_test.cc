@@ -25,6 +25,14 @@ class Prefetch : public testing::Test {
   }
   const SafetensorsFile& file() const { return set_->files()[0]; }
   Tensor tensor() const { return file().view(file().tensors()[0]); }
+  int64_t run(std::vector<MappedRange> ranges) {
+    const FilePrefetch prefetch(*set_, std::move(ranges));
+    const LoadProgressCallback callback = [this](int64_t done, int64_t) { told_ = done; };
+    LoadProgress progress(callback, prefetch.bytes());
+    prefetch.run(pool_, progress);
+    return prefetch.bytes();
+  }
+  MappedRange all() const { return {tensor().as<char>(), kTensorBytes}; }
   int64_t pages_in_memory() const {
     char* at = tensor().as<char>() + 4096 - reinterpret_cast<uintptr_t>(tensor().data) % 4096;
     std::vector<unsigned char> pages(kTensorBytes / 4096 - 1);
@@ -36,13 +44,29 @@ class Prefetch : public testing::Test {
   std::string data_ = std::string(kTensorBytes, '\0');
   std::optional<SafetensorsSet> set_;
   ThreadPool pool_{2};
+  int64_t told_ = 0;
 };
 
 TEST_F(Prefetch, BringsEveryPage) {
   forget_pages(file().path());
-  prefetch(*set_, pool_);
+  const int64_t bytes = run({all()});
+  EXPECT_EQ(bytes, told_);
+  EXPECT_GE(bytes, kTensorBytes);
+  EXPECT_LE(bytes, kTensorBytes + 2 * 4096);
   EXPECT_EQ(pages_in_memory(), kTensorBytes / 4096 - 1);
   EXPECT_EQ(std::string_view(tensor().as<char>(), data_.size()), data_);
+}
+
+// What a rank does not hold stays where it is, but for what the system reads ahead by itself.
+TEST_F(Prefetch, BringsNoMoreThanIsAsked) {
+  forget_pages(file().path());
+  const char* at = all().at;
+  const char* page = at + 4096 - reinterpret_cast<uintptr_t>(at) % 4096;
+  EXPECT_EQ(run({{page + (1 << 20), 100}}), 4096);
+  EXPECT_EQ(run({{page + (1 << 20) + 4095, 2}, {page + (1 << 20), 100}}), 2 * 4096);
+  EXPECT_EQ(run({{page, 1}, {page + 15 * 4096, 1}, {page + (2 << 20), 1}, {page, 0}}), (16 + 1) * 4096);
+  EXPECT_EQ(run({}), 0);
+  EXPECT_LT(pages_in_memory(), kTensorBytes / 4096 / 2);
 }
 
 TEST_F(Prefetch, AReadIsTheSameWhereverThePagesAre) {
@@ -60,7 +84,7 @@ TEST_F(Prefetch, AReadIsTheSameWhereverThePagesAre) {
 // Where a touched page would end the process.
 TEST_F(Prefetch, AFileThatWasCutIsAnError) {
   ASSERT_EQ(::truncate(file().path().c_str(), kTensorBytes / 2), 0);
-  EXPECT_ERROR(prefetch(*set_, pool_), ErrorCode::kCorrupt, file().path().c_str(), "was cut while it was being loaded");
+  EXPECT_ERROR(run({all()}), ErrorCode::kCorrupt, file().path().c_str(), "was cut while it was being loaded");
   std::string got(static_cast<size_t>(kTensorBytes), '\0');
   EXPECT_ERROR(file().read(tensor().data, kTensorBytes, got.data()), ErrorCode::kCorrupt, "was cut while it was");
 }
