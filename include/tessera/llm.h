@@ -28,11 +28,14 @@ struct LoadOptions {
   std::string dense =
       "auto";  // auto (as stored), fp8 (a GPU with bf16: attention and unembedding in 8 bits, a scale a row)
   std::string cache_dtype = "auto";  // of keys and values: auto (as the activations), fp8 (E4M3: half of bfloat16)
+  // On a CPU: a folder for files with weights that loading has to make (bf16 experts, which are transposed, casts,
+  // `dequantize`), from which they are mapped the next time; empty: none. They take as much disk as memory.
+  std::string arranged_cache;
   // Told, by threads that load but never two at once, some 20 times a second, how many bytes of the weights are in
-  // memory, or on the device where that is a GPU; the last call has done == total. What it throws ends the load. Of many
-  // ranks, what the first one holds.
+  // memory, or on the device where that is a GPU; the last call has done == total. What it throws ends the load. Of
+  // many ranks, what the first one holds.
   std::function<void(int64_t done, int64_t total)> on_load;
-  int threads = 0;                   // 0: all cores this process may use
+  int threads = 0;  // 0: all cores this process may use
   // Experts off the device: empty: none; "auto": as many layers' as must, to host memory and then to disk; a map of
   // layers, "0-8=gpu,9-30=cpu,31-35=disk"; or a .json as of Hugging Face accelerate. Or the first cpu_moe layers'.
   std::string device_map;

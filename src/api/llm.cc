@@ -55,7 +55,10 @@ Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     return Tokenizer::from_file(path);
   });
   dtype = resolve_dtype(options.dtype, checkpoint.config());
-  LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize, .on_progress = options.on_load};
+  LoadSettings settings{.dtype = dtype,
+                        .dequantize = options.dequantize,
+                        .arranged_cache = options.arranged_cache,
+                        .on_progress = options.on_load};
   if (options.device == "auto" && has_cuda_code()) context = starting.get();
   settings.deferred = context ? context->device().type == DeviceType::kCuda : options.device.starts_with("cuda");
   if (places_experts() && options.dequantize) settings.deferred = false;  // the host has the expanded form too
@@ -166,7 +169,8 @@ void Llm::Impl::check_dense() const {
 void Llm::Impl::move_weights(const WeightPlan& plan) {
   PlacementReport report;
   auto read = [this](const void* source, int64_t bytes, char* to) { checkpoint.read(source, bytes, to); };
-  device_weights = place_weights(plan, arrangement(), *context, pool, read, &report, /*preallocate=*/true, options.on_load);
+  device_weights =
+      place_weights(plan, arrangement(), *context, pool, read, &report, /*preallocate=*/true, options.on_load);
   log::info("{:.2f} GB of weights in {:.2f} s ({:.1f} GB/s), {:.2f} GiB on the device",
             static_cast<double>(report.bytes) * 1e-9, report.seconds,
             static_cast<double>(report.bytes) * 1e-9 / report.seconds,

@@ -85,9 +85,14 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
   const DType dtype = resolve_dtype(options.dtype, checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
-  checkpoint.load(
-      plan, {.dtype = dtype, .dequantize = options.dequantize, .mesh = &mesh, .rank = seat.rank, .deferred = cuda},
-      pool);
+  checkpoint.load(plan,
+                  {.dtype = dtype,
+                   .dequantize = options.dequantize,
+                   .mesh = &mesh,
+                   .rank = seat.rank,
+                   .deferred = cuda,
+                   .arranged_cache = options.arranged_cache},
+                  pool);
   Arena weights;
   if (cuda) {
     const ArrangeOptions arrange{.activations = dtype,

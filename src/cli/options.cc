@@ -13,6 +13,7 @@
 #include "api/rank_team.h"
 #include "cli/byte_progress.h"
 #include "cli/hub_model.h"
+#include "core/env.h"
 #include "core/error.h"
 
 namespace tessera::cli {
@@ -21,6 +22,12 @@ namespace {
 
 constexpr const char* kLoadGroup = "Loading";
 constexpr const char* kSamplingGroup = "Sampling (default: the model's generation_config.json)";
+
+std::string arranged_folder() {
+  std::string cache = env_string(Env::kCacheHome);
+  if (cache.empty()) cache = env_string(Env::kHome) + "/.cache";
+  return cache + "/tessera/arranged";
+}
 
 // "17=-2.5" as {17, -2.5}.
 std::pair<int32_t, float> parse_logit_bias(const std::string& text) {
@@ -94,6 +101,14 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
       ->allow_extra_args(false)
       ->group(kLoadGroup);
   add_placement_options(app, options);
+  app.add_option(
+         "--arranged-cache", options.load.arranged_cache,
+         "keep weights that a CPU's loading has to make (bf16 experts, --dequantize) in files, for the next time; "
+         "alone: in ~/.cache/tessera/arranged")
+      ->type_name("[DIR]")
+      ->expected(0, 1)
+      ->transform([](const std::string& text) { return text == "true" ? arranged_folder() : text; })  // of a bare flag
+      ->group(kLoadGroup);
   app.add_option("--threads", options.load.threads, "CPU threads; 0: every core this process may use")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str()

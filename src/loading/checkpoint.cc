@@ -9,6 +9,7 @@
 #include "core/arena.h"
 #include "core/host_memory.h"
 #include "core/log.h"
+#include "loading/arranged_cache.h"
 #include "loading/cast.h"
 #include "loading/checkpoint_tensors.h"
 #include "loading/deferred_rows.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 constexpr int64_t kTaskBytes = int64_t{2} << 20;  // of a task: long against its start, short against a tensor
 constexpr int64_t kDenseGap = 4096;               // between pieces that are brought into memory together
+constexpr int kArrangedLayout = 1;                // of what is made; another one makes older caches stale
 constexpr int64_t kArenaAlign = DeferredRows::kAlign;
 
 // How a row gets from the files to memory.
@@ -173,11 +175,11 @@ RowForm form_of(const RowWork& work, size_t i) {
   }
 }
 
-// What of the files the rows need.
-std::vector<MappedRange> held_ranges(const std::vector<RowWork>& rows) {
+// What of the files the rows need, those that are made among them or not.
+std::vector<MappedRange> held_ranges(const std::vector<RowWork>& rows, bool made) {
   std::vector<MappedRange> ranges;
   for (const RowWork& work : rows) {
-    if (work.action == Action::kNone || work.action == Action::kAlias) continue;
+    if (work.action == Action::kNone || work.action == Action::kAlias || (work.made() && !made)) continue;
     if (work.action == Action::kTranspose) {  // its slice has pieces of every line of an expert
       const Tensor held = work.sources[0].rows(work.slice.experts.begin, work.slice.experts.count);
       ranges.push_back({held.as<char>(), held.bytes()});
@@ -207,6 +209,8 @@ struct Checkpoint::Impl {
   std::optional<QuantizationConfig> quantization;
   std::optional<SafetensorsSet> tensors;
   Arena arena;
+  char* next_made = nullptr;              // in the arena, or in the cache that stands for it
+  std::optional<ArrangedCache> arranged;  // the memory of what was found there
   DeferredRows deferred;
   std::vector<Arena> made_later;
   bool loaded = false;
@@ -220,10 +224,12 @@ struct Checkpoint::Impl {
   void bind_all(std::vector<RowWork>& rows, const LoadSettings& settings, Tasks& tasks);
   // Points the row's target at its bytes; adds what is to be copied to the tasks.
   void bind(RowWork& work, const LoadSettings& settings, Tasks& tasks);
+  const char* open_arranged(const std::vector<RowWork>& rows, const LoadSettings& settings, int64_t bytes,
+                            ThreadPool& pool);
   // Where something that is made lies.
   Tensor room(RowForm form, DType dtype, Shape shape, bool defer, Tasks& tasks);
-  // Also notes the largest scale of each row.
-  void check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const;
+  // Also notes the largest scale of each row. Without `made`, what was expanded before is not looked at again.
+  void check_scales(std::vector<RowWork>& rows, ThreadPool& pool, bool made) const;
   [[noreturn]] void fail_nan_scale(const RowWork& work, int64_t index) const;
 };
 
@@ -330,9 +336,29 @@ void Checkpoint::Impl::add_aliases(std::vector<RowWork>& rows, const LoadSetting
 
 Tensor Checkpoint::Impl::room(RowForm form, DType dtype, Shape shape, bool defer, Tasks& tasks) {
   if (defer) return {deferred.add(std::move(form)), shape, dtype, Device{}};
-  Tensor made = arena.tensor(dtype, shape);
+  const Tensor made{next_made, shape, dtype, Device{}};
+  next_made += (form.bytes + kArenaAlign - 1) / kArenaAlign * kArenaAlign;
   add_form(tasks, std::move(form), made.as<char>());
   return made;
+}
+
+// What was made by an earlier load, or null.
+const char* Checkpoint::Impl::open_arranged(const std::vector<RowWork>& rows, const LoadSettings& settings,
+                                            int64_t bytes, ThreadPool& pool) {
+  if (settings.arranged_cache.empty() || settings.deferred || bytes == 0) return nullptr;
+  std::string what = fmt::format("{} bytes\n", bytes);
+  auto add = [&](const Range& range) { what += fmt::format(" {}+{}", range.begin, range.count); };
+  for (const RowWork& work : rows) {
+    if (!work.made()) continue;
+    what += fmt::format("{} {} {} {}", work.row->name, static_cast<int>(work.action), dtype_name(work.dtype),
+                        dtype_name(work.via));
+    for (const Range& range : {work.slice.experts, work.slice.rows, work.slice.more_rows, work.slice.columns})
+      add(range);
+    for (const std::string& name : work.names) what += " " + name;
+    what += "\n";
+  }
+  arranged.emplace(settings.arranged_cache, *tensors, kArrangedLayout, what);
+  return arranged->open(bytes, pool);
 }
 
 void Checkpoint::Impl::bind(RowWork& work, const LoadSettings& settings, Tasks& tasks) {
@@ -366,7 +392,7 @@ void Checkpoint::Impl::bind(RowWork& work, const LoadSettings& settings, Tasks& 
   }
 }
 
-void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool) const {
+void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool, bool made) const {
   struct Piece {
     size_t row;
     int64_t begin;
@@ -375,6 +401,7 @@ void Checkpoint::Impl::check_scales(std::vector<RowWork>& rows, ThreadPool& pool
   std::vector<Piece> pieces;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].account.stored != "MXFP4" || rows[r].action == Action::kAlias) continue;
+    if (rows[r].action == Action::kDequantize && !made) continue;
     const Strided& part = rows[r].parts[1];
     for (int64_t i = 0; i < part.count; ++i) {
       for (int64_t begin = 0; begin < part.run; begin += kTaskBytes) {
@@ -513,24 +540,28 @@ std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettin
   int64_t capacity = 0, apart = 0;
   for (const RowWork& work : rows)
     if (work.made()) (work.deferred(settings) ? apart : capacity) += work.room();
+  const char* arranged = impl.open_arranged(rows, settings, capacity, pool);
   std::optional<FilePrefetch> prefetch;
-  int64_t total = capacity;
+  int64_t total = arranged ? 0 : capacity;
   if (!settings.deferred) {
-    prefetch.emplace(*impl.tensors, held_ranges(rows));
+    prefetch.emplace(*impl.tensors, held_ranges(rows, /*made=*/!arranged));
     if (!fits_in_memory(prefetch->bytes() + capacity)) prefetch.reset();
     if (prefetch) total += prefetch->bytes();
   }
   LoadProgress progress(settings.on_progress, total);
   if (prefetch) prefetch->run(pool, progress);
-  impl.check_scales(rows, pool);
+  impl.check_scales(rows, pool, /*made=*/!arranged);
 
-  impl.arena = Arena(capacity);
+  if (!arranged) impl.arena = Arena(capacity);
+  char* made = arranged ? const_cast<char*>(arranged) : static_cast<char*>(impl.arena.allocate(capacity));
+  impl.next_made = made;
   impl.deferred.reserve(apart);
   Tasks tasks;
   impl.bind_all(rows, settings, tasks);
-  run_tasks(tasks, pool, progress);
+  if (!arranged) run_tasks(tasks, pool, progress);
   progress.finish();
   impl.tensors->check_unchanged();
+  if (impl.arranged && !arranged) impl.arranged->write(made, capacity, pool);
   impl.loaded = true;
 
   std::vector<LoadedRow> accounts;
@@ -563,7 +594,7 @@ void Checkpoint::make_deferred(std::span<Weight* const> weights, ThreadPool& poo
 
 void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& settings) {
   std::vector<RowWork> rows = impl_->plan_rows(plan, settings);
-  impl_->arena = Arena::measuring();
+  impl_->next_made = reinterpret_cast<char*>(kArenaAlign);
   Tasks never_run;
   LoadSettings bound = settings;
   bound.deferred = false;

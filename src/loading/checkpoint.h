@@ -35,6 +35,9 @@ struct LoadSettings {
   // addresses that must not be touched, and read() makes them piece by piece. MXFP4 stays so even with `dequantize`:
   // the device expands it.
   bool deferred = false;
+  // Folder of files with weights as load() arranges them (see ArrangedCache), which saves making them the next time;
+  // empty: none. Not used with `deferred`.
+  std::string arranged_cache = {};
   // Told how much load() has brought into memory; of what is deferred, nothing.
   LoadProgressCallback on_progress = {};
 };

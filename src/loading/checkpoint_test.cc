@@ -350,6 +350,45 @@ TEST_F(CheckpointLoad, DeferredIsMadeAfterAll) {
   EXPECT_EQ(part, brains({0, 3, 1, 4, 2, 5}));
 }
 
+// What ranks of one host read together: split weights once, replicated ones once a rank; the rest stays on the disk.
+TEST_F(CheckpointLoad, RanksReadTheirPart) {
+  Weight everywhere, split;
+  plan_.matrix(everywhere, "m", 512, 128, Split::kReplicated);
+  plan_.experts(split, "e", 4, 512, 512);
+  constexpr int64_t kReplicated = 512 * 128 * 2, kBlocks = 4 * 512 * 256, kScales = 4 * 512 * 16;
+  write_model(folder_,
+              {{"m", "BF16", "[512,128]", std::string(kReplicated, 0)},
+               {"e_blocks", "U8", "[4,512,16,16]", std::string(kBlocks, 0)},
+               {"e_scales", "U8", "[4,512,16]", std::string(kScales, 0)}},
+              R"({"quantization_config":{"quant_method":"mxfp4","modules_to_not_convert":["m"]}})");
+  const Mesh mesh{.expert = 4};
+  int64_t together = 0;
+  for (int rank = 0; rank < 4; ++rank) {
+    int64_t held = 0, fetched = 0;
+    const auto told = [&](int64_t done, int64_t total) { fetched = std::max(done, total); };
+    for (const LoadedRow& row : load({.mesh = &mesh, .rank = rank, .on_progress = told})) held += row.file_bytes;
+    EXPECT_GE(fetched, held);
+    EXPECT_LE(fetched, held + 6 * 4096);  // both ends of three ranges
+    together += held;
+  }
+  EXPECT_EQ(together, 4 * kReplicated + kBlocks + kScales);
+}
+
+TEST_F(CheckpointLoad, ProgressEndsWithAll) {
+  Weight made, mapped;
+  plan_.experts(made, "p", 1, 256, 256);
+  plan_.matrix(mapped, "m", 256, 256, Split::kReplicated);
+  write_model(folder_, {{"p", "BF16", "[1,256,256]", std::string(131072, 0)},
+                        {"m", "BF16", "[256,256]", std::string(131072, 0)}});
+  std::vector<std::pair<int64_t, int64_t>> seen;
+  load({.on_progress = [&](int64_t done, int64_t total) { seen.emplace_back(done, total); }});
+  ASSERT_FALSE(seen.empty());
+  EXPECT_EQ(seen.back().first, seen.back().second);
+  EXPECT_GE(seen.back().second, 3 * 131072);  // two are read, one is made
+  const auto impatient = [](int64_t, int64_t) { fail(ErrorCode::kIo, "enough"); };
+  EXPECT_ERROR(load({.on_progress = impatient}), ErrorCode::kIo, "enough");
+}
+
 TEST_F(CheckpointLoad, ImpossibleDtype) {
   write_model(folder_, {});
   EXPECT_ERROR(load({.dtype = DType::kI32}), ErrorCode::kInvalidArgument, "I32");

@@ -57,8 +57,8 @@ FilePrefetch::FilePrefetch(const SafetensorsSet& set, std::vector<MappedRange> r
       const int64_t offset = size - (end - range.at);
       bytes_ += range.bytes;
       for (int64_t at = 0; at < range.bytes; at += kBlock) {
-        blocks_.push_back({fd, offset + at, std::min(kBlock, range.bytes - at), const_cast<char*>(range.at) + at,
-                           &file.path()});
+        blocks_.push_back(
+            {fd, offset + at, std::min(kBlock, range.bytes - at), const_cast<char*>(range.at) + at, &file.path()});
       }
     }
   }
