@@ -71,6 +71,7 @@ class LayerFinder {
   void take(const std::string& layer, const hub::KernelDependency& request, const std::string& name) {
     try {
       const hub::LocalKernel kernel = hub::get_kernel(settings(), request, target());
+      hub::require_standalone(kernel);
       const auto file = std::find_if(kernel.files.begin(), kernel.files.end(),
                                      [&](const hub::KernelFile& f) { return f.name == kernel.library; });
       TS_CHECK(file != kernel.files.end());
@@ -114,6 +115,10 @@ class LayerFinder {
 }  // namespace
 
 void use_hub_kernels(Kernels& kernels, const LoadOptions& options, DeviceContext& context) {
+  if (const std::string by = hub::kernels_switched_off(); !by.empty()) {
+    log::warn("--use-kernels: {}; built-in kernels are used", by);
+    return;
+  }
   LayerFinder finder(options, context);
   const std::string& text = options.use_kernels;
   if (text == "default") {

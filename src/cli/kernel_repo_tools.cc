@@ -290,7 +290,10 @@ std::string check_line(const hub::VariantCheck& check) {
   if (!check.problem.empty()) return fmt::format("❌ {}: {}\n", check.variant, check.problem);
   return fmt::format("✅ {}: {} files are what the hub published{}{}{}\n", check.variant, check.files,
                      check.has_digest ? ", and metadata.json's digest" : "; metadata.json has no digest",
-                     check.locked ? ", and kernels.lock" : "", check.has_signature ? " (signature not checked)" : "");
+                     check.locked ? ", and kernels.lock" : "", 
+                     check.has_signature ? fmt::format("; the signature fits, by {} (its issuer is not checked)",
+                                                       check.signer.empty() ? "nobody named" : check.signer)
+                                         : "");
 }
 
 int verify(Invocation& call, const KernelRepoOptions& options) {
@@ -319,6 +322,7 @@ int verify(Invocation& call, const KernelRepoOptions& options) {
                       {"files", check.files},
                       {"digest", check.has_digest},
                       {"signature", check.has_signature},
+                      {"signer", check.signer},
                       {"locked", check.locked},
                       {"problem", check.problem}});
     }

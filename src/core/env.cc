@@ -25,6 +25,8 @@ constexpr EnvRow kRows[] = {
     {Env::kHome, "HOME", "", "the user's folder"},
     {Env::kHfHubCache, "HF_HUB_CACHE", "", "where models from the hub are kept (default: $HF_HOME/hub)"},
     {Env::kKernelsCache, "KERNELS_CACHE", "", "where kernels from the hub are kept (default: HF_HUB_CACHE)"},
+    {Env::kDisableKernelMapping, "DISABLE_KERNEL_MAPPING", "", "not 0: no kernel of the hub stands for a layer"},
+    {Env::kUseHubKernels, "USE_HUB_KERNELS", "", "NO, OFF, FALSE or 0: the same"},
     {Env::kLocalKernels, "LOCAL_KERNELS", "", "ORG/NAME=FOLDER[:...]: kernels taken from a folder instead of the hub"},
     {Env::kHfHome, "HF_HOME", "", "the hub's folder (default: ~/.cache/huggingface)"},
     {Env::kCacheHome, "XDG_CACHE_HOME", "", "where the hub's folder is by default (default: ~/.cache)"},

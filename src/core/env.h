@@ -16,6 +16,8 @@ enum class Env {
   kHfHubCache,
   kKernelsCache,
   kLocalKernels,
+  kDisableKernelMapping,
+  kUseHubKernels,
   kHfHome,
   kCacheHome,
   kHfEndpoint,

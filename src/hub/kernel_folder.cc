@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "hub/file_hash.h"
 #include "hub/hub_id.h"
+#include "hub/kernel_signature.h"
 
 namespace tessera::hub {
 
@@ -126,8 +127,12 @@ std::vector<const RepoFile*> variant_files(const RepoListing& listing, const std
 
 void read_variant_folder(LocalKernel& kernel, const FolderFacts& facts) {
   const std::string prefix = kBuildFolder + kernel.variant.name + "/";
-  kernel.metadata = parse_kernel_metadata(read_text_file(kernel.folder + "/" + kMetadataFile, kMaxMetadataBytes),
-                                          kernel.text() + "/" + kMetadataFile);
+  const std::string metadata = read_text_file(kernel.folder + "/" + kMetadataFile, kMaxMetadataBytes);
+  const std::string signature = kernel.folder + "/" + kSignatureFile;
+  if (std::error_code ignored; fs::exists(signature, ignored))
+    kernel.signer = check_kernel_signature(read_text_file(signature, kMaxSignatureBytes), metadata,
+                                           kernel.text() + "/" + kSignatureFile);
+  kernel.metadata = parse_kernel_metadata(metadata, kernel.text() + "/" + kMetadataFile);
   const bool sha512 = kernel.metadata.digest && kernel.metadata.digest->algorithm == "sha512";
   KernelDigest actual{.algorithm = sha512 ? "sha512" : "sha256"};
   std::vector<std::string> lines;

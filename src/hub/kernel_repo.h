@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hub/kernel_metadata.h"
+#include "hub/kernel_signature.h"
 
 namespace tessera::hub {
 
@@ -117,6 +118,7 @@ struct LocalKernel {
   KernelVariant variant;
   std::string folder;  // .../build/<variant>
   KernelMetadata metadata;
+  std::optional<KernelSigner> signer;  // of a signature that fits metadata.json; nullopt: none is there
   std::vector<KernelFile> files;  // sorted by name; all of the folder but bytecode
   std::string library;            // the shared object among `files` that holds the functions
 

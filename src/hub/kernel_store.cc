@@ -88,6 +88,25 @@ KernelSettings kernel_settings_from_env() {
   return settings;
 }
 
+std::string kernels_switched_off() {
+  const std::string off = env_string(Env::kDisableKernelMapping);
+  if (!off.empty() && off != "0") return fmt::format("DISABLE_KERNEL_MAPPING={} is set", shown(off));
+  std::string use = env_string(Env::kUseHubKernels);
+  std::ranges::transform(use, use.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  for (const char* no : {"NO", "OFF", "FALSE", "0"})
+    if (use == no) return fmt::format("USE_HUB_KERNELS={} is set", no);
+  return "";
+}
+
+void require_standalone(const LocalKernel& kernel) {
+  const std::vector<KernelDependency>& needs = kernel.metadata.kernel_depends;
+  if (needs.empty()) return;
+  std::string names;
+  for (const KernelDependency& need : needs) names += (names.empty() ? "" : ", ") + need.text();
+  fail(ErrorCode::kUnsupported, "{}: refused, it depends on other kernels, which only Python's client hands over: {}",
+       kernel.text(), names);
+}
+
 KernelDependency kernel_request(const std::string& repo, std::optional<int64_t> version, const std::string& revision) {
   if (!is_repo_name(repo) || repo.find('/') == std::string::npos)
     fail(ErrorCode::kInvalidArgument, "'{}' is no kernel's repository; expected ORG/NAME", shown(repo));
@@ -220,6 +239,7 @@ std::vector<VariantCheck> verify_kernel(const KernelSettings& settings, const Ke
       check.files = static_cast<int>(kernel.files.size());
       check.has_digest = kernel.metadata.digest.has_value();
       check.has_signature = std::ranges::find(kernel.files, kSignatureFile, &KernelFile::name) != kernel.files.end();
+      if (kernel.signer) check.signer = kernel.signer->workflow;
       check.locked = place.lock && !place.lock->files.empty();
     }
     checks.push_back(std::move(check));

@@ -23,6 +23,8 @@ struct KernelSettings {
 
 // HubSettings with KERNELS_CACHE and LOCAL_KERNELS. Throws kInvalidArgument, naming the variable.
 KernelSettings kernel_settings_from_env();
+// Which variable says that no kernels of the hub are wanted, "DISABLE_KERNEL_MAPPING=1 is set"; empty: none.
+std::string kernels_switched_off();
 // "ORG/NAME=folder:ORG2/NAME2=folder2". Throws kInvalidArgument.
 std::map<std::string, std::string> parse_local_kernels(std::string_view text);
 
@@ -48,6 +50,9 @@ std::optional<KernelMetadata> offered_metadata(const KernelSettings& settings, c
 // variant serves, kInvalidArgument for an untrusted publisher, kCorrupt when a hash deviates, and as HubClient.
 LocalKernel get_kernel(const KernelSettings& settings, const KernelDependency& request, const SystemTarget& target,
                        const DownloadHooks& hooks = {});
+// Kernels get what they depend on (kernel-depends) from Python's client, through Python. Throws kUnsupported, naming
+// them, for a kernel that depends on any.
+void require_standalone(const LocalKernel& kernel);
 // The files of every variant, in the cache; the snapshot's build/ folder. Throws as get_kernel.
 std::string download_all_variants(const KernelSettings& settings, const KernelDependency& request,
                                   const DownloadHooks& hooks = {});
@@ -61,8 +66,8 @@ struct VariantCheck {
   std::string variant, commit;
   bool cached = false;  // whole in the cache; nothing else can be checked
   int files = 0;
-  bool has_digest = false, has_signature = false,
-       locked = false;  // what it was held against; signatures are not checked
+  bool has_digest = false, has_signature = false, locked = false;  // what it was held against
+  std::string signer;                                              // whom the signature's certificate names
   std::string problem;  // empty: every file is what the hub, the digest and the lock say
 };
 // Every variant of a kernel, read again and checked.
