@@ -290,7 +290,7 @@ std::string check_line(const hub::VariantCheck& check) {
   if (!check.problem.empty()) return fmt::format("❌ {}: {}\n", check.variant, check.problem);
   return fmt::format("✅ {}: {} files are what the hub published{}{}{}\n", check.variant, check.files,
                      check.has_digest ? ", and metadata.json's digest" : "; metadata.json has no digest",
-                     check.locked ? ", and kernels.lock" : "", 
+                     check.locked ? ", and kernels.lock" : "",
                      check.has_signature ? fmt::format("; the signature fits, by {} (its issuer is not checked)",
                                                        check.signer.empty() ? "nobody named" : check.signer)
                                          : "");

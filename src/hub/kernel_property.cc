@@ -7,6 +7,7 @@
 #include "hub/kernel_lock.h"
 #include "hub/kernel_mapping.h"
 #include "hub/kernel_repo.h"
+#include "hub/kernel_signature.h"
 #include "hub/kernel_store.h"
 #include "hub/server_answers.h"
 
@@ -107,7 +108,7 @@ void check_kernel_bytes(const uint8_t* data, size_t size) {
   if (size == 0) return;
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   try {
-    switch (data[0] % 10) {
+    switch (data[0] % 11) {
       case 0:
         return check_variants(text);
       case 1:
@@ -130,8 +131,11 @@ void check_kernel_bytes(const uint8_t* data, size_t size) {
         parse_kernel_versions(text, "refs");
         parse_trusted_publisher(text, "organisation");
         return;
-      default:
+      case 9:
         return check_small_answers(text);
+      default:
+        check_kernel_signature(text, "metadata", "bundle");
+        return;
     }
   } catch (const Error&) {
   }

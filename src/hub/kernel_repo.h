@@ -119,8 +119,8 @@ struct LocalKernel {
   std::string folder;  // .../build/<variant>
   KernelMetadata metadata;
   std::optional<KernelSigner> signer;  // of a signature that fits metadata.json; nullopt: none is there
-  std::vector<KernelFile> files;  // sorted by name; all of the folder but bytecode
-  std::string library;            // the shared object among `files` that holds the functions
+  std::vector<KernelFile> files;       // sorted by name; all of the folder but bytecode
+  std::string library;                 // the shared object among `files` that holds the functions
 
   std::string library_path() const { return folder + "/" + library; }
   const std::string& library_sha256() const;

@@ -316,7 +316,10 @@ TEST(KernelBytes, AnyBytesAreSurvived) {
       "[tool.kernels.dependencies]\n\"o/n\" = 1\n[[x]]\na = [1, {b = 2}]",
       R"([{"type":"file","path":"build/x/a.so","size":5,"oid":")" + commit + R"(","lfs":{"oid":"x","size":5}}])",
       R"({"branches":[{"name":"v1","targetCommit":")" + commit + R"("}],"trustedKernelPublisher":true})",
-      "o/n=/x:p/q=y, <https://h/x?a=1>; rel=\"next\""};
+      "o/n=/x:p/q=y, <https://h/x?a=1>; rel=\"next\"",
+      R"({"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","messageSignature":{"messageDigest":)"
+      R"({"algorithm":"SHA2_256","digest":"AAAA"},"signature":"AAAA"},)"
+      R"("verificationMaterial":{"certificate":{"rawBytes":"MIIB"}}})"};
   std::mt19937 random(7);
   for (int round = 0; round < 20'000; ++round) {
     const size_t which = random() % seeds.size();

@@ -66,7 +66,8 @@ Certificate leaf(const JsonReader& material, const std::string& where) {
 }
 
 bool may_sign_code(X509* certificate) {
-  const Usage usage(static_cast<EXTENDED_KEY_USAGE*>(X509_get_ext_d2i(certificate, NID_ext_key_usage, nullptr, nullptr)));
+  const Usage usage(
+      static_cast<EXTENDED_KEY_USAGE*>(X509_get_ext_d2i(certificate, NID_ext_key_usage, nullptr, nullptr)));
   for (int i = 0; usage && i < sk_ASN1_OBJECT_num(usage.get()); ++i)
     if (OBJ_obj2nid(sk_ASN1_OBJECT_value(usage.get(), i)) == NID_code_sign) return true;
   return false;

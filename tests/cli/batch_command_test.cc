@@ -207,6 +207,31 @@ TEST_F(BatchCommand, WindowLayersStopGrowing) {
             peak("128", {"--ignore-window"})[window].get<int64_t>() * 3 / 2);
 }
 
+TEST_F(BatchCommand, BenchKernelsMeasuresAndDraws) {
+  const std::vector<std::string> words = {"bench", "kernels",         kModel, "--threads", "1", "--prompt-tokens",
+                                          "4",     "--output-tokens", "3",    "--rounds",  "1", "--batch-sizes"};
+  auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), more.begin(), more.end());
+    return run_tessera(all);
+  };
+  const Outcome out = with({"1,2", "--json", "--csv", path("sizes.csv"), "--svg", path("sizes.svg")});
+  ASSERT_EQ(out.exit_code, 0) << out.err;
+  const json report = json::parse(out.out);
+  ASSERT_EQ(report["sizes"].size(), 2u);
+  EXPECT_EQ(report["sizes"][1]["batch"], 2);
+  EXPECT_GT(report["sizes"][1]["builtin_tokens_per_second"].get<double>(), 0);
+  EXPECT_FALSE(report.contains("call_nanoseconds")) << "no kernels from the hub were asked for";
+  std::ifstream csv(path("sizes.csv")), svg(path("sizes.svg"));
+  std::string header, drawn((std::istreambuf_iterator<char>(svg)), {});
+  std::getline(csv, header);
+  EXPECT_EQ(header, "batch,built_in_tokens_per_s,hub_tokens_per_s");
+  EXPECT_EQ(drawn.rfind("<svg", 0), 0u);
+  EXPECT_NE(drawn.find("built-in kernels"), std::string::npos);
+  EXPECT_EQ(with({"2,1"}).exit_code, 2);
+  EXPECT_EQ(with({"1", "--use-kernels", "RMSNorm=x"}).exit_code, 2);
+}
+
 TEST_F(BatchCommand, BenchReportsAsJson) {
   Outcome out =
       run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens",

@@ -178,6 +178,16 @@ class Refusals(KernelCase):
             self.refused("download", KERNEL, "--revision", "main", *SYSTEM, says=says)
             self.cache.rename(self.root / ("old" + says[:7] + str(len(list(self.root.iterdir())))))
 
+    def test_signatures(self):
+        for bundle, says in ((b"{", "is no JSON"), (b"{}", "mediaType"),
+                             (json.dumps({"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}).encode(), "messageSignature")):
+            files = kernel_repo(CPU)
+            files["build/%s/metadata.json.sigstore" % CPU] = bundle
+            self.publish_kernel(files)
+            line = self.refused("download", KERNEL, "--revision", "main", *SYSTEM, says=says)
+            self.assertIn("metadata.json.sigstore", line)
+            self.cache.rename(self.root / ("old" + str(len(list(self.root.iterdir())))))
+
     def test_no_library_or_two(self):
         files = variant_files(CPU, digest=None)
         files["second.so"] = b"x"
@@ -214,6 +224,48 @@ class Refusals(KernelCase):
             self.hub.raw_listing = raw
             self.refused("download", *V1, says=says)
         self.assertFalse(any("snapshots" in str(p) for p in self.root.rglob("*.so")))
+
+
+class BuiltIn(KernelCase):
+    """Whatever is wrong with a kernel, the model runs on built-in kernels, and a line says why."""
+
+    def generate(self, kernel="RMSNorm=%s@v1" % KERNEL, **environment):
+        folder = pathlib.Path(__file__).parents[2] / "models" / "glossary"
+        done = self.run_tessera("generate", str(folder), "-p", "Tea", "--greedy", "--max-tokens", "2", "--device", "cpu",
+                                "--threads", "1", "--use-kernels", kernel, **environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(done.stdout.strip())
+        return done.stderr
+
+    def test_kernels_that_depend_on_others(self):
+        self.publish_kernel(kernel_repo(CPU, **{"kernel-depends": [{"repo-id": "org/base", "version": 2}]}))
+        said = self.generate()
+        self.assertIn("it depends on other kernels, which only Python's client hands over: org/base (version: 2)", said)
+        self.assertIn("the built-in kernel is used", said)
+        self.get("--version", "1", *SYSTEM)  # to look at, or for Python
+
+    def test_switched_off(self):
+        self.publish_kernel()
+        for name, value in (("DISABLE_KERNEL_MAPPING", "1"), ("USE_HUB_KERNELS", "no")):
+            self.hub.forget()
+            said = self.generate(**{name: value})
+            self.assertIn("--use-kernels: %s=%s is set; built-in kernels are used" % (name, value.upper()), said)
+            self.assertEqual(self.hub.log, [])
+        for name, value in (("DISABLE_KERNEL_MAPPING", "0"), ("USE_HUB_KERNELS", "YES")):
+            self.assertNotIn(" is set; built-in kernels are used", self.generate(**{name: value}))
+
+    def test_every_bad_repository(self):
+        self.assertIn("org/gone", self.generate("RMSNorm=org/gone@v1"))
+        self.publish_kernel(kernel_repo(CUDA))
+        self.assertIn("Cannot find a build variant for this system", self.generate())
+        self.publish_kernel(kernel_repo(CPU, digest=None), refs=("v2",))
+        folder = self.get("--version", "2", *SYSTEM)["folder"]
+        library = pathlib.Path(os.path.realpath(folder + "/_relu_1.so"))
+        library.write_bytes(library.read_bytes()[:-1] + b"!")
+        self.assertIn("File hash mismatch for _relu_1.so", self.generate("RMSNorm=%s@v2" % KERNEL))
+        self.hub.trusted = set()
+        self.publish_kernel(kernel_repo(CPU), name="other/relu")
+        self.assertIn("not from a trusted publisher", self.generate("RMSNorm=other/relu@v1"))
 
 
 class Lock(KernelCase):
