@@ -23,8 +23,8 @@ class Signer {
     X509_gmtime_adj(X509_getm_notAfter(certificate_), 600);
     X509_set_pubkey(certificate_, key_);
     add("extendedKeyUsage", usage);
-    add("1.3.6.1.4.1.57264.1.9", "ASN1:UTF8String:https\\://host/org/repo/build.yaml@refs/heads/main");
-    add("1.3.6.1.4.1.57264.1.12", "ASN1:UTF8String:https\\://host/org/repo");
+    add("1.3.6.1.4.1.57264.1.9", "ASN1:UTF8String:https://host/org/repo/build.yaml@refs/heads/main");
+    add("1.3.6.1.4.1.57264.1.12", "ASN1:UTF8String:https://host/org/repo");
     X509_sign(certificate_, key_, EVP_sha256());
   }
   ~Signer() {
