@@ -21,6 +21,7 @@ void AnswerQueue::append(int answer, AnswerPiece& piece) {
     AnswerPiece& last = events_.back().piece;
     if (!events_.back().end && last.part == piece.part && last.message == piece.message && !last.call_begins) {
       last.text += piece.text;
+      last.tokens = piece.tokens;
       last.logprobs.insert(last.logprobs.end(), std::make_move_iterator(piece.logprobs.begin()),
                            std::make_move_iterator(piece.logprobs.end()));
       return;

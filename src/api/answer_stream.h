@@ -21,6 +21,7 @@ struct AnswerPiece {
   std::string text;
   std::string name;
   std::vector<TokenLogprob> logprobs;  // of the answer's tokens that `text` completes
+  int64_t tokens = 0;                  // of the whole answer so far, up to this piece; set by Service
 };
 
 struct AnswerEnd {

@@ -13,6 +13,7 @@ struct Asked {
   struct Answer {
     AnswerStream stream;
     double last_token = 0;
+    int64_t tokens = 0;
   };
 
   const Engine& engine;
@@ -28,11 +29,14 @@ struct Asked {
     if (observer && answer.last_token > 0) observer->on_next_token(now - answer.last_token);
     answer.last_token = now;
     const bool wanted = answer.stream.push(id, logprob, pieces);
+    ++answer.tokens;
+    for (AnswerPiece& piece : pieces) piece.tokens = answer.tokens;
     return queue->push(first_answer + sample, pieces) && wanted;
   }
 
   void on_end(int sample, const RequestResult& result) {
     AnswerEnd end = answers[static_cast<size_t>(sample)].stream.finish(result, pieces);
+    for (AnswerPiece& piece : pieces) piece.tokens = answers[static_cast<size_t>(sample)].tokens;
     if (observer) {
       if (result.completion_tokens > 0 && sample == 0)
         observer->on_first_token(result.first_token - result.created, result.started - result.created);
@@ -73,7 +77,7 @@ Submission Service::ask(Question question, std::shared_ptr<AnswerQueue> queue) {
   const int samples = std::clamp(question.samples, 0, 128);  // the engine refuses others
   auto asked =
       std::make_shared<Asked>(Asked{machine_.engine, observer_, std::move(queue), question.first_answer, {}, {}});
-  for (int k = 0; k < samples; ++k) asked->answers.push_back({AnswerStream(llm_.impl().text(), question.rules), 0});
+  for (int k = 0; k < samples; ++k) asked->answers.push_back({AnswerStream(llm_.impl().text(), question.rules)});
   return machine_.engine.submit(
       {.prompt = std::move(question.prompt),
        .params = std::move(question.params),

@@ -52,7 +52,7 @@ std::unique_ptr<Job> handle_chat_completions(RouteCall& call) {
   GenerationPlan plan;
   ChatFormat format{.service = call.service, .model = read_model(call.state, body)};
   plan.stream = format.stream = boolean_or(body, "stream", false);
-  format.include_usage = read_include_usage(body);
+  format.usage = read_usage_options(body);
   format.logprobs = boolean_or(body, "logprobs", false);
   format.choices = static_cast<int>(integer_or(body, "n", 1));
 
@@ -73,6 +73,7 @@ std::unique_ptr<Job> handle_chat_completions(RouteCall& call) {
                           .reasoning_effort = string_or(body, "reasoning_effort", "")};
   if (body.contains("chat_template_kwargs")) input.template_kwargs = std::move(body["chat_template_kwargs"]);
   ask_chat(service, question, input, shape);
+  format.prompt_tokens = static_cast<int64_t>(question.prompt.size());
   plan.questions.push_back(std::move(question));
   plan.formatter = make_chat_formatter(std::move(format));
   return generate(call, std::move(plan));

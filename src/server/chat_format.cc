@@ -35,6 +35,7 @@ class ChatFormatter final : public Formatter {
 
   void piece(int answer, AnswerPiece& piece, std::string& out) override {
     Choice& choice = choices_[static_cast<size_t>(answer)];
+    choice.tokens = piece.tokens;
     if (piece.part == ReplyPart::kToolCall) return call(answer, piece, out);
     const bool reasoning = piece.part == ReplyPart::kReasoning;
     std::string& text = reasoning ? choice.reasoning : choice.content;
@@ -60,12 +61,13 @@ class ChatFormatter final : public Formatter {
     completion_ += r.completion_tokens;
     reasoning_ += end.reasoning_tokens;
     choices_[static_cast<size_t>(answer)].finish = end.reason;
+    choices_[static_cast<size_t>(answer)].tokens = r.completion_tokens;
     if (format_.stream) chunk(answer, OrderedJson::object(), out, {}, finish_reason_name(end.reason));
   }
 
   void close(std::string& out) override {
     if (!format_.stream) return;
-    if (format_.include_usage) {
+    if (format_.usage.at_end) {
       OrderedJson last = frame("chat.completion.chunk");
       last["choices"] = OrderedJson::array();
       last["usage"] = usage();
@@ -103,7 +105,7 @@ class ChatFormatter final : public Formatter {
     std::string reasoning, content;
     int64_t reasoning_message = -1, content_message = -1;
     OrderedJson calls = OrderedJson::array();
-    int64_t call_count = 0;
+    int64_t call_count = 0, tokens = 0;
     OrderedJson logprobs = OrderedJson::array();
     FinishReason finish = FinishReason::kStop;
   };
@@ -139,7 +141,13 @@ class ChatFormatter final : public Formatter {
     if (!logprobs.is_null()) choice["logprobs"] = {{"content", std::move(logprobs)}, {"refusal", nullptr}};
     choice["finish_reason"] = finish_reason ? OrderedJson(finish_reason) : OrderedJson();
     event["choices"] = OrderedJson::array({std::move(choice)});
-    if (format_.include_usage) event["usage"] = nullptr;
+    if (format_.usage.always) {
+      int64_t tokens = 0;
+      for (const Choice& c : choices_) tokens += c.tokens;
+      event["usage"] = usage_json(format_.prompt_tokens, cached_, tokens, reasoning_);
+    } else if (format_.usage.at_end) {
+      event["usage"] = nullptr;
+    }
     append_event(out, event);
   }
 

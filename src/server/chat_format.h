@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "server/generation.h"
+#include "server/sampling_fields.h"
 
 namespace tessera::server {
 
@@ -11,7 +12,9 @@ struct ChatFormat {
   std::shared_ptr<Service> service;
   std::string model;
   int choices = 1;
-  bool stream = false, include_usage = false, logprobs = false;
+  bool stream = false, logprobs = false;
+  UsageOptions usage;
+  int64_t prompt_tokens = 0;
 };
 std::unique_ptr<Formatter> make_chat_formatter(ChatFormat format);
 

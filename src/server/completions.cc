@@ -34,7 +34,9 @@ struct TextFormat {
   std::string model;
   int choices = 1;
   int samples = 1;  // of each prompt
-  bool stream = false, include_usage = false, logprobs = false;
+  bool stream = false, logprobs = false;
+  UsageOptions usage;
+  int64_t prompt_tokens = 0;
 };
 
 // The older shape of log-probabilities: parallel arrays.
@@ -72,6 +74,7 @@ class TextFormatter final : public Formatter {
 
   void piece(int answer, AnswerPiece& piece, std::string& out) override {
     Choice& choice = choices_[static_cast<size_t>(answer)];
+    choice.tokens = piece.tokens;
     if (!format_.stream) {
       choice.text += piece.text;
       if (format_.logprobs)
@@ -95,12 +98,13 @@ class TextFormatter final : public Formatter {
     }
     completion_ += r.completion_tokens;
     choices_[static_cast<size_t>(answer)].finish = end.reason;
+    choices_[static_cast<size_t>(answer)].tokens = r.completion_tokens;
     if (format_.stream) event(answer, "", {}, finish_reason_name(end.reason), out);
   }
 
   void close(std::string& out) override {
     if (!format_.stream) return;
-    if (format_.include_usage) {
+    if (format_.usage.at_end) {
       OrderedJson last = frame();
       last["choices"] = OrderedJson::array();
       last["usage"] = usage_json(prompt_, cached_, completion_, 0);
@@ -131,7 +135,7 @@ class TextFormatter final : public Formatter {
   struct Choice {
     std::string text;
     LogprobArrays logprobs;
-    int64_t offset = 0;
+    int64_t offset = 0, tokens = 0;
     FinishReason finish = FinishReason::kStop;
   };
 
@@ -145,7 +149,13 @@ class TextFormatter final : public Formatter {
                                         {"text", text},
                                         {"logprobs", std::move(logprobs)},
                                         {"finish_reason", finish ? OrderedJson(finish) : OrderedJson()}}});
-    if (format_.include_usage) e["usage"] = nullptr;
+    if (format_.usage.always) {
+      int64_t tokens = 0;
+      for (const Choice& c : choices_) tokens += c.tokens;
+      e["usage"] = usage_json(format_.prompt_tokens, cached_, tokens, 0);
+    } else if (format_.usage.at_end) {
+      e["usage"] = nullptr;
+    }
     append_event(out, e);
   }
 
@@ -192,7 +202,7 @@ std::unique_ptr<Job> handle_completions(RouteCall& call) {
   GenerationPlan plan;
   TextFormat format{.service = call.service, .model = read_model(call.state, body)};
   plan.stream = format.stream = boolean_or(body, "stream", false);
-  format.include_usage = read_include_usage(body);
+  format.usage = read_usage_options(body);
   format.logprobs = find(body, "logprobs") != nullptr;
   format.samples = static_cast<int>(integer_or(body, "n", 1));
 
@@ -218,6 +228,7 @@ std::unique_ptr<Job> handle_completions(RouteCall& call) {
     one.prompt = read_prompt(service, several ? prompt[i] : prompt, param);
     one.first_answer = static_cast<int>(i) * format.samples;
     check_context(service, one, param.c_str());
+    format.prompt_tokens += static_cast<int64_t>(one.prompt.size());
     try {
       one.constraint = service.constraint(shape, one.prompt, /*chat=*/false);
     } catch (const Error& e) {

@@ -13,14 +13,14 @@ void read_as(const Route& route, OrderedJson& body) {
   check_fields(body, route.fields);
   if (route.handle == handle_chat_completions) {
     read_max_tokens(body);
-    read_include_usage(body);
+    read_usage_options(body);
     read_stop(body, "stop");
     OrderedJson tools;
     if (body.contains("tools")) tools = read_tools(body["tools"]);
     read_shape(body, std::move(tools));
     read_chat_messages(body["messages"]);
   } else if (route.handle == handle_completions) {
-    read_include_usage(body);
+    read_usage_options(body);
     read_stop(body, "stop");
     read_shape(body, OrderedJson());
   } else if (route.handle == handle_responses) {

@@ -38,6 +38,7 @@ constexpr Field kLabelRows[] = {
 };
 constexpr Field kStreamOptionRows[] = {
     {"include_usage", kBoolean, "a last event with the usage"},
+    {"continuous_usage_stats", kBoolean, "with include_usage: the usage so far in every event"},
     {"include_obfuscation", kBoolean, "can be asked for", Support::kOnly, 0, -1, "[false]"},
 };
 constexpr std::span<const Field> kStreamOptions[] = {kStreamOptionRows};
@@ -113,12 +114,13 @@ std::vector<std::string> read_stop(const OrderedJson& body, const char* name) {
   return out;
 }
 
-bool read_include_usage(OrderedJson& body) {
+UsageOptions read_usage_options(OrderedJson& body) {
   auto options = body.find("stream_options");
-  if (options == body.end()) return false;
+  if (options == body.end()) return {};
   if (!boolean_or(body, "stream", false)) bad_value("stream_options", "only allowed when 'stream' is true");
   check_fields(*options, kStreamOptions, "stream_options.");
-  return boolean_or(*options, "include_usage", false);
+  const bool at_end = boolean_or(*options, "include_usage", false);
+  return {at_end, at_end && boolean_or(*options, "continuous_usage_stats", false)};
 }
 
 double read_timeout(const OrderedJson& body) {

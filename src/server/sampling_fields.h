@@ -17,8 +17,11 @@ std::string read_model(const ServerState& state, const OrderedJson& body);
 SamplingParams read_sampling(const Service& service, const OrderedJson& body);
 // "stop" or "stop_sequences": a string or an array of at most 16.
 std::vector<std::string> read_stop(const OrderedJson& body, const char* name);
-// "stream_options": whether usage is asked for.
-bool read_include_usage(OrderedJson& body);
+// "stream_options": whether usage is asked for, in a last event and in every one before it.
+struct UsageOptions {
+  bool at_end = false, always = false;
+};
+UsageOptions read_usage_options(OrderedJson& body);
 double read_timeout(const OrderedJson& body);
 
 OrderedJson usage_json(int64_t prompt, int64_t cached, int64_t completion, int64_t reasoning);

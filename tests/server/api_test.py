@@ -60,6 +60,16 @@ class Chat(unittest.TestCase):
         self.assertTrue(all("usage" not in data for _, data in events[:-1]))
         self.assertEqual(events[-2][1]["choices"][0]["finish_reason"], "length")
 
+    def test_usage_in_every_event(self):
+        for path, body in [(CHAT, ASK), ("/v1/completions", {"prompt": "Once", "max_tokens": 9, "temperature": 0})]:
+            events = server.ask(path, {**body, "stream": True, "stream_options": {
+                "include_usage": True, "continuous_usage_stats": True}}).events()
+            usages = [data["usage"] for _, data in events if data != "[DONE]"]
+            counts = [usage["completion_tokens"] for usage in usages]
+            self.assertEqual(counts, sorted(counts))
+            self.assertLess(counts[0], counts[-1])
+            self.assertEqual({usage["prompt_tokens"] for usage in usages}, {usages[-1]["prompt_tokens"]})
+
     def test_several_answers(self):
         body = server.ask(CHAT, {**ASK, "n": 3, "max_tokens": 5, "temperature": 1, "seed": 7}).json
         self.assertEqual([c["index"] for c in body["choices"]], [0, 1, 2])
