@@ -243,10 +243,9 @@ std::string device_plan_text(const DevicePlan& plan) {
 }
 
 DevicePlanRequest device_plan_request(const LoadOptions& o, DType dtype, DeviceContext* context,
-                                      const std::string& folder, ThreadPool& pool) {
+                                      const std::string& folder) {
   constexpr int64_t kH100Bytes = int64_t{81559} << 20;  // as its driver tells
   constexpr int64_t kServed = 32;                       // requests at once, for a server
-  const DeviceFigures& h100 = h100_figures();
   DevicePlanRequest r{.device_map = o.device_map, .cpu_moe = o.cpu_moe, .cache_memory = o.cache_memory};
   if (r.device_map.empty() && r.cpu_moe == 0) r.device_map = "auto";
   r.forecast = {.dtype = dtype,
@@ -266,23 +265,35 @@ DevicePlanRequest device_plan_request(const LoadOptions& o, DType dtype, DeviceC
     r.device = info.name, r.device_total = info.total_bytes;
     r.device_free = r.cpu ? available_memory() : info.free_bytes;
     r.forecast.capability = info.capability;
-    if (!r.cpu) r.rates.device = measure_device_bandwidth(*context);
   } else {
-    r.device = h100.name;
+    r.device = h100_figures().name;
     r.device_total = o.device_memory > 0 ? std::min(o.device_memory, kH100Bytes) : kH100Bytes;
     r.device_free = r.device_total - kDriverBytes;
   }
-  if (r.rates.device == 0) r.rates.device = h100.gigabytes_per_s * 1e9;
   // What lies in memory already takes none.
   r.host_free = in_memory(folder) ? int64_t{1} << 50 : available_memory();
-  r.rates.host = measure_host_bandwidth(pool);
-  if (r.cpu) r.rates.device = r.rates.host;
-  const std::string file = first_weights(folder);
-  r.rates.disk = file.empty() ? kAssumedDisk : measure_disk_bandwidth(file, pool);
-  if (r.rates.disk == 0) r.rates.disk = in_memory(folder) ? r.rates.host : kAssumedDisk;
-  r.rates.layer_seconds = r.cpu ? 0 : h100.layer_us * 1e-6;
-  r.rates.handover_seconds = r.cpu ? 0 : kHandoverSeconds;
   return r;
+}
+
+void measure_rates(DevicePlan& plan, DeviceContext* context, const std::string& folder, ThreadPool& pool) {
+  constexpr int64_t kLeast = int64_t{32} << 20, kMost = int64_t{1} << 30;
+  const DeviceFigures& h100 = h100_figures();
+  const bool cpu = context != nullptr && context->device().type == DeviceType::kCpu;
+  const int64_t elsewhere =
+      bytes_in(plan.map, plan.demand, Place::kHost) + bytes_in(plan.map, plan.demand, Place::kDisk);
+  ReadRates& rates = plan.rates;
+  if (context != nullptr && !cpu) rates.device = measure_device_bandwidth(*context);
+  if (rates.device == 0) rates.device = h100.gigabytes_per_s * 1e9;
+  if (cpu || elsewhere > 0) rates.host = measure_host_bandwidth(pool, std::clamp(elsewhere, kLeast, kMost));
+  if (cpu) rates.device = rates.host;
+  if (bytes_in(plan.map, plan.demand, Place::kDisk) > 0) {
+    const std::string file = first_weights(folder);
+    if (!file.empty()) rates.disk = measure_disk_bandwidth(file, pool);
+    if (rates.disk == 0) rates.disk = in_memory(folder) ? rates.host : kAssumedDisk;
+  }
+  rates.layer_seconds = cpu ? 0 : h100.layer_us * 1e-6;
+  rates.handover_seconds = cpu ? 0 : kHandoverSeconds;
+  plan.seconds = predict_token(plan.token, rates);
 }
 
 }  // namespace tessera

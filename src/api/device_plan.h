@@ -51,9 +51,11 @@ DevicePlan plan_devices(const std::string& config, const DevicePlanRequest& requ
 Json describe_device_plan(const DevicePlan& plan);
 std::string device_plan_text(const DevicePlan& plan);
 
-// The request for a model on `context`, or, where there is none, for an H100; rates that are not measured are stated
-// ones. Main memory and the disk of `folder` are measured here.
+// The request for a model on `context`, or, where there is none, on an H100.
 DevicePlanRequest device_plan_request(const LoadOptions& options, DType dtype, DeviceContext* context,
-                                      const std::string& folder, ThreadPool& pool);
+                                      const std::string& folder);
+// Measures what the plan reads from, and prices it anew: main memory with all threads of the pool, the context's device
+// (an H100's stated rate without one), and the disk of `folder`.
+void measure_rates(DevicePlan& plan, DeviceContext* context, const std::string& folder, ThreadPool& pool);
 
 }  // namespace tessera

@@ -195,8 +195,9 @@ void Llm::Impl::place_experts(WeightPlan& plan) {
     host_pool =
         std::make_unique<ThreadPool>(options.threads > 0 ? pool.size() : std::max(1, pool.size() - 1), kHostSpins);
   ThreadPool& threads = cuda ? *host_pool : pool;
-  const DevicePlan chosen = plan_devices(
-      checkpoint.folder(), device_plan_request(options, dtype, context.get(), checkpoint.folder(), threads));
+  const std::string& folder = checkpoint.folder();
+  DevicePlan chosen = plan_devices(folder, device_plan_request(options, dtype, context.get(), folder));
+  measure_rates(chosen, context.get(), folder, threads);
   const std::string text = device_plan_text(chosen);
   options.on_plan ? options.on_plan(text) : log::info("{}", text);
   if (!chosen.offloads()) return;

@@ -104,8 +104,9 @@ Json inspect(const Options& options) {
                                      .max_batch_tokens = options.max_batch_tokens});
   if (wants_placement(load)) {
     ThreadPool pool(load.threads);
-    const DevicePlan placed =
-        plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder(), pool));
+    DevicePlan placed =
+        plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder()));
+    measure_rates(placed, nullptr, checkpoint.folder(), pool);
     out["placement"] = describe_device_plan(placed);
     out["placement"]["text"] = device_plan_text(placed);
   }

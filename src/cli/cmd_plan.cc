@@ -124,8 +124,8 @@ std::string scaling_text(const Json& rows) {
 void show_placement(Invocation& call, const LoadOptions& load, const Checkpoint& checkpoint) {
   ThreadPool pool(load.threads);
   const DType dtype = resolve_dtype(load.dtype, checkpoint.config());
-  const DevicePlan plan =
-      plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder(), pool));
+  DevicePlan plan = plan_devices(checkpoint.folder(), device_plan_request(load, dtype, nullptr, checkpoint.folder()));
+  measure_rates(plan, nullptr, checkpoint.folder(), pool);
   if (call.json) {
     call.out.json(describe_device_plan(plan));
   } else {
