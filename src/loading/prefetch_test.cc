@@ -30,6 +30,7 @@ class Prefetch : public testing::Test {
     const LoadProgressCallback callback = [this](int64_t done, int64_t) { told_ = done; };
     LoadProgress progress(callback, prefetch.bytes());
     prefetch.run(pool_, progress);
+    progress.finish();
     return prefetch.bytes();
   }
   MappedRange all() const { return {tensor().as<char>(), kTensorBytes}; }

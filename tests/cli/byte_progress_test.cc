@@ -15,10 +15,10 @@
 namespace tessera::cli {
 namespace {
 
+using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::EndsWith;
 using testing::HasSubstr;
-using std::chrono::milliseconds;
 
 constexpr int64_t kTotal = 4'000'000'000;
 
@@ -58,7 +58,8 @@ TEST(ByteProgress, IsSilentWhereItTakesNoTime) {
     bar.update(kTotal, kTotal, kTotal);
   };
   EXPECT_EQ(on_terminal([&] { load(milliseconds(0)); }), "");
-  EXPECT_THAT(on_terminal([&] { load(milliseconds(350)); }), AllOf(HasSubstr("2.00 GB of 4.00 GB"), EndsWith("\x1b[K")));
+  EXPECT_THAT(on_terminal([&] { load(milliseconds(350)); }),
+              AllOf(HasSubstr("2.00 GB of 4.00 GB"), EndsWith("\x1b[K")));
 }
 
 // So that what is said next has a line of its own.
