@@ -27,9 +27,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Rank 0 learns within moments that another one is gone, and within the channel's silence that it hangs.
+// After rank 0 was lost the others learn of it within moments.
 constexpr auto kGrace = std::chrono::seconds(3);
-// After rank 0 ended well the others have only to say goodbye.
+// After it ended well the others have only to say goodbye; when another was lost, it answers its clients and says why.
 constexpr auto kFarewell = std::chrono::seconds(10);
 constexpr size_t kKept = 2000;  // bytes of a rank's last words
 
@@ -169,7 +169,7 @@ class Ranks {
     const bool failed = first_ >= 0, over = !children_[0].running;
     if (!ending_ && (failed || over)) {
       ending_ = true;
-      deadline_ = Clock::now() + (failed ? kGrace : kFarewell);
+      deadline_ = Clock::now() + (first_ == 0 ? kGrace : kFarewell);
     }
     if (!ending_ || Clock::now() < deadline_) return;
     for (size_t r = 0; r < children_.size(); ++r)

@@ -94,7 +94,11 @@ __device__ __forceinline__ void meet(const PeerView& v, uint32_t call, int step)
   if (p < v.size && p != v.rank) {
     store_release(flag(v, v.region[p], v.rank, step), call);
     Patience patience(v);
-    while (load_acquire(flag(v, v.own, p, step)) != call)
+    auto met = [&] {  // who is quick may be in the next call already, but no further: it waits for this rank there
+      const uint32_t said = load_acquire(flag(v, v.own, p, step));
+      return said == call || said == call_after(call);
+    };
+    while (!met())
       if (patience.exhausted()) break;
   }
   __syncthreads();
