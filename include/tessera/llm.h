@@ -55,8 +55,8 @@ struct LoadOptions {
   // cores.
   int tp = 0;                    // split attention, dense layers and the unembedding over so many
   int ep = 0;                    // and whole experts over so many
-  std::string attention = "tp";  // with ep alone: tp (split over the same ranks) or dp (whole on every rank)
-  std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (dispatch on CPUs)
+  std::string attention = "tp";  // with ep: tp (split over the same ranks) or dp (each sequence on one group)
+  std::string experts = "auto";  // tokens of experts elsewhere: all-reduce, dispatch, auto (what fits)
   bool own_cache = true;         // false: for generate_batch() and servers, which bring their own; generate() then
                                  // makes one when it is first called
   bool ignore_window = false;    // keep the whole past of sliding-window layers in the cache (they still see W keys)

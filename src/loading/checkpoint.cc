@@ -588,8 +588,9 @@ void Checkpoint::make_deferred(std::span<Weight* const> weights, ThreadPool& poo
     add_form(tasks, impl.deferred.form_at(t->data), made.as<char>());
     *t = made;
   }
-  LoadProgress nobody(nullptr, 0);
-  run_tasks(tasks, pool, nobody);
+  const LoadProgressCallback nobody;
+  LoadProgress progress(nobody, 0);
+  run_tasks(tasks, pool, progress);
 }
 
 void Checkpoint::bind_shapes(const WeightPlan& plan, const LoadSettings& settings) {

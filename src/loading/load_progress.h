@@ -18,6 +18,7 @@ class LoadProgress {
  public:
   // Without a callback, or with nothing to do, nothing happens. The callback must outlive this.
   LoadProgress(const LoadProgressCallback& callback, int64_t total) : callback_(callback), total_(total) {}
+  LoadProgress(LoadProgressCallback&&, int64_t) = delete;
   LoadProgress(const LoadProgress&) = delete;
   void add(int64_t bytes);
   void finish();  // whatever was counted

@@ -35,7 +35,8 @@ TEST(LoadProgress, ManyThreadsCountOneCallsAtATimeAndTheLastIsAll) {
 }
 
 TEST(LoadProgress, WithoutACallbackOrWork) {
-  LoadProgress(nullptr, 10).finish();
+  const LoadProgressCallback none;
+  LoadProgress(none, 10).finish();
   const LoadProgressCallback never = [](int64_t, int64_t) { FAIL(); };
   LoadProgress(never, 0).add(0);
   LoadProgress(never, 0).finish();
