@@ -85,6 +85,6 @@ if command -v nvcc >/dev/null; then
 else
   say "cuda: no nvcc, not compiled"
 fi
-sanitized asan text_test loading_test hub_test
+sanitized asan text_test loading_test hub_test server_test
 sanitized tsan core_test engine_test parallel_test layers_test
 finish
