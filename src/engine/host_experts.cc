@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 
 #include "core/error.h"
 #include "loading/parallel_tasks.h"
+#include "loading/prefetch.h"
 
 namespace tessera {
 
@@ -46,10 +45,14 @@ bool has_roomy_stack() {
   return roomy;
 }
 
+uintptr_t page_bytes() {
+  static const auto bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
 // Whole pages of [begin, begin + bytes).
 void advise(const void* begin, int64_t bytes, int advice) {
-  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<uintptr_t>(begin) / page * page;
+  const auto first = reinterpret_cast<uintptr_t>(begin) / page_bytes() * page_bytes();
   const auto end = reinterpret_cast<uintptr_t>(begin) + static_cast<uintptr_t>(bytes);
   madvise(reinterpret_cast<void*>(first), end - first, advice);  // a hint
 }
@@ -237,32 +240,23 @@ void HostExperts::read_ahead(const Call& call) {
 
 void HostExperts::populate() {
   constexpr int64_t kPiece = int64_t{32} << 20;
-  constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ, of Linux 5.14
   struct Piece {
     char* begin;
     int64_t bytes;
   };
-  const int64_t page = sysconf(_SC_PAGESIZE);
   std::vector<Piece> pieces;
   for (const HostLayer& layer : layers_) {
     if (layer.on_disk) continue;
-    for (const Tensor& t : {layer.gate_up.values, layer.gate_up.scales, layer.down.values, layer.down.scales})
-      for (int64_t at = 0; t.defined() && at < t.bytes(); at += kPiece)
+    for (const Tensor& t : {layer.gate_up.values, layer.gate_up.scales, layer.down.values, layer.down.scales}) {
+      if (!t.defined()) continue;
+      const int64_t inside = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data) % page_bytes());
+      for (int64_t at = -inside; at < t.bytes(); at += kPiece)
         pieces.push_back({t.as<char>() + at, std::min(kPiece, t.bytes() - at)});
+    }
   }
   parallel_tasks(pool_, static_cast<int64_t>(pieces.size()), [&](int64_t i) {
     const Piece& p = pieces[static_cast<size_t>(i)];
-    const auto first =
-        reinterpret_cast<uintptr_t>(p.begin) / static_cast<uintptr_t>(page) * static_cast<uintptr_t>(page);
-    const auto end = reinterpret_cast<uintptr_t>(p.begin) + static_cast<uintptr_t>(p.bytes);
-    if (madvise(reinterpret_cast<void*>(first), end - first, kPopulateRead) == 0) return;
-    if (errno == EFAULT || errno == EHWPOISON) {
-      fail(ErrorCode::kIo, "experts cannot be read into memory: {}; a file changed or its disk fails",
-           std::strerror(errno));
-    }
-    volatile char sink = 0;  // an older kernel
-    for (int64_t at = 0; at < p.bytes; at += page) sink = p.begin[at];
-    (void)sink;
+    populate_pages(p.begin, p.bytes, "a file with experts");
   });
 }
 

@@ -68,17 +68,6 @@ FilePrefetch::~FilePrefetch() {
   for (int fd : fds_) ::close(fd);
 }
 
-void FilePrefetch::map_pages(const Block& b) {
-  while (::madvise(b.at, static_cast<size_t>(b.bytes), kPopulateRead) != 0) {
-    if (errno == EINTR || errno == EAGAIN) continue;
-    if (errno == EFAULT) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", *b.path);
-    if (errno != EINVAL) fail(ErrorCode::kIo, "{}: cannot be read: {}", *b.path, std::strerror(errno));
-    const volatile char* bytes = b.at;  // an older system faults the pages in
-    for (int64_t at = 0; at < b.bytes; at += kPage) (void)bytes[at];
-    return;
-  }
-}
-
 void FilePrefetch::run(ThreadPool& pool, LoadProgress& progress) const {
   const auto ahead = static_cast<size_t>(2 * pool.size());
   auto ask = [&](size_t i) {
@@ -89,10 +78,21 @@ void FilePrefetch::run(ThreadPool& pool, LoadProgress& progress) const {
   parallel_tasks(pool, pool.size(), [&](int64_t) {
     for (size_t i = next++; i < blocks_.size(); i = next++) {
       ask(i + ahead);
-      map_pages(blocks_[i]);
+      populate_pages(blocks_[i].at, blocks_[i].bytes, *blocks_[i].path);
       progress.add(blocks_[i].bytes);
     }
   });
+}
+
+void populate_pages(char* at, int64_t bytes, const std::string& what) {
+  while (::madvise(at, static_cast<size_t>(bytes), kPopulateRead) != 0) {
+    if (errno == EINTR || errno == EAGAIN) continue;
+    if (errno == EFAULT) fail(ErrorCode::kCorrupt, "{}: was cut while it was being loaded; load it again", what);
+    if (errno != EINVAL) fail(ErrorCode::kIo, "{}: cannot be read: {}", what, std::strerror(errno));
+    const volatile char* pages = at;  // an older system faults them in
+    for (int64_t i = 0; i < bytes; i += kPage) (void)pages[i];
+    return;
+  }
 }
 
 void forget_pages(const std::string& path) {

@@ -39,12 +39,14 @@ class FilePrefetch {
     char* at = nullptr;  // where it is mapped
     const std::string* path = nullptr;
   };
-  static void map_pages(const Block& block);
-
   std::vector<int> fds_;
   std::vector<Block> blocks_;
   int64_t bytes_ = 0;
 };
+
+// Maps the whole pages [at, at + bytes) of a mapped file; `what` begins the line of an error. Throws kCorrupt for a
+// file that was cut meanwhile, and kIo. Thread-safe.
+void populate_pages(char* at, int64_t bytes, const std::string& what);
 
 // Lets the system forget a file's pages, but for those that are mapped or not yet written. For measurements.
 void forget_pages(const std::string& path);
