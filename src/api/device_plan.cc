@@ -54,13 +54,21 @@ Counted count_weights(const Checkpoint& checkpoint, const WeightPlan& plan, cons
   return counted;
 }
 
+// A model of the config's shapes whose weights are nowhere.
+struct Shapes {
+  Shapes(const std::string& config, const DevicePlanRequest& r)
+      : checkpoint(Checkpoint::from_config(config)), model(make_model(checkpoint.config())) {
+    model->declare(plan);
+    checkpoint.bind_shapes(plan, {.dtype = r.forecast.dtype, .dequantize = r.forecast.dequantize});
+  }
+  Checkpoint checkpoint;
+  std::unique_ptr<Model> model;
+  WeightPlan plan;
+};
+
 // A forecast with everything on the device; its cache is what is asked for.
 DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& r, const ArrangeOptions& arrange) {
-  Checkpoint checkpoint = Checkpoint::from_config(config);
-  const std::unique_ptr<Model> model = make_model(checkpoint.config());
-  WeightPlan plan;
-  model->declare(plan);
-  checkpoint.bind_shapes(plan, {.dtype = r.forecast.dtype, .dequantize = r.forecast.dequantize});
+  Shapes shapes(config, r);
   ThreadPool one(1);
   const Kernels kernels = Kernels::builtin(cpu_isa_from_env()).for_capability(r.forecast.capability);
   const RunnerOptions run{.dtype = r.forecast.dtype,
@@ -69,7 +77,7 @@ DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& 
                           .max_sequences = r.forecast.max_requests,
                           .max_batch_tokens = r.forecast.max_batch_tokens,
                           .ignore_window = r.forecast.ignore_window};
-  DeviceForecast f = forecast_device(plan, arrange, *model, kernels, one, run);
+  DeviceForecast f = forecast_device(shapes.plan, arrange, *shapes.model, kernels, one, run);
   f.cache /= r.forecast.max_requests;  // more sequences share what is left
   if (r.cache_memory > 0) f.cache = r.cache_memory;
   return f;
@@ -77,13 +85,9 @@ DeviceForecast forecast_all(const std::string& config, const DevicePlanRequest& 
 
 // Of the weights that are no layer's experts, as the device holds them.
 int64_t lay_out_dense(const std::string& config, const DevicePlanRequest& r, const ArrangeOptions& arrange) {
-  Checkpoint checkpoint = Checkpoint::from_config(config);
-  const std::unique_ptr<Model> model = make_model(checkpoint.config());
-  WeightPlan plan;
-  model->declare(plan);
-  checkpoint.bind_shapes(plan, {.dtype = r.forecast.dtype, .dequantize = r.forecast.dequantize});
-  plan.keep_on_host(is_layers_expert);
-  return lay_out_weights(plan, arrange, {DeviceType::kCuda});
+  Shapes shapes(config, r);
+  shapes.plan.keep_on_host(is_layers_expert);
+  return lay_out_weights(shapes.plan, arrange, {DeviceType::kCuda});
 }
 
 DeviceMap choose_map(const DevicePlanRequest& r, const MapDemand& demand) {
