@@ -56,7 +56,7 @@ class HubCase(unittest.TestCase):
     def environment(self, **more):
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
         kept.update(HF_HUB_CACHE=str(self.cache), HF_HOME=str(self.root / "home"), HF_ENDPOINT=self.hub.endpoint,
-                    HF_HUB_DOWNLOAD_TIMEOUT="2", HOME=str(self.root), TESSERA_LOG="warn")
+                    HF_HUB_DOWNLOAD_TIMEOUT="30", HOME=str(self.root), TESSERA_LOG="warn")
         kept.update(more)
         return {k: v for k, v in kept.items() if v is not None}
 

@@ -31,10 +31,10 @@ class Once:
 
 
 class Connections(HubCase):
-    def survives(self, fault):
+    def survives(self, fault, **environment):
         sha = self.publish(BIG)
         self.hub.store_fault = fault
-        result = self.download()
+        result = self.download(**environment)
         self.check_cache(sha, BIG, BIG)
         return result
 
@@ -58,7 +58,7 @@ class Connections(HubCase):
             handler.wfile.flush()
             over.wait(100)
 
-        self.survives(Once(stall))  # while that connection is still open
+        self.survives(Once(stall), HF_HUB_DOWNLOAD_TIMEOUT="2")  # while that connection is still open
 
     def test_slow_but_alive(self):
         self.hub.rate = 2_500_000
