@@ -75,6 +75,7 @@ gpu_objects() {
 }
 
 check "packages and configuration" scripts/setup.sh test || finish
+[ ! -d build/python ] || export TESSERA_TVM_FFI=${TESSERA_TVM_FFI:-$PWD/build/python}
 check "format" tools/format.sh --check
 check "floors" tools/check_floors.py
 check "file lengths" file_lengths

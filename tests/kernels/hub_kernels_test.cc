@@ -115,7 +115,8 @@ TEST_P(WithDelta, ComputesWithAndWithoutDelta) {
 
 INSTANTIATE_TEST_SUITE_P(Libraries, WithDelta,
                          ::testing::Values(std::pair{TESSERA_BAD_KERNELS, "good"},
-                                           std::pair{TESSERA_KERNELS_LIBRARY, "rms_norm"}));
+                                           std::pair{TESSERA_KERNELS_LIBRARY, "rms_norm"}),
+                         [](const auto& info) { return info.param.second; });
 
 TEST_F(HubKernels, TemporariesComeFromTheWorkspace) {
   Kernels kernels = Kernels::builtin();

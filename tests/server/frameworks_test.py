@@ -2,7 +2,7 @@
 """LangChain's ChatOpenAI and the OpenAI Agents SDK, unmodified, against a running server.
 
 usage: frameworks_test.py       (TESSERA_PROGRAM: the program) exits 77 where neither langchain_openai nor agents is
-installed; TESSERA_CLIENTS_PYTHON at configuration time names a Python that has them
+installed; -DTESSERA_PYTHON=PYTHON at configuration time names a Python that has them
 """
 import asyncio
 import json
