@@ -32,7 +32,8 @@ BIN = str(pathlib.Path(sys.executable).parent)
 
 
 def tessera(*arguments, code=0, **more):
-    environment = dict(os.environ, PATH=BIN + ":" + os.environ["PATH"], TESSERA_TVM_FFI=sys.prefix)
+    environment = dict(os.environ, PATH=BIN + ":" + os.environ["PATH"])
+    environment.setdefault("TESSERA_TVM_FFI", sys.prefix)
     done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=500, env=environment, **more)
     assert done.returncode == code, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     return done
