@@ -1,27 +1,14 @@
-// Read bandwidth and FMA rate, measured with Highway at the machine's best target.
+// FMA rate, measured with Highway at the machine's best target.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "bench/kernels/ceilings.cc"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "bench/kernels/bandwidth.h"
+#include "bench/kernels/ceilings.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tessera::bench::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-uint64_t Sum(const uint64_t* p, int64_t count) {
-  const hn::ScalableTag<uint64_t> d;
-  const int64_t n = hn::Lanes(d);
-  auto a = hn::Zero(d), b = a, c = a, e = a;
-  for (int64_t i = 0; i < count; i += 4 * n) {
-    a = hn::Xor(a, hn::Load(d, p + i));
-    b = hn::Xor(b, hn::Load(d, p + i + n));
-    c = hn::Xor(c, hn::Load(d, p + i + 2 * n));
-    e = hn::Xor(e, hn::Load(d, p + i + 3 * n));
-  }
-  return hn::GetLane(hn::Xor(hn::Xor(a, b), hn::Xor(c, e)));
-}
 
 // 10 independent chains: as many as latency times ports needs. Returns the number of scalar multiply-adds.
 int64_t Fma(int64_t rounds, float* sink) {
@@ -43,44 +30,12 @@ int64_t Fma(int64_t rounds, float* sink) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 
-#include "core/error.h"
-
 namespace tessera::bench {
 
-HWY_EXPORT(Sum);
 HWY_EXPORT(Fma);
-
-double read_bandwidth(ThreadPool& pool, int64_t bytes, int repeats) {
-  constexpr int64_t kChunk = int64_t{1} << 20;
-  bytes = std::max(bytes / kChunk, int64_t{1}) * kChunk;
-  void* map = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (map == MAP_FAILED) fail(ErrorCode::kOutOfMemory, "no memory for a {} byte buffer", bytes);
-  madvise(map, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-  uint64_t* words = static_cast<uint64_t*>(map);
-  pool.parallel_for(bytes / kChunk, 1, [&](int64_t begin, int64_t end, int) {
-    std::fill(words + begin * kChunk / 8, words + end * kChunk / 8, uint64_t{1});
-  });
-  std::atomic<uint64_t> sink{0};
-  double best = 0;
-  // In pieces of a few milliseconds, so that the best one was not interrupted.
-  const int64_t piece = std::min<int64_t>(bytes / kChunk, 64);
-  for (int r = 0; r < repeats; ++r) {
-    for (int64_t first = 0; first + piece <= bytes / kChunk; first += piece) {
-      double start = seconds_now();
-      pool.parallel_for(piece, 1, [&](int64_t begin, int64_t end, int) {
-        sink ^= HWY_DYNAMIC_DISPATCH(Sum)(words + (first + begin) * kChunk / 8, (end - begin) * kChunk / 8);
-      });
-      best = std::max(best, static_cast<double>(piece * kChunk) / (seconds_now() - start));
-    }
-  }
-  munmap(map, static_cast<size_t>(bytes));
-  return best;
-}
 
 double fma_rate(ThreadPool& pool, int repeats) {
   double best = 0;

@@ -12,8 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/kernels/bandwidth.h"
+#include "bench/kernels/ceilings.h"
 #include "core/error.h"
+#include "engine/bandwidth.h"
 #include "kernels/table.h"
 
 namespace tessera::bench {
@@ -57,7 +58,7 @@ struct Bench {
   std::mt19937 random{1};
 
   Bench(CpuIsa isa, std::string f, int threads) : pool(threads), kernels(Kernels::builtin(isa)), filter(std::move(f)) {
-    read = read_bandwidth(pool, int64_t{1} << 30, 7), fma = fma_rate(pool, 7);
+    read = measure_host_bandwidth(pool).best, fma = fma_rate(pool, 7);
     fmt::print("{} threads, read {:.1f} GB/s, FMA {:.0f} GFLOP/s\n\n", pool.size(), read / 1e9, 2 * fma / 1e9);
     fmt::print("{:<34} {:<24} {:>10} {:>8} {:>6} {:>9} {:>6}\n", "case", "kernel", "ms", "GB/s", "%read", "GFLOP/s",
                "%FMA");
@@ -146,7 +147,7 @@ struct Bench {
         }
         if (l == 0 && repeat == 0)
           for (int64_t i = 0; i < tokens * kA; ++i) used[static_cast<size_t>(indices.i32()[i])] = 1;
-        args.push_back({x, indices, mix, up, {}, down, {}, MoeActivation::kSwigluOai, 7.0f, out});
+        args.push_back({.x = x, .indices = indices, .weights = mix, .gate_up = up, .down = down, .out = out});
       }
     }
     int64_t experts = std::count(used.begin(), used.end(), 1);

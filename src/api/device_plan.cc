@@ -288,7 +288,8 @@ void measure_rates(DevicePlan& plan, DeviceContext* context, const std::string& 
   ReadRates& rates = plan.rates;
   if (context != nullptr && !cpu) rates.device = measure_device_bandwidth(*context);
   if (rates.device == 0) rates.device = h100.gigabytes_per_s * 1e9;
-  if (cpu || elsewhere > 0) rates.host = measure_host_bandwidth(pool, std::clamp(elsewhere, kLeast, kMost));
+  if (cpu || elsewhere > 0)
+    rates.host = measure_host_bandwidth(pool, cpu ? kMost : std::clamp(elsewhere, kLeast, kMost)).median;
   if (cpu) rates.device = rates.host;
   if (bytes_in(plan.map, plan.demand, Place::kDisk) > 0) {
     const std::string file = first_weights(folder);

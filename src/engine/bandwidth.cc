@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <vector>
 
 #include "core/arena.h"
 #include "core/error.h"
@@ -28,25 +31,43 @@ uint64_t sum(const uint64_t* words, int64_t count) {
 
 }  // namespace
 
-double measure_host_bandwidth(ThreadPool& pool, int64_t bytes) {
-  constexpr int64_t kPiece = int64_t{1} << 20;
-  constexpr int kPasses = 4;
-  const int64_t pieces = std::max<int64_t>(bytes / kPiece, 1), words = kPiece / 8;
-  Arena arena(pieces * kPiece);
-  auto* data = static_cast<uint64_t*>(arena.allocate(pieces * kPiece));
-  pool.parallel_for(pieces, 1, [&](int64_t begin, int64_t end, int) {
-    std::fill(data + begin * words, data + end * words, uint64_t{1});
+HostBandwidth measure_host_bandwidth(ThreadPool& pool, int64_t bytes) {
+  constexpr int64_t kPiece = int64_t{256} << 10, kWords = kPiece / 8, kLine = 64;
+  constexpr int64_t kLeastPieces = 64;
+  constexpr double kTouchSeconds = 0.05, kReadSeconds = 0.15;
+  constexpr size_t kLeastPasses = 3, kMostPasses = 15;
+  const int64_t most = std::max<int64_t>(bytes / kPiece, 1);
+  Arena arena(most * kPiece);
+  auto* data = static_cast<uint64_t*>(arena.allocate(most * kPiece));
+  // Pages cost far more than reading them: no more than there is time for.
+  const double begun = now();
+  std::atomic<int64_t> pieces{most};
+  pool.parallel_for(most, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i >= kLeastPieces && now() - begun > kTouchSeconds) {
+        for (int64_t first = pieces; i < first && !pieces.compare_exchange_weak(first, i);) {
+        }
+        return;
+      }
+      std::fill_n(data + i * kWords, kWords, uint64_t{1});
+    }
   });
   std::atomic<uint64_t> sink{0};
-  double best = 0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const double start = now();
+  std::vector<double> rates;
+  for (const double start = now(); rates.size() < kMostPasses;) {
+    if (rates.size() >= kLeastPasses && now() - start > kReadSeconds) break;
     pool.parallel_for(pieces, 1, [&](int64_t begin, int64_t end, int) {
-      sink.fetch_xor(sum(data + begin * words, (end - begin) * words), std::memory_order_relaxed);
+      const char* line = reinterpret_cast<const char*>(data);
+      for (int64_t at = begin * kPiece; at < end * kPiece; at += kLine) hwy::FlushCacheline(line + at);
     });
-    best = std::max(best, static_cast<double>(pieces * kPiece) / (now() - start));
+    const double pass = now();
+    pool.parallel_for(pieces, 1, [&](int64_t begin, int64_t end, int) {
+      sink.fetch_xor(sum(data + begin * kWords, (end - begin) * kWords), std::memory_order_relaxed);
+    });
+    rates.push_back(static_cast<double>(pieces * kPiece) / (now() - pass));
   }
-  return best;
+  std::sort(rates.begin(), rates.end());
+  return {.median = rates[rates.size() / 2], .best = rates.back(), .bytes = pieces * kPiece};
 }
 
 double measure_device_bandwidth(DeviceContext& context) {
