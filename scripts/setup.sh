@@ -9,7 +9,11 @@ cd "$(dirname "$0")/.."
 packages=(g++ cmake ninja-build pkg-config libfmt-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libpcre2-dev
   libutf8proc-dev libcurl4-openssl-dev libssl-dev libhwy-dev libcli11-dev libedit-dev libgtest-dev libgmock-dev
   libboost-dev prometheus-cpp-dev libopenmpi-dev)
-[ "${1:-build}" = test ] && packages+=(clang-format-14 python3 python3-venv openmpi-bin)
+options=(-DTESSERA_WERROR=ON)
+if [ "${1:-build}" = test ]; then
+  packages+=(clang-format-14 python3 python3-venv openmpi-bin libbenchmark-dev)
+  options+=(-DTESSERA_BENCH=ON)
+fi
 
 missing=()
 if command -v dpkg-query >/dev/null; then
@@ -37,19 +41,23 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # Python packages that tests compare with. Without them those tests are skipped, and the rest runs.
-configure=(cmake --preset release -DTESSERA_WERROR=ON)
-if [ "${1:-build}" = test ] && ! cmp -s tests/requirements.txt build/python/requirements.txt; then
-  rm -rf build/python
-  if python3 -m venv build/python && build/python/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt >&2; then
-    "${configure[@]}" -DTESSERA_PYTHON="$PWD/build/python/bin/python3" >&2
-    cp tests/requirements.txt build/python/
-  else
-    echo "setup: no Python packages (tests/requirements.txt): the tests that need them are skipped" >&2
+if [ "${1:-build}" = test ]; then
+  if ! cmp -s tests/requirements.txt build/python/requirements.txt; then
     rm -rf build/python
+    if python3 -m venv build/python && build/python/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt >&2; then
+      cp tests/requirements.txt build/python/
+    else
+      echo "setup: no Python packages (tests/requirements.txt): the tests that need them are skipped" >&2
+      rm -rf build/python
+    fi
   fi
+  [ ! -d build/python ] || options+=(-DTESSERA_PYTHON="$PWD/build/python/bin/python3")
 fi
 
 # Warnings are errors here, where the compiler is known; a plain `cmake --preset release` leaves them warnings.
-if [ ! -f build/release/build.ninja ] || ! grep -q '^TESSERA_WERROR:.*=ON$' build/release/CMakeCache.txt; then
-  "${configure[@]}" >&2
-fi
+configured() {
+  [ -f build/release/build.ninja ] || return
+  local option
+  for option in "${options[@]}"; do grep -qx "${option#-D}" <(sed 's/:[A-Z]*=/=/' build/release/CMakeCache.txt) || return; done
+}
+configured || cmake --preset release "${options[@]}" >&2

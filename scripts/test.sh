@@ -66,11 +66,11 @@ sanitized() {
   ctest_in "$preset" -L "^($(IFS='|'; echo "${programs[*]}"))\$"
 }
 
-# The GPU code's object files; the tests that need a GPU are not built.
+# The object files of the GPU code and of its benchmarks; the tests that need a GPU are not built.
 gpu_objects() {
-  cmake --preset cuda -DTESSERA_TESTS=OFF >/dev/null || return
+  cmake --preset cuda -DTESSERA_TESTS=OFF -DTESSERA_BENCH=ON >/dev/null || return
   local objects
-  mapfile -t objects < <(ninja -C build/cuda -t targets all | sed -n 's/^\(.*tessera_cuda[a-z_]*\.dir.*\.o\): .*/\1/p')
+  mapfile -t objects < <(ninja -C build/cuda -t targets all | sed -nE 's/^(.*tessera_cuda[a-z_]*\.dir.*\.o|bench\/.*\.cu\.o): .*/\1/p')
   [ ${#objects[@]} -gt 0 ] && ninja -C build/cuda --quiet "${objects[@]}"
 }
 
@@ -79,7 +79,7 @@ check "packages and configuration" scripts/setup.sh test || finish
 check "format" tools/format.sh --check
 check "floors" tools/check_floors.py
 check "file lengths" file_lengths
-check "release: build, warnings are errors" ninja -C build/release --quiet || finish
+check "release: build with benchmarks, warnings are errors" ninja -C build/release --quiet || finish
 ctest_in release
 if command -v nvcc >/dev/null; then
   check "cuda: compile" gpu_objects

@@ -16,11 +16,11 @@ void one(cudaStream_t stream, const Tensor& weights, const Tensor& x, const Tens
       cuda::SmallArgs a{x.data, weights.as<uint16_t>() + i % copies * n * k, {}, {out.data, DType::kBF16}, 1, static_cast<int>(n), static_cast<int>(k)};
       dim3 grid(cuda::ceil_div(n, 16 * kRowWarps)), block(32 * kRowWarps * kColumnWarps);
       if (plain) {
-        kernel<<<grid, block, 0, stream>>>(a);
+        kernel<<<grid, block, 0, stream>>>(a, cuda::PeerView{});
       } else {
         Stream s;
         s.native = stream;
-        cuda::launch("linear", kernel, grid, block, 0, s, a);
+        cuda::launch("linear", kernel, grid, block, 0, s, a, cuda::PeerView{});
       }
     });
   std::printf("[%lld, %lld] rows %d x K %d warps, depth %d%s: %6.2f us %4.1f %%   plain launch %6.2f us\n", (long long)n, (long long)k,

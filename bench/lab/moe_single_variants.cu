@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(32 * kRowWarps* kColumnWarps) gate_up_variant(
   }
 }
 
+constexpr int kExperts = 128;
+
 struct Lab {
   Seeds seeds{3};
   Pool pool{seeds};
@@ -84,29 +86,31 @@ struct Lab {
   template <int R, int C, int D, bool T>
   void up_variant() {
     std::function<std::tuple<GroupedArgs, int>(int)> args = [&](int i) {
-      return std::tuple{GroupedArgs{indices[i % 16].i32(), 4, 4, up.as<uint8_t>(), 45, x.as<bf16>(), {bias.data, DType::kBF16}, 7.0f, h.data}, 90};
+      return std::tuple{GroupedArgs{.indices = indices[i % 16].i32(), .pairs = 4, .active = 4, .experts = kExperts, .atoms = up.as<uint8_t>(), .k_atoms = 45, .x = x.as<bf16>(),
+                                    .bias = {bias.data, DType::kBF16}, .limit = 7.0f, .out = h.data}, 90};
     };
     time(fmt::format("gate_up {} rows x K/{} depth {}{}", 16 * R, C, D, T ? " touch" : ""), 4.0 * atoms_bytes(1, 5760, 2880), gate_up_variant<R, C, D, T>,
          dim3(360 / R, 4), dim3(32 * R * C), args);
   }
   template <int S, int D>
   void down_variant() {
-    std::function<std::tuple<SingleDownArgs>(int)> args = [&](int i) {
-      return std::tuple{SingleDownArgs{indices[i % 16].i32(), weights.f32(), down.as<uint8_t>(), 45, 45, h.as<bf16>(), {bias.data, DType::kBF16}, out.as<bf16>()}};
+    std::function<std::tuple<SingleDownArgs, PeerView>(int)> args = [&](int i) {
+      return std::tuple{SingleDownArgs{.indices = indices[i % 16].i32(), .experts = kExperts, .weights = weights.f32(), .atoms = down.as<uint8_t>(), .strips = 45, .k_atoms = 45,
+                                       .x = h.as<bf16>(), .bias = {bias.data, DType::kBF16}, .out = out.as<bf16>()},
+                        PeerView{}};
     };
-    time(fmt::format("down 16 rows x 4 experts x K/{} depth {}", S, D), 4.0 * atoms_bytes(1, 2880, 2880), moe_down_single<S, D>, dim3(180), dim3(128 * S), args);
+    time(fmt::format("down 16 rows x 4 experts x K/{} depth {}", S, D), 4.0 * atoms_bytes(1, 2880, 2880), moe_down_single<S, D, false>, dim3(180), dim3(128 * S), args);
   }
 
   void run() {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
     ceiling = read_bandwidth(stream);
-    int64_t experts = 128;
-    up = pool.raw(DType::kU8, {atoms_bytes(experts, 5760, 2880)});
-    down = pool.raw(DType::kU8, {atoms_bytes(experts, 2880, 2880)});
+    up = pool.raw(DType::kU8, {atoms_bytes(kExperts, 5760, 2880)});
+    down = pool.raw(DType::kU8, {atoms_bytes(kExperts, 2880, 2880)});
     fill_atoms_kernel<<<4096, 256>>>(up.as<uint8_t>(), up.numel(), 5);
     fill_atoms_kernel<<<4096, 256>>>(down.as<uint8_t>(), down.numel(), 6);
     x = pool.normal(DType::kBF16, {2880}, 1.0f), h = pool.normal(DType::kBF16, {4, 2880}, 1.0f), out = pool.raw(DType::kBF16, {2880});
-    bias = pool.normal(DType::kBF16, {experts * 5760}, 0.1f), weights = pool.normal(DType::kF32, {4}, 0.5f);
+    bias = pool.normal(DType::kBF16, {int64_t{kExperts} * 5760}, 0.1f), weights = pool.normal(DType::kF32, {4}, 0.5f);
     std::vector<int32_t> order(128);
     std::iota(order.begin(), order.end(), 0);
     for (int i = 127; i > 0; --i) std::swap(order[i], order[seeds.below(i + 1)]);
