@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <vector>
@@ -173,21 +174,28 @@ double disk_read(const SafetensorsSet& set) {
   return best;
 }
 
-void forget(const SafetensorsSet& set) {
+// The checkpoint's files, and what earlier loads made of this or another one.
+void forget(const SafetensorsSet& set, const std::string& arranged) {
   for (const SafetensorsFile& file : set.files()) forget_pages(file.path());
+  std::error_code none;
+  if (arranged.empty()) return;
+  for (const auto& entry : std::filesystem::directory_iterator(arranged, none))
+    if (entry.path().extension() == ".arranged") forget_pages(entry.path().string());
 }
 
-// Reads a byte of every page of the tensors.
-void touch(const SafetensorsSet& set, ThreadPool& pool) {
+// Reads a byte of every page that the weights lie in.
+void touch(const WeightPlan& plan, ThreadPool& pool) {
   constexpr int64_t kPage = 4096, kPart = int64_t{1} << 24;
-  for (const SafetensorsFile& file : set.files()) {
-    for (const TensorInfo& info : file.tensors()) {
-      const Tensor t = file.view(info);
-      parallel_tasks(pool, (t.bytes() + kPart - 1) / kPart, [&](int64_t part) {
-        const volatile char* bytes = t.as<char>();
-        for (int64_t at = part * kPart; at < std::min(t.bytes(), (part + 1) * kPart); at += kPage) (void)bytes[at];
-      });
-    }
+  auto touch_one = [&](const Tensor& t) {
+    if (!t.defined()) return;
+    parallel_tasks(pool, (t.bytes() + kPart - 1) / kPart, [&](int64_t part) {
+      const volatile char* bytes = t.as<char>();
+      for (int64_t at = part * kPart; at < std::min(t.bytes(), (part + 1) * kPart); at += kPage) (void)bytes[at];
+    });
+  };
+  for (const WeightRow& row : plan.rows()) {
+    if (row.tensor != nullptr) touch_one(*row.tensor);
+    if (row.weight != nullptr) touch_one(row.weight->values), touch_one(row.weight->scales);
   }
 }
 
@@ -202,10 +210,10 @@ LoadSpeed measure_load(const std::string& model, const LoadOptions& options, con
     const Checkpoint checkpoint = Checkpoint::open(folder);
     if (bench.cold) {
       speed.disk_seconds = disk_read(checkpoint.tensors());
-      forget(checkpoint.tensors());
+      forget(checkpoint.tensors(), options.arranged_cache);
     }
     speed.bare_seconds = bare_copy(checkpoint.tensors(), *context, pool);
-    if (bench.cold) forget(checkpoint.tensors());
+    if (bench.cold) forget(checkpoint.tensors(), options.arranged_cache);
   }
   Watch watch(*context);
   const auto start = Clock::now();
@@ -215,7 +223,8 @@ LoadSpeed measure_load(const std::string& model, const LoadOptions& options, con
   WeightPlan plan;
   loaded->declare(plan);
   const bool cuda = context->device().type == DeviceType::kCuda;
-  const LoadSettings settings{.dtype = dtype, .dequantize = options.dequantize, .deferred = cuda};
+  const LoadSettings settings{
+      .dtype = dtype, .dequantize = options.dequantize, .deferred = cuda, .arranged_cache = options.arranged_cache};
   for (const LoadedRow& row : checkpoint.load(plan, settings, pool)) speed.bytes += row.file_bytes;
   Arena weights;
   if (cuda) {
@@ -233,7 +242,7 @@ LoadSpeed measure_load(const std::string& model, const LoadOptions& options, con
   }
   speed.load_seconds = seconds_since(start);
   if (!context->asynchronous()) {
-    touch(checkpoint.tensors(), pool);
+    touch(plan, pool);
     speed.touch_seconds = seconds_since(start);
   }
   watch.stop();

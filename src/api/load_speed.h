@@ -14,7 +14,7 @@ struct LoadSpeed {
   double bare_seconds = 0;    // a GPU: files -> pinned memory -> device; a CPU: files -> memory
   double disk_seconds = 0;    // of cold files: the fastest plain read found, past the page cache, keeping nothing
   double load_seconds = 0;    // until the weights lie where they are used, in the form that kernels read
-  double touch_seconds = 0;   // a CPU: until every mapped byte was read once, load_seconds included
+  double touch_seconds = 0;   // a CPU: until every page of the weights was read once, load_seconds included
   int64_t device_bytes = 0;   // taken for good; 0 on a CPU
   int64_t device_peak = 0;    // at most, meanwhile
   int64_t staging_bytes = 0;  // of the device, that lanes took meanwhile
@@ -28,8 +28,8 @@ struct LoadBench {
   bool cold = false;        // before each copy and load the system forgets the files
 };
 
-// Copies and loads once each; neither keeps anything. Uses the device, dtype, dequantize, dense and threads of the
-// options. Throws what Llm::load throws.
+// Copies and loads once each; neither keeps anything but what the load writes into `arranged_cache`. Uses the device,
+// dtype, dequantize, dense, arranged_cache and threads of the options. Throws what Llm::load throws.
 LoadSpeed measure_load(const std::string& model, const LoadOptions& options, const LoadBench& bench);
 
 }  // namespace tessera
