@@ -156,9 +156,8 @@ TEST(RanksBytes, AddUpToTheCheckpoint) {
           if (split == Split::kKvHeads && tp > 1) {
             EXPECT_GE(once[row], bytes * mesh.replicas()) << row;
           } else {
-            const int copies = split == Split::kReplicated ? mesh.ranks()
-                               : split == Split::kExperts  ? 1
-                                                           : mesh.replicas();
+            const bool once_only = split == Split::kExperts || split == Split::kVocabulary;
+            const int copies = split == Split::kReplicated ? mesh.ranks() : once_only ? 1 : mesh.replicas();
             EXPECT_EQ(once[row], bytes * copies) << name << " " << row << " tp " << tp << " ep " << ep;
           }
         }

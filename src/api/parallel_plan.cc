@@ -123,38 +123,35 @@ RankAccount account_of(const Checkpoint& checkpoint, const WeightPlan& plan, con
   return out;
 }
 
-// Bytes that a rank sends for one row to be sampled on GPUs: a best token and a sum of weights of each 4096 columns.
-double told_to_choose(const ModelInfo& info, const Mesh& mesh) {
-  const double segments = std::ceil(static_cast<double>(info.vocab_size) / mesh.tensor / 4096);
-  return 16 * segments * (mesh.tensor - 1);
+TokenTraffic traffic_of(const PlanRequest& request, const ModelInfo& info, int64_t experts, bool on_gpus) {
+  return token_traffic(request.mesh, {.row_bytes = static_cast<double>(info.hidden_size * dtype_size(request.dtype)),
+                                      .experts = experts,
+                                      .active = info.experts_per_token,
+                                      .vocabulary = info.vocab_size,
+                                      .dispatch = on_gpus ? request.mesh.split_tokens : request.dispatch,
+                                      .gpus = on_gpus});
 }
 
-Json communication(const PlanRequest& request, const ModelInfo& info, bool experts) {
+Json communication(const PlanRequest& request, const ModelInfo& info, int64_t experts) {
   const Mesh& mesh = request.mesh;
-  const bool dispatch = request.dispatch;
-  const int64_t hidden = info.hidden_size, layers = info.num_hidden_layers, active = info.experts_per_token;
-  const int r = mesh.ranks(), t = mesh.tensor;
-  const double row = static_cast<double>(hidden) * 2;  // bf16
-  auto sum_bytes = [&](int over) { return over > 1 ? 2.0 * (over - 1) / over * row : 0.0; };
-  const int sharing = mesh.split_tokens ? t : r;  // ranks that hold the same tokens
-  // Of A experts, how many other groups: each is sent to once, whatever it owns of them.
-  const double groups = experts_reached(mesh.expert, 1, static_cast<double>(active));
-  const double away = groups * (mesh.expert > 1 ? (mesh.expert - 1.0) / mesh.expert : 0.0) * mesh.inner();
-  const double expert_bytes = !experts   ? sum_bytes(t)
-                              : dispatch ? 2 * away * row / r + (sharing - 1.0) / sharing * row
-                                         : sum_bytes(r);
-  const double attention_bytes = sum_bytes(t);
-  const double logits = t > 1 ? static_cast<double>(info.vocab_size) / t * 4 * (t - 1) : 0;
-  const double greedy = request.on_gpus ? told_to_choose(info, mesh) : 8.0 * (t - 1);
-  return {{"attention", {{"kind", t > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", attention_bytes}}},
+  const TokenTraffic t = traffic_of(request, info, experts, request.on_gpus);
+  const double of_experts = t.experts + t.routing + t.shared;
+  const bool dispatch = request.dispatch && experts > 0;
+  return {{"attention",
+           {{"kind", mesh.tensor > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", t.attention}}},
           {"experts",
-           {{"kind", r == 1                ? "none"
-                     : dispatch && experts ? "dispatch"
-                                           : "all-reduce"},
-            {"bytes_sent_a_token_a_layer", expert_bytes}}},
-          {"logits", {{"bytes_sent_a_row", logits}, {"greedy_bytes_sent_a_row", greedy}}},
-          {"bytes_sent_a_token", static_cast<double>(layers) * (attention_bytes + expert_bytes)},
-          {"collectives_a_step", layers * ((t > 1) + (r > 1)) + (t > 1)}};
+           {{"kind", mesh.ranks() == 1 ? "none"
+                     : dispatch        ? "dispatch"
+                                       : "all-reduce"},
+            {"bytes_sent_a_token_a_layer", of_experts},
+            {"rows", t.experts},
+            {"routing", t.routing},
+            {"shared", t.shared}}},
+          {"logits", {{"hidden_bytes_sent_a_row", t.rows},
+                      {"bytes_sent_a_row", t.logits},
+                      {"greedy_bytes_sent_a_row", t.greedy}}},
+          {"bytes_sent_a_token", static_cast<double>(info.num_hidden_layers) * (t.attention + of_experts)},
+          {"collectives_a_step", info.num_hidden_layers * t.layer_collectives + t.logit_collectives}};
 }
 
 // Bytes that a rank reads of the cache for one token with so many before it.
@@ -177,15 +174,25 @@ StepSeconds predict(const Checkpoint& checkpoint, const WeightPlan& plan, const 
   for (int rank = 0; rank < mesh.ranks(); ++rank)
     reads =
         std::max(reads, account_of(checkpoint, plan, request, rank, info.experts_per_token, sequences).read_a_token);
-  const int sums = (mesh.tensor > 1) + (mesh.ranks() > 1);
-  return predict_step(h100_figures(), link, mesh.ranks(),
-                      {.layers = info.num_hidden_layers,
-                       .tokens = sequences,
-                       .weight_bytes = reads,
-                       .cache_bytes = sequences > 1 ? sequences * cache_read(model.cache(), request, kContext) : 0,
-                       .sums = static_cast<double>(info.num_hidden_layers * sums),
-                       .sum_bytes = sequences * static_cast<double>(info.hidden_size) * 2,
-                       .gathered_bytes = sequences * told_to_choose(info, mesh)});
+  const int64_t experts = mesh_demand(plan).experts;
+  const TokenTraffic sent = traffic_of(request, info, experts, true);
+  const int groups = mesh.split_tokens ? mesh.replicas() : 1;
+  const double row = static_cast<double>(info.hidden_size * dtype_size(request.dtype));
+  StepDemand demand{
+      .layers = info.num_hidden_layers,
+      .tokens = sequences,
+      .groups = groups,
+      .weight_bytes = reads,
+      .cache_bytes = sequences > 1 ? sequences / groups * cache_read(model.cache(), request, kContext) : 0,
+      .dispatch = mesh.split_tokens && experts > 0,
+      .dispatched_bytes = sequences * (sent.experts + sent.routing),
+      .gathers = sent.logit_collectives,
+      .gathered_bytes = sequences * (sent.rows + sent.greedy)};
+  const double own = std::max(1.0, sequences / groups) * row;
+  if (mesh.tensor > 1) demand.sums.push_back({mesh.tensor, own});
+  const int summing = experts > 0 ? mesh.ranks() : mesh.tensor;
+  if (!demand.dispatch && summing > 1) demand.sums.push_back({summing, own});
+  return predict_step(h100_figures(), link, mesh.ranks(), demand);
 }
 
 }  // namespace
@@ -199,25 +206,29 @@ Json scaling_table(const Checkpoint& checkpoint, Model& model, const PlanRequest
   Json rows = Json::array();
   for (int gpus : {1, 2, 4, 8, 16, 64}) {
     for (int ranks = 1; ranks <= gpus; ranks *= 2) {
-      for (int expert : {1, ranks}) {
+      // Tensors, experts too, experts with attention on each rank's own sequences.
+      for (const Mesh& split : {Mesh{.tensor = ranks}, Mesh{.tensor = ranks, .expert = ranks},
+                                Mesh{.expert = ranks, .split_tokens = true}}) {
         PlanRequest r = request;
-        r.mesh.tensor = ranks, r.mesh.expert = expert;
-        if (!why_impossible(r.mesh, mesh_demand(plan)).empty()) continue;
-        if (account_of(checkpoint, plan, r, 0, model.info().experts_per_token, 1).weights > kMemory) continue;
+        r.mesh.tensor = split.tensor, r.mesh.expert = split.expert, r.mesh.split_tokens = split.split_tokens;
         const LinkFigures& link = link_figures()[ranks <= kHost ? 1 : 2];
+        if (!why_impossible(r.mesh, mesh_demand(plan)).empty()) continue;
+        if (r.mesh.split_tokens && link.dispatch_us == 0) continue;
+        if (account_of(checkpoint, plan, r, 0, model.info().experts_per_token, 1).weights > kMemory) continue;
         const int replicas = gpus / ranks;
         const StepSeconds alone = predict(checkpoint, plan, r, model, link, 1);
         const double batch = kSequencesAGpu * ranks;
         const StepSeconds full = predict(checkpoint, plan, r, model, link, batch);
         rows.push_back({{"gpus", gpus},
-                        {"tp", ranks},
-                        {"ep", expert},
+                        {"tp", r.mesh.tensor},
+                        {"ep", r.mesh.expert},
+                        {"attention", r.mesh.split_tokens ? "dp" : "tp"},
                         {"replicas", replicas},
                         {"link", ranks == 1 ? "none" : link.name},
                         {"ms_a_token_alone", alone.total() * 1e3},
                         {"sequences", static_cast<int64_t>(batch) * replicas},
                         {"tokens_per_second", replicas * batch / full.total()}});
-        if (ranks == 1) break;  // expert 1 twice
+        if (ranks == 1) break;  // all the same
       }
     }
   }
@@ -252,12 +263,14 @@ Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest
   Json out{{"architecture", info.architecture},
            {"tp", mesh.tensor},
            {"ep", mesh.expert},
+           {"attention", mesh.split_tokens ? "dp" : "tp"},
            {"ranks", ranks},
            {"inner_unit", mesh.unit},
            {"recipe", recipe(plan, mesh)},
-           {"communication", communication(request, info, demand.experts > 0)}};
+           {"communication", communication(request, info, demand.experts)}};
   Json predictions = Json::array();
   for (const LinkFigures& link : link_figures()) {
+    if (mesh.split_tokens && link.dispatch_us == 0) continue;
     for (double batch : {1.0, 128.0}) {
       const StepSeconds s = predict(checkpoint, plan, request, model, link, batch);
       predictions.push_back({{"device", h100_figures().name},

@@ -57,8 +57,9 @@ std::string layer_range(const Json& layers) {
 }
 
 std::string as_text(const Json& plan) {
-  std::string text = fmt::format("{} over {} ranks: --tp {} --ep {}\n", plan["architecture"].get<std::string>(),
-                                 plan["ranks"].size(), plan["tp"].dump(), plan["ep"].dump());
+  std::string text = fmt::format("{} over {} ranks: --tp {} --ep {}{}\n", plan["architecture"].get<std::string>(),
+                                 plan["ranks"].size(), plan["tp"].dump(), plan["ep"].dump(),
+                                 plan["attention"] == "dp" ? " --attention dp" : "");
   for (const Json& group : plan["recipe"]) {
     text += layer_range(group["layers"]) + "\n";
     for (const Json& row : group["rows"]) {
@@ -84,11 +85,13 @@ std::string as_text(const Json& plan) {
   text += fmt::format(
       "communication of a rank: {} sent for a token, {} collectives a step\n  attention {}: {} a layer; experts {}: {} "
       "a "
-      "layer; logits: {} a row, {} when greedy\n",
+      "layer; logits: {} a row, {} when greedy{}\n",
       bytes(c["bytes_sent_a_token"]), c["collectives_a_step"].dump(), c["attention"]["kind"].get<std::string>(),
       bytes(c["attention"]["bytes_sent_a_token_a_layer"]), c["experts"]["kind"].get<std::string>(),
       bytes(c["experts"]["bytes_sent_a_token_a_layer"]), bytes(c["logits"]["bytes_sent_a_row"]),
-      bytes(c["logits"]["greedy_bytes_sent_a_row"]));
+      bytes(c["logits"]["greedy_bytes_sent_a_row"]),
+      plan["attention"] == "dp" ? ", after " + bytes(c["logits"]["hidden_bytes_sent_a_row"]) + " of hidden state" : "");
+  if (plan["attention"] == "dp") text += "  (of all groups' tokens, the mean over ranks)\n";
   text += fmt::format("predicted on {}s\n", plan["prediction"][0]["device"].get<std::string>());
   for (const Json& p : plan["prediction"])
     text += fmt::format("  {:<18}{:>4} sequences: {:.2f} ms a step, {:.2f} of them communication; {:.0f} tokens/s\n",
@@ -112,8 +115,8 @@ std::string scaling_text(const Json& rows) {
     };
     auto shown = [](const std::string& value, bool bold) { return bold ? "**" + value + "**" : value; };
     text += fmt::format(
-        "| {} | `--tp {} --ep {}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(), row["ep"].dump(),
-        row["replicas"].dump(), row["link"].get<std::string>(),
+        "| {} | `--tp {} --ep {}{}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(), row["ep"].dump(),
+        row["attention"] == "dp" ? " --attention dp" : "", row["replicas"].dump(), row["link"].get<std::string>(),
         shown(fmt::format("{:.2f}", row["ms_a_token_alone"].get<double>()), best("ms_a_token_alone", true)),
         row["sequences"].get<int64_t>(),
         shown(fmt::format("{:.0f}", row["tokens_per_second"].get<double>()), best("tokens_per_second", false)));

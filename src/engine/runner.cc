@@ -535,9 +535,9 @@ void Runner::repeat_sampling(std::string_view rest) {
 }
 
 LogitColumns Runner::own_columns() const {
-  if (!links_ || links_->step.mesh.tensor == 1) return {};
+  if (!links_ || links_->step.mesh.ranks() == 1) return {};
   const StepRanks& ranks = links_->step;
-  return {.over = ranks.tensor,
+  return {.over = ranks.world,
           .first = vocabulary_share(vocab_size(), ranks.mesh, ranks.rank).begin,
           .width = vocabulary_share(vocab_size(), ranks.mesh, ranks.rank).count,
           .widest = vocabulary_share(vocab_size(), ranks.mesh, 0).count};

@@ -35,7 +35,7 @@ void spread_best(Step& step, const Tensor& own, int64_t first, int64_t count, co
       best[r * count + i] = {there ? logits[at] : 0.0f, there ? static_cast<int32_t>(first) + at : -1};
     }
   }
-  step.ranks->tensor->all_gather(mine, all, step.stream.native);
+  step.ranks->world->all_gather(mine, all, step.stream.native);
   std::fill_n(out.f32(), out.numel(), -std::numeric_limits<float>::infinity());
   const auto* gathered = all.as<Candidate>();
   for (int64_t i = 0; i < all.numel() / static_cast<int64_t>(sizeof(Candidate)); ++i)
@@ -53,7 +53,7 @@ Tensor own_logits(Step& step, int64_t rows, int64_t width, int64_t vocab_size) {
 
 void gather_logits(Step& step, const Tensor& own, int64_t vocab_size) {
   const StepRanks& ranks = *step.ranks;
-  const int64_t parts = ranks.mesh.tensor, rows = own.dim(0);
+  const int64_t parts = ranks.mesh.ranks(), rows = own.dim(0);
   const int64_t widest = vocabulary_share(vocab_size, ranks.mesh, 0).count;
   // The same room whatever this step asks for: it is measured once.
   step.logits = step.alloc(DType::kF32, {rows, vocab_size});
@@ -84,11 +84,11 @@ void join_logits(Step& step) {
   if (!step.measure) {
     Tensor sent = own;  // with what lies behind a narrower part, which is not read
     sent.shape = {rows * widest};
-    ranks.tensor->all_gather(sent, all, step.stream.native);
+    ranks.world->all_gather(sent, all, step.stream.native);
   }
   int64_t wide_parts = 0, narrow = widest;
-  for (int t = 0; t < ranks.mesh.tensor; ++t) {
-    const int64_t width = vocabulary_share(vocab_size, ranks.mesh, t).count;
+  for (int r = 0; r < ranks.mesh.ranks(); ++r) {
+    const int64_t width = vocabulary_share(vocab_size, ranks.mesh, r).count;
     wide_parts += width == widest;
     narrow = std::min(narrow, width);
   }

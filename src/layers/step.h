@@ -34,8 +34,8 @@ enum class ExpertExchange : uint8_t {
 struct StepRanks {
   Mesh mesh;
   int rank = 0;
-  Communicator* world = nullptr;     // all of them
-  Communicator* tensor = nullptr;    // the T that split attention, dense layers and logits
+  Communicator* world = nullptr;     // all of them, which split logits
+  Communicator* tensor = nullptr;    // the T that split attention and dense layers
   Communicator* replicas = nullptr;  // with mesh.split_tokens: those that hold the same part of attention, one a group
   ExpertExchange exchange = ExpertExchange::kAllReduce;
 };

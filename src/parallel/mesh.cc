@@ -46,7 +46,7 @@ std::string why_impossible(const Mesh& m, const MeshDemand& d) {
   if (m.ranks() % std::min(m.tensor, m.expert) != 0)
     return fmt::format("of --tp {} and --ep {} the larger must be a multiple of the smaller", m.tensor, m.expert);
   if (m.tensor > d.heads) return fmt::format("--tp {} is more than the {} query heads", m.tensor, d.heads);
-  if (m.tensor > d.vocabulary) return fmt::format("--tp {} is more than the {} tokens", m.tensor, d.vocabulary);
+  if (m.ranks() > d.vocabulary) return fmt::format("{} ranks are more than the {} tokens", m.ranks(), d.vocabulary);
   if (d.dense_inner > 0 && m.tensor > d.dense_inner)
     return fmt::format("--tp {} is more than the inner width of {}", m.tensor, d.dense_inner);
   if (m.expert > 1 && d.experts == 0) return fmt::format("--ep {}: this model has no experts", m.expert);

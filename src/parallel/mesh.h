@@ -1,5 +1,6 @@
-// Mesh: which ranks hold which share of a model. T ranks split attention, dense layers and the unembedding; E groups of
-// ranks hold the experts, contiguously, and the ranks of a group split each expert's inner width. Pure.
+// Mesh: which ranks hold which share of a model. T ranks split attention and dense layers; E groups of ranks hold the
+// experts, contiguously, and the ranks of a group split each expert's inner width; all of them split the unembedding.
+// Pure.
 #pragma once
 
 #include <cstdint>

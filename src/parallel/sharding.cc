@@ -103,8 +103,8 @@ Shape slice_shape(const WeightRow& row, const RowSlice& slice) {
 }
 
 Range vocabulary_share(int64_t vocabulary, const Mesh& mesh, int rank) {
-  const bool whole = vocabulary % kVocabularyUnit == 0 && vocabulary / kVocabularyUnit >= mesh.tensor;
-  return share(vocabulary, mesh.tensor, mesh.tensor_index(rank), whole ? kVocabularyUnit : 1);
+  const bool whole = vocabulary % kVocabularyUnit == 0 && vocabulary / kVocabularyUnit >= mesh.ranks();
+  return share(vocabulary, mesh.ranks(), rank, whole ? kVocabularyUnit : 1);
 }
 
 Range expert_share(int64_t experts, const Mesh& mesh, int rank) {

@@ -102,7 +102,8 @@ void expect_covered(const WeightRow& row, const Mesh& mesh) {
             ++holders[static_cast<size_t>((x * n + y) * k + z)];
   }
   const bool many = row.split == Split::kReplicated || row.split == Split::kKvHeads;
-  const int want = row.split == Split::kReplicated ? mesh.ranks() : row.split == Split::kExperts ? 1 : mesh.replicas();
+  const bool by_all = row.split == Split::kExperts || row.split == Split::kVocabulary;
+  const int want = row.split == Split::kReplicated ? mesh.ranks() : by_all ? 1 : mesh.replicas();
   for (int h : holders) {
     if (row.split == Split::kKvHeads) {
       EXPECT_GE(h, want);

@@ -22,7 +22,7 @@ enum class Split : uint8_t {
   kHeadCols,    // columns, by query heads (o): partial sums meet in an all-reduce
   kInnerRows,   // rows, by the dense inner width (gate, up)
   kInnerCols,   // columns, likewise (down): partial sums meet in an all-reduce
-  kVocabulary,  // rows (unembedding)
+  kVocabulary,  // rows, over all ranks (unembedding)
   kOnce,        // a bias that is added to partial sums: one rank of those that share the sum holds it
   kExperts,     // whole experts over the expert axis, and each expert's inner width, see ExpertInner
 };

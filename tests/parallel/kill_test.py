@@ -148,9 +148,12 @@ class Run:
             thread.start()
             self.clients.append(thread)
 
-    def lines(self):
+    def said(self):
         self.errors.seek(0)
-        said = [line.rstrip("\n") for line in self.errors]
+        return [line.rstrip("\n") for line in self.errors]
+
+    def lines(self):
+        said = self.said()
         mine = [line for line in said if line.startswith("tessera: ")]
         # mpirun ends all others itself once one is killed, and is quicker than they are.
         theirs = [re.sub(r".*noticed that process rank (\d+) .* on node \S+ exited on (signal \d+).*",
@@ -163,7 +166,8 @@ class Run:
         start = time.monotonic()
         while self.process.poll() is None:
             if time.monotonic() - start > seconds:
-                raise AssertionError(f"still there after {seconds} s: {self.lines()}")
+                left = {rank: pid for rank, pid in self.ranks.items() if alive(pid)}
+                raise AssertionError(f"still there after {seconds} s: ranks {left} of {self.ranks}: {self.lines()}")
             self.healths.append(self.health())
             time.sleep(0.02)
         self.took = time.monotonic() - start
@@ -206,7 +210,7 @@ class Check:
         self.clean(run)
         lines = run.lines()
         wanted = re.compile(rf"tessera: .*rank {rank} of {self.options.ranks}: .*({causes})")
-        assert lines, "nobody said why"
+        assert lines, f"nobody said why: {run.said()}"
         assert all(wanted.match(line) for line in lines), f"expected rank {rank} and one of {causes}: {lines}"
         if self.options.device == "cuda":  # mpirun shows what every rank says
             assert len(lines) == 1, f"more than one line: {lines}"
