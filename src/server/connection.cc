@@ -228,7 +228,6 @@ void Connection::admit() {
   request_.argument = match_.argument;
   const Route& route = *match_.route;
   auto turn_away = [&](int status, const char* why, const char* message) {
-    state.metrics.count_refused(why);
     HttpError error(status, message, {}, why);
     error.retry_after = 1;
     throw error;
@@ -285,7 +284,6 @@ void Connection::reserve_body() {
     throw HttpError(413, fmt::format("the body is larger than {} bytes", options.max_body_bytes));
   }
   if (shared_.bodies_bytes + length > options.max_bodies_bytes) {
-    shared_.state.metrics.count_refused("memory");
     HttpError error(429, "too many large requests at once; try again later", {}, "memory");
     error.retry_after = 1;
     throw error;
@@ -347,6 +345,7 @@ void Connection::dispatch() {
     } catch (const std::exception& e) {
       const HttpError error = to_http_error(e);
       if (error.status() >= 500) log::error("{} {}: {}", route->path, call->request.id, e.what());
+      if (error.retry_after > 0) call->state.metrics.count_refused(error.code());
       *job = std::make_unique<ReadyJob>(error_response(route->dialect, error));
     }
     asio::post(io, [weak, number, job] {
@@ -390,6 +389,7 @@ void Connection::pump() {
 }
 
 void Connection::refuse(const HttpError& error, const Headers& more) {
+  if (error.retry_after > 0) shared_.state.metrics.count_refused(error.code());
   HttpResponse response = error_response(match_.route ? match_.route->dialect : Dialect::kOpenAi, error);
   response.headers.insert(response.headers.end(), more.begin(), more.end());
   phase_ = Phase::kAnswering;

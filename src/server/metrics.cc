@@ -122,6 +122,13 @@ struct Metrics::Impl {
                                                          .Register(registry);
   prometheus::Gauge& connections =
       prometheus::BuildGauge().Name("tessera_http_connections").Help("Open connections.").Register(registry).Add({});
+
+  // The rate of a counter needs a value before its first event.
+  Impl() {
+    for (const char* reason : {"stop", "length", "cancelled", "error"}) ended.Add({{"reason", reason}});
+    for (const char* reason : {"queue_full", "requests", "memory", "connections", "loading", "draining"})
+      refused.Add({{"reason", reason}});
+  }
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -149,7 +156,7 @@ void Metrics::count_http(const char* route, int status) {
   impl_->http.Add({{"route", route}, {"status", std::to_string(status)}}).Increment();
 }
 
-void Metrics::count_refused(const char* why) {
+void Metrics::count_refused(const std::string& why) {
   impl_->refused.Add({{"reason", why}}).Increment();
 }
 

@@ -17,7 +17,7 @@ class Metrics final : public ServiceObserver {
   void on_next_token(double since_last) override;
   void on_end(const AnswerEnd& end) override;
   void count_http(const char* route, int status);
-  void count_refused(const char* why);  // queue, draining, loading, memory, connections
+  void count_refused(const std::string& why);  // the error's code; also "connections"
   void set_connections(int64_t open);
 
   // The text format; `service` may be null.

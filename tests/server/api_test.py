@@ -5,6 +5,7 @@ usage: api_test.py          (TESSERA_PROGRAM: the program; default build/release
 """
 import json
 import os
+import re
 import sys
 import unittest
 
@@ -418,12 +419,36 @@ class Small(unittest.TestCase):
 
     def test_health_and_metrics(self):
         self.assertEqual(server.ask("/health").json, {"status": "ok"})
+        server.ask("/v1/chat/completions", {**ASK, "max_completion_tokens": 1})
         text = server.ask("/metrics").body.decode()
         for name in ("requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
                      "inter_token_seconds_bucket", "request_seconds_bucket", "prompt_tokens_total",
                      "generation_tokens_total", "cache_usage_ratio", "prefix_cache_hits_total", "preemptions_total",
                      "kernel_info"):
             self.assertIn("tessera_" + name, text)
+        samples = {}  # name: the labels it comes with
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                samples.setdefault(re.match(r"\w+", line)[0], set()).update(re.findall(r'(\w+)="', line))
+        folder = os.path.join(ROOT, "docs", "serving")
+        with open(os.path.join(folder, "grafana.json")) as f:
+            queries = [(target["expr"], target["legendFormat"]) for panel in json.load(f)["panels"]
+                       for target in panel["targets"]]
+        with open(os.path.join(folder, "alerts.yml")) as f:
+            queries += [(line.split("expr:")[1], "") for line in f if "expr:" in line]
+        self.assertGreater(len(queries), 25)
+        for query, legend in queries:
+            names = re.findall(r"tessera_\w+", query)
+            self.assertTrue(names, query)
+            labels = set.union(set(), *(re.split(r"\W+", found) for found in re.findall(r"by \(([^)]*)\)", query)))
+            for name in names:
+                self.assertIn(name, samples, query)
+                self.assertLessEqual(labels, samples[name], query)
+            self.assertLessEqual(set(re.findall(r"{{(\w+)}}", legend)), labels, query)
+        with open(os.path.join(ROOT, "docs", "serving.md")) as f:
+            table = f.read().split("## Metrics")[1].split("## Load")[0]
+        for name in re.findall(r"`(tessera_\w+)`", table):
+            self.assertTrue(name in samples or name + "_bucket" in samples, name)
 
     def test_page(self):
         page = server.ask("/")
