@@ -188,13 +188,22 @@ TEST(ReplyConstraint, NamesThePlaceOfAMistake) {
   EXPECT_THAT(
       error({.format = AnswerFormat::kJsonSchema, .schema = OrderedJson::parse(R"({"properties":{"a":{"not":{}}}})")}),
       HasSubstr("response_format.json_schema.schema.properties.a: the keyword \"not\""));
-  EXPECT_THAT(error({.format = AnswerFormat::kRegex, .grammar = "(a"}), HasSubstr("regex: '(' without ')'"));
+  EXPECT_THAT(error({.format = AnswerFormat::kRegex, .grammar = "(a", .format_field = "regex"}),
+              HasSubstr("regex: '(' without ')'"));
   EXPECT_THAT(error({.format = AnswerFormat::kEbnf, .grammar = "root ::="}), HasSubstr("no error"));
-  EXPECT_THAT(error({.format = AnswerFormat::kEbnf, .grammar = "x"}), HasSubstr("grammar: line 1"));
+  EXPECT_THAT(error({.format = AnswerFormat::kEbnf, .grammar = "x", .format_field = "grammar"}),
+              HasSubstr("grammar: line 1"));
   OrderedJson tools = weather_tools();
   tools[1]["function"]["parameters"]["properties"]["sides"]["multipleOf"] = 2;
   EXPECT_THAT(error({.tools = tools}),
               HasSubstr("tools[1].function.parameters.properties.sides: the keyword \"multipleOf\""));
+  const OrderedJson endless =
+      OrderedJson::parse(R"({"properties":{"a":{"$ref":"#"}},"required":["a"],"type":"object"})");
+  EXPECT_THAT(error({.format = AnswerFormat::kJsonSchema, .schema = endless}),
+              HasSubstr("response_format.json_schema.schema: no text can match"));
+  tools = weather_tools();
+  tools[1]["function"]["parameters"] = endless;  // nobody could call it, and the others would be called instead
+  EXPECT_THAT(error({.tools = tools}), HasSubstr("tools[1].function.parameters: no text can match"));
   tools = weather_tools();
   tools[2]["function"]["name"] = "a b";
   EXPECT_THAT(error({.tools = tools}), HasSubstr("tools[2].function.name"));

@@ -227,17 +227,23 @@ class Builder {
       case AnswerFormat::kJsonObject:
         return ast_.call(json_object_rule(ast_));
       case AnswerFormat::kJsonSchema:
-        return ast_.call(
-            at_place("response_format.json_schema.schema", [&] { return schema_rule(ast_, shape_.schema); }));
+        return schema_at(shape_.format_field, shape_.schema);
       case AnswerFormat::kRegex:
         rule = ast_.add_rule("the pattern");
-        ast_.define(rule, at_place("regex", [&] { return regex_node(ast_, shape_.grammar, {}).node; }));
+        ast_.define(rule, at_place(shape_.format_field, [&] { return regex_node(ast_, shape_.grammar, {}).node; }));
         break;
       case AnswerFormat::kEbnf:
-        rule = at_place("grammar", [&] { return ebnf_rules(ast_, shape_.grammar); });
+        rule = at_place(shape_.format_field, [&] { return ebnf_rules(ast_, shape_.grammar); });
         break;
     }
     ast_.rule(rule).apart = true;
+    ast_.rule(rule).place = shape_.format_field;
+    return ast_.call(rule);
+  }
+
+  Node schema_at(const std::string& place, const OrderedJson& schema) {
+    const int32_t rule = at_place(place, [&] { return schema_rule(ast_, schema); });
+    ast_.rule(rule).place = place;
     return ast_.call(rule);
   }
 
@@ -248,12 +254,12 @@ class Builder {
       if (other.name == tool.name) break;
       ++index;
     }
-    const std::string place = fmt::format("tools[{}].function.parameters", index);
+    const std::string place = fmt::format("tools[{}].{}", index, shape_.parameters_field);
     OrderedJson schema = tool.parameters;
     if (schema.is_object() && !schema.contains("type")) schema["type"] = "object";
     if (!schema.is_object() || schema["type"] != "object")
       fail(ErrorCode::kInvalidArgument, "{}.type: the arguments of a function are an object", place);
-    return ast_.call(at_place(place, [&] { return schema_rule(ast_, schema); }));
+    return schema_at(place, schema);
   }
 
   // As models write it; openai-harmony writes the recipient before the channel.

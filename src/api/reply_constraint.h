@@ -27,6 +27,9 @@ struct ReplyShape {
   ToolChoice choice = ToolChoice::kAuto;
   std::string tool_name;            // kNamed
   bool parallel_tool_calls = true;  // false: at most one call
+  // What the request calls the format's text, and a tool's parameters within `tools[i].`; for errors.
+  std::string format_field = "response_format.json_schema.schema";
+  std::string parameters_field = "function.parameters";
 };
 
 // Makes constraints for one tokenizer and keeps the grammars it has compiled (the most recent ones). Thread-safe.

@@ -43,6 +43,7 @@ class GrammarAst {
     bool json = false;        // a JSON value: only white space, commas, colons and brackets follow it
     bool any_length = false;  // has one counted loop, whose bounds do not matter for sharing masks
     bool apart = false;       // called even where it could be inlined, so that grammars share its masks
+    std::string place;        // where a request has it: a grammar in which it matches nothing is refused by this name
   };
 
   // All throw kUnsupported when the grammar has more than kMaxNodes nodes.

@@ -31,8 +31,9 @@ class Planner {
       const Node body = ast_.rule(static_cast<int32_t>(rule)).body;
       cost_[rule] = node_cost_[static_cast<size_t>(body)];
       plan_.pure_rule[rule] = plan_.pure[static_cast<size_t>(body)] == 1;
+      const GrammarAst::Rule& facts = ast_.rule(static_cast<int32_t>(rule));
       plan_.inlined[rule] =
-          !rules_[rule].recursive && !ast_.rule(static_cast<int32_t>(rule)).apart && cost_[rule] <= kInlineCost;
+          !rules_[rule].recursive && !facts.apart && facts.place.empty() && cost_[rule] <= kInlineCost;
     }
     return std::move(plan_);
   }
@@ -164,10 +165,13 @@ class Trimmer {
  public:
   explicit Trimmer(GrammarProgram& program) : p_(program), alive_(p_.states.size()), nullable_(p_.states.size()) {}
 
-  void run() {
+  void run(const GrammarAst& ast) {
+    constexpr const char* kDead = "no text can match: every way through the grammar is endless or empty";
     settle(alive_, [&](const GrammarState& s) { return is_alive(s); });
-    if (!alive_[p_.rules[p_.root].first_state])
-      fail(ErrorCode::kInvalidArgument, "no text can match: every way through the grammar is endless or empty");
+    for (int32_t rule = 0; rule < ast.rule_count(); ++rule)
+      if (const std::string& place = ast.rule(rule).place; !place.empty() && !is_alive_rule(rule))
+        fail(ErrorCode::kInvalidArgument, "{}: {}", place, kDead);
+    if (!alive_[p_.rules[p_.root].first_state]) fail(ErrorCode::kInvalidArgument, "{}", kDead);
     settle(nullable_, [&](const GrammarState& s) { return is_nullable(s); });
     filter();
     for (GrammarRule& rule : p_.rules) rule.nullable = nullable_[rule.first_state];
@@ -196,6 +200,8 @@ class Trimmer {
       if (alive_[p_.rules[p_.calls[e].rule].first_state] && alive_[p_.calls[e].target]) return true;
     return false;
   }
+
+  bool is_alive_rule(int32_t rule) const { return alive_[p_.rules[static_cast<size_t>(rule)].first_state]; }
 
   bool is_nullable(const GrammarState& s) const {
     if (p_.accepts(s, 0)) return true;
@@ -263,7 +269,7 @@ GrammarProgram build_program(GrammarAst ast) {
       program.rules.back().state_count = 1;
     }
   }
-  Trimmer(program).run();
+  Trimmer(program).run(ast);
   program.first.resize(program.states.size());
   for (size_t s = 0; s < program.states.size(); ++s)
     for (uint32_t e = program.states[s].edges; e < program.states[s].edges_end; ++e)
