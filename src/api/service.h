@@ -46,8 +46,8 @@ class Service {
   // Pieces and ends go to `queue`, until it is closed. Throws kInvalidArgument for impossible parameters, kIo when the
   // engine is dead. Virtual so that a test can decide what the model says.
   virtual Submission ask(Question question, std::shared_ptr<AnswerQueue> queue);
-  // The pages are free within a step. An unknown or ended id is ignored.
-  void cancel(int64_t id) { machine_.engine.cancel(id); }
+  // The pages are free when the step at hand has ended. An unknown or ended id is ignored.
+  virtual void cancel(int64_t id) { machine_.engine.cancel(id); }
 
   // Throws kUnsupported when the model has no chat template, kInvalidArgument for messages that it refuses.
   std::vector<int32_t> chat_prompt(const ConversationInput& input) const;

@@ -19,14 +19,27 @@ constexpr size_t kMaxPipelined = 64 << 10;  // bytes of further requests that ar
 constexpr int kSendBuffer = 128 << 10;      // the kernel's, so that slow readers do not fill its memory
 constexpr double kLingerSeconds = 2;
 constexpr size_t kMaxLingerBytes = 16 << 20;
+constexpr int kClientGone = 499;  // as nginx calls it, in log and metrics
 
 std::string_view view(boost::beast::string_view s) {
   return {s.data(), s.size()};
 }
 
+// Whether a field of the head at hand goes on in a second line, which readers understand differently. The parser has
+// taken whole fields only, so both lines are there.
+bool has_folded_field(const boost::beast::flat_buffer& buffer) {
+  const std::string_view all(static_cast<const char*>(buffer.data().data()), buffer.size());
+  const std::string_view head = all.substr(0, all.find("\r\n\r\n"));
+  return head.find("\n ") != head.npos || head.find("\n\t") != head.npos;
+}
+
 }  // namespace
 
-Connection::Connection(Shared& shared, asio::ip::tcp::socket socket) : shared_(shared), socket_(std::move(socket)) {
+// The buffer holds a head, what is sent behind a request, or a chunk's line or trailer: none of them may be endless.
+Connection::Connection(Shared& shared, asio::ip::tcp::socket socket)
+    : shared_(shared),
+      socket_(std::move(socket)),
+      buffer_(2 * kMaxPipelined + static_cast<size_t>(shared.state.options.max_header_bytes)) {
   error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   socket_.set_option(asio::socket_base::send_buffer_size(kSendBuffer), ignored);
@@ -63,8 +76,8 @@ void Connection::close() {
   if (phase_ == Phase::kClosed) return;
   const bool answering = phase_ == Phase::kAnswering;
   phase_ = Phase::kClosed;
-  job_.reset();                                  // cancels
-  if (answering && status_ == 0) status_ = 499;  // as nginx calls it: the client has gone
+  job_.reset();  // cancels
+  if (answering && status_ == 0) status_ = kClientGone;
   finish_request();
   error_code ignored;
   socket_.close(ignored);
@@ -106,12 +119,35 @@ void Connection::on_watched(error_code ec, size_t bytes) {
   reading_ = false;
   if (phase_ == Phase::kClosed) return;
   if (ec == asio::error::operation_aborted && phase_ == Phase::kIdle && buffer_.size() > 0) return read_head();
+  if (ec == asio::error::eof && phase_ == Phase::kAnswering) return on_half_closed();
   if (ec) return close();
   if (phase_ == Phase::kLingering)  // what it still sends is dropped
     return (lingered_ += bytes) < kMaxLingerBytes ? watch() : close();
   buffer_.commit(bytes);
   if (phase_ == Phase::kIdle) return read_head();
-  watch();
+  if (buffer_.size() < kMaxPipelined) return watch();
+  // What is not read hides that the client has gone.
+  if (phase_ == Phase::kAnswering && match_.route && match_.route->generates)
+    give_up(HttpError(413, fmt::format("more than {} bytes were sent before the answer", kMaxPipelined)));
+}
+
+// The client sends no more. One that waits for a model has gone, most likely, and is not waited for; the few that only
+// closed their side are told.
+void Connection::on_half_closed() {
+  keep_alive_ = false;
+  const bool generates = match_.route && match_.route->generates;
+  if (last_write_ || (status_ == 0 && !generates)) return;
+  give_up(HttpError(400, "the connection was closed for sending before the answer came; keep it open until then"));
+}
+
+// Ends a request whose client does not wait for its answer.
+void Connection::give_up(const HttpError& why) {
+  if (status_ != 0) return last_write_ ? void() : close();
+  ++request_number_;  // a job that is being made is dropped
+  job_.reset();       // cancels
+  keep_alive_ = false;
+  refuse(why);
+  if (phase_ != Phase::kClosed) status_ = kClientGone;
 }
 
 void Connection::read_head() {
@@ -122,26 +158,40 @@ void Connection::read_head() {
   parser_->header_limit(static_cast<uint32_t>(options.max_header_bytes));
   parser_->body_limit(static_cast<uint64_t>(options.max_body_bytes));
   began_ = Clock::now();
-  http::async_read_header(socket_, buffer_, *parser_,
-                          [self = shared_from_this()](error_code ec, size_t) { self->on_head(ec); });
+  parse_head();
 }
 
-void Connection::on_head(error_code ec) {
-  if (phase_ != Phase::kHead) return;
-  if (ec == http::error::end_of_stream || ec == asio::error::connection_reset || ec == asio::error::operation_aborted ||
-      ec == asio::error::eof || ec == asio::error::broken_pipe)
-    return close();
+// Takes what has arrived, and reads on until the head is whole.
+void Connection::parse_head() {
+  error_code ec = http::error::need_more;
+  if (has_folded_field(buffer_)) return on_bad_head(HttpError(400, "a header field is folded over several lines"));
+  if (buffer_.size() > 0) buffer_.consume(parser_->put(buffer_.data(), ec));
+  if (!ec) return on_head();
+  const int64_t max_body = shared_.state.options.max_body_bytes;
+  if (ec == http::error::header_limit) return on_bad_head(HttpError(431, "the request's head is too large"));
+  if (ec == http::error::body_limit)
+    return on_bad_head(HttpError(413, fmt::format("the body is larger than {} bytes", max_body), "Content-Length"));
+  if (ec == http::error::bad_content_length) return on_bad_head(HttpError(400, ec.message(), "Content-Length"));
+  if (ec == http::error::bad_transfer_encoding) return on_bad_head(HttpError(400, ec.message(), "Transfer-Encoding"));
+  if (ec == http::error::bad_version) return on_bad_head(HttpError(400, "only HTTP/1.0 and 1.1 are spoken here"));
+  if (ec != http::error::need_more)
+    return on_bad_head(HttpError(400, fmt::format("not a well-formed HTTP request: {}", ec.message())));
+  socket_.async_read_some(buffer_.prepare(kWatchBytes), [self = shared_from_this()](error_code failed, size_t bytes) {
+    if (self->phase_ != Phase::kHead) return;
+    self->buffer_.commit(bytes);
+    if (failed == asio::error::eof) return self->on_bad_head(HttpError(400, "the request ends within its head"));
+    failed ? self->close() : self->parse_head();
+  });
+}
+
+void Connection::on_bad_head(const HttpError& error) {
   request_.id = random_id("req_");
-  if (ec) {
-    keep_alive_ = false;
-    if (ec == http::error::header_limit || ec == http::error::buffer_overflow)
-      return refuse(HttpError(431, "the request's head is too large"));
-    if (ec == http::error::body_limit)
-      return refuse(
-          HttpError(413, fmt::format("the body is larger than {} bytes", shared_.state.options.max_body_bytes)));
-    if (ec == http::error::bad_version) return refuse(HttpError(505, "only HTTP/1.0 and 1.1 are spoken here"));
-    return refuse(HttpError(400, fmt::format("not a well-formed HTTP request: {}", ec.message())));
-  }
+  keep_alive_ = false;
+  refuse(error);
+}
+
+void Connection::on_head() {
+  request_.id = random_id("req_");
   try {
     take_head();
     if (preflight()) return;
@@ -185,22 +235,27 @@ void Connection::take_head() {
     encodings += name == "transfer-encoding";
     request_.headers.emplace_back(std::move(name), std::string(view(field.value())));
   }
-  auto malformed = [&](int status, const char* why) {
+  auto malformed = [&](int status, const char* field, const char* why) {
     keep_alive_ = false;
-    throw HttpError(status, why);
+    throw HttpError(status, why, field);
   };
-  if (head.version() != 10 && head.version() != 11) malformed(505, "only HTTP/1.0 and 1.1 are spoken here");
-  if (target.empty() || (target[0] != '/' && target != "*")) malformed(400, "the request's target must be a path");
-  if (hosts > 1 || (hosts == 0 && !http_1_0_)) malformed(400, "expected one Host header");
+  if (target.empty() || (target[0] != '/' && target != "*")) malformed(400, "", "the request's target must be a path");
+  if (hosts > 1 || (hosts == 0 && !http_1_0_)) malformed(400, "Host", "expected one Host header");
+  if (request_.header("host").find_first_of(" \t") != std::string_view::npos)
+    malformed(400, "Host", "expected one host in the Host header");
   if (lengths > 1 || encodings > 1 || (lengths > 0 && encodings > 0))
-    malformed(400, "expected one of Content-Length and Transfer-Encoding, once");
-  if (encodings > 0 && !equal_ignoring_case(request_.header("transfer-encoding"), "chunked"))
-    malformed(501, "Transfer-Encoding: only chunked is understood");
+    malformed(400, encodings > 0 ? "Transfer-Encoding" : "Content-Length",
+              "expected one of Content-Length and Transfer-Encoding, once");
+  if (request_.header("content-length").find_first_not_of("0123456789") != std::string_view::npos)
+    malformed(400, "Content-Length", "Content-Length: expected one number");
+  if (encodings > 0 && (http_1_0_ || !equal_ignoring_case(request_.header("transfer-encoding"), "chunked")))
+    malformed(400, "Transfer-Encoding", "Transfer-Encoding: only chunked is understood, in HTTP/1.1");
   const std::string_view expect = request_.header("expect");
-  if (!expect.empty() && !equal_ignoring_case(expect, "100-continue")) malformed(417, "Expect: only 100-continue");
+  if (!expect.empty() && !equal_ignoring_case(expect, "100-continue"))
+    malformed(417, "Expect", "Expect: only 100-continue");
   if (const std::string_view coding = request_.header("content-encoding");
       !coding.empty() && !equal_ignoring_case(coding, "identity"))
-    malformed(415, "Content-Encoding: send the body uncompressed");
+    malformed(415, "Content-Encoding", "Content-Encoding: send the body uncompressed");
 }
 
 bool Connection::preflight() {
@@ -304,8 +359,10 @@ void Connection::on_body(error_code ec) {
     if (ec == http::error::body_limit)
       return refuse(
           HttpError(413, fmt::format("the body is larger than {} bytes", shared_.state.options.max_body_bytes)));
-    if (ec == http::error::partial_message || ec.category() != http::make_error_code(http::error::bad_chunk).category())
-      return close();
+    if (ec == http::error::buffer_overflow)
+      return refuse(HttpError(400, "a line between the body's chunks, or what follows them, is too long"));
+    if (ec == http::error::partial_message) return refuse(HttpError(400, "the request ends before its body does"));
+    if (ec.category() != http::make_error_code(http::error::bad_chunk).category()) return close();
     return refuse(HttpError(400, fmt::format("not a well-formed HTTP request: {}", ec.message())));
   }
   body_read_ = true;

@@ -57,8 +57,12 @@ class Connection final : public Exchange, public std::enable_shared_from_this<Co
   void next_request();
   void watch();
   void on_watched(boost::system::error_code ec, size_t bytes);
+  void on_half_closed();
+  void give_up(const HttpError& why);
   void read_head();
-  void on_head(boost::system::error_code ec);
+  void parse_head();
+  void on_head();
+  void on_bad_head(const HttpError& error);
   void read_body();
   void on_body(boost::system::error_code ec);
   void take_head();

@@ -38,10 +38,8 @@ constexpr StatusRow kStatuses[] = {
     {429, "Too Many Requests", "rate_limit_error", "rate_limit_error"},
     {431, "Request Header Fields Too Large", "invalid_request_error", "invalid_request_error"},
     {500, "Internal Server Error", "server_error", "api_error"},
-    {501, "Not Implemented", "invalid_request_error", "invalid_request_error"},
     {503, "Service Unavailable", "service_unavailable", "overloaded_error"},
     {504, "Gateway Timeout", "timeout_error", "timeout_error"},
-    {505, "HTTP Version Not Supported", "invalid_request_error", "invalid_request_error"},
 };
 
 const StatusRow& status_row(int status) {
@@ -54,6 +52,11 @@ OrderedJson or_null(const std::string& text) {
   return text.empty() ? OrderedJson() : OrderedJson(text);
 }
 
+// What a client sent comes back in errors; not all of it. A character that is cut becomes U+FFFD.
+std::string clip(const std::string& text, size_t bytes) {
+  return text.size() <= bytes ? text : text.substr(0, bytes) + "...";
+}
+
 }  // namespace
 
 const char* status_text(int status) {
@@ -61,18 +64,17 @@ const char* status_text(int status) {
 }
 
 std::string error_json(Dialect dialect, const HttpError& error) {
+  constexpr size_t kMaxMessage = 2000, kMaxParam = 500;
   const StatusRow& row = status_row(error.status());
+  std::string message = clip(error.what(), kMaxMessage);
+  const std::string param = clip(error.param(), kMaxParam);
   OrderedJson body;
   if (dialect == Dialect::kAnthropic) {
-    std::string message = error.what();
-    if (!error.param().empty() && message.find(error.param()) == std::string::npos)
-      message = error.param() + ": " + message;
+    if (!param.empty() && message.find(param) == std::string::npos) message = param + ": " + message;
     body = {{"type", "error"}, {"error", {{"type", row.anthropic_type}, {"message", message}}}};
   } else {
-    body["error"] = {{"message", error.what()},
-                     {"type", row.openai_type},
-                     {"param", or_null(error.param())},
-                     {"code", or_null(error.code())}};
+    body["error"] = {
+        {"message", message}, {"type", row.openai_type}, {"param", or_null(param)}, {"code", or_null(error.code())}};
   }
   return body.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

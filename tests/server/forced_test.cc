@@ -1,152 +1,29 @@
 // The whole way from the engine to a client's socket, for answers that are decided beforehand: a constraint forces the
 // model, a tiny random one, to say given tokens. Whatever they are, each API's response is well formed, a stream says
 // what the whole response says, and harmony's fixtures arrive as they are meant and can be sent back.
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
-#include <chrono>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <sstream>
-#include <thread>
 
-#include "core/json.h"
-#include "make_checkpoint/random_checkpoint.h"
-#include "server/http_server.h"
+#include "server/scripted_server.h"
 #include "text/harmony_parse.h"
-#include "text/tokenizer.h"
 
 namespace tessera::server {
 namespace {
 
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
-using Script = std::vector<int32_t>;
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer kTokenizer = Tokenizer::from_file(TESSERA_SOURCE_DIR "/models/glossary/tokenizer.json");
-  return kTokenizer;
-}
-
-int32_t special(const char* text) {
-  return tokenizer().token_to_id(text).value();
-}
 
 std::string data_file(const std::string& name) {
   return read_text_file(std::string(TESSERA_TEST_DATA) + "/harmony/" + name);
 }
 
-// Allows the script's next token alone, and <|return|> after its last.
-class ScriptConstraint final : public TokenConstraint {
- public:
-  explicit ScriptConstraint(std::shared_ptr<const Script> script) : script_(std::move(script)) {}
-
-  bool fill_mask(std::span<uint32_t> mask) override {
-    std::fill(mask.begin(), mask.end(), 0u);
-    const auto id = static_cast<size_t>(next());
-    mask[id / 32] |= 1u << (id % 32);
-    return true;
-  }
-  bool accept(int32_t id) override {
-    if (id != next()) return false;
-    ++at_;
-    return true;
-  }
-  void rollback(int64_t tokens) override { at_ -= static_cast<size_t>(tokens); }
-  int64_t max_rollback() const override { return 1 << 20; }
-  bool ended() const override { return at_ > script_->size(); }
-  std::unique_ptr<TokenConstraint> clone() const override { return std::make_unique<ScriptConstraint>(*this); }
-
- private:
-  int32_t next() const { return at_ < script_->size() ? (*script_)[at_] : special("<|return|>"); }
-
-  std::shared_ptr<const Script> script_;
-  size_t at_ = 0;
-};
-
-// Says script number `seed` of its list; for Anthropic's messages, which have no seed, number top_k - 1.
-class ScriptedService final : public Service {
- public:
-  ScriptedService(Llm& llm, const BatchOptions& options, std::vector<Script> scripts) : Service(llm, options, nullptr) {
-    for (Script& script : scripts) scripts_.push_back(std::make_shared<const Script>(std::move(script)));
-  }
-  Submission ask(Question question, std::shared_ptr<AnswerQueue> queue) override {
-    const auto number = question.params.seed.value_or(static_cast<uint64_t>(question.params.top_k) - 1);
-    question.constraint = std::make_shared<ScriptConstraint>(scripts_.at(number));
-    return Service::ask(std::move(question), std::move(queue));
-  }
-
- private:
-  std::vector<std::shared_ptr<const Script>> scripts_;
-};
-
-// gpt-oss with one tiny layer, and the glossary model's tokenizer and template.
-const std::string& model_folder() {
-  static const std::string kFolder = [] {
-    const std::string out = std::string(TESSERA_BINARY_DIR) + "/forced_model." + std::to_string(getpid());
-    std::filesystem::remove_all(out);
-    Json config = read_json_file(TESSERA_SOURCE_DIR "/models/glossary/config.json");
-    config.erase("quantization_config");
-    config["hidden_size"] = 32, config["num_hidden_layers"] = 1, config["layer_types"] = {"full_attention"};
-    config["num_attention_heads"] = 1, config["num_key_value_heads"] = 1, config["num_local_experts"] = 4;
-    config["intermediate_size"] = 32;
-    const std::string config_file = out + ".json";
-    std::ofstream(config_file) << config.dump();
-    const RandomCheckpointOptions options{
-        .config = config_file, .out = out, .tokenizer_folders = {TESSERA_SOURCE_DIR "/models/glossary"}};
-    ThreadPool pool(1);
-    write_random_checkpoint(plan_random_checkpoint(options), options, pool);
-    std::filesystem::remove(config_file);
-    return out;
-  }();
-  return kFolder;
-}
-
-class Forced : public testing::Test {
- protected:
-  static void TearDownTestSuite() { std::filesystem::remove_all(model_folder()); }
-
-  void serve(std::vector<Script> scripts) {
-    llm_.emplace(Llm::load(model_folder(), {.threads = 1, .own_cache = false}));
-    state_.emplace(ServerOptions{.port = 0, .model_name = "m"});
-    state_->set_service(std::make_shared<ScriptedService>(*llm_, BatchOptions{}, std::move(scripts)));
-    server_.emplace(*state_);
-    running_ = std::thread([this] { server_->run(); });
-  }
-
-  void TearDown() override {
-    if (!running_.joinable()) return;
-    for (int now = 0; now < 2; ++now) server_->drain();
-    running_.join();
-    EXPECT_TRUE(pages_are_free()) << state_->service()->stats().pages_held << " pages are lost";
-    server_.reset();
-    state_->set_service(nullptr);
-  }
-
-  uint16_t port() const { return server_->port(); }
-
- private:
-  // An answer leaves within the step that ends it; the step's figures are told after it.
-  bool pages_are_free() const {
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (state_->service()->stats().pages_held > 0) {
-      if (std::chrono::steady_clock::now() > limit) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return true;
-  }
-
-  std::optional<Llm> llm_;
-  std::optional<ServerState> state_;
-  std::optional<HttpServer> server_;
-  std::thread running_;
-};
+class Forced : public ScriptedServerTest {};
 
 // One connection that stays open.
 class Client {
