@@ -173,7 +173,7 @@ async def watch(options, tally, end, begin, rows):
 
 
 async def last_metrics(url):
-    for _ in range(100):
+    for _ in range(600):
         m = await asyncio.to_thread(metrics, url)
         busy = ("tessera_requests_running", "tessera_requests_waiting", "tessera_cache_pages_held")
         if sum(m.get(name, 0) for name in busy) == 0:

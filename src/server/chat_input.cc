@@ -90,14 +90,6 @@ std::string part_text(OrderedJson& part, const std::string& where) {
   unsupported(where + ".type", "\"" + type + "\": this model reads text only");
 }
 
-// A string, or text parts joined.
-std::string content_text(OrderedJson& content, const std::string& where) {
-  if (content.is_string()) return content;
-  std::string text;
-  for (size_t i = 0; i < content.size(); ++i) text += part_text(content[i], fmt::format("{}[{}]", where, i));
-  return text;
-}
-
 OrderedJson read_calls(OrderedJson& calls, const std::string& where, std::set<std::string>& ids) {
   OrderedJson out = OrderedJson::array();
   for (size_t i = 0; i < calls.size(); ++i) {
@@ -119,6 +111,13 @@ void only_for(const OrderedJson& message, const char* key, const char* role, con
 }
 
 }  // namespace
+
+std::string content_text(OrderedJson& content, const std::string& where) {
+  if (content.is_string()) return content;
+  std::string text;
+  for (size_t i = 0; i < content.size(); ++i) text += part_text(content[i], fmt::format("{}[{}]", where, i));
+  return text;
+}
 
 OrderedJson read_chat_messages(OrderedJson& messages, const std::string& where) {
   if (!messages.is_array()) bad_type(where, kArray, messages);
@@ -250,6 +249,7 @@ ReplyShape read_shape(OrderedJson& body, OrderedJson tools) {
     check_rows(*structured, kStructuredRows, "structured_outputs");
     if (structured->size() != 1 || shape.format != AnswerFormat::kText)
       bad_value("structured_outputs", "expected one of json, regex and grammar, and no response_format");
+    shape.format_field = "structured_outputs." + structured->begin().key();
     if (structured->contains("json")) {
       shape.format = AnswerFormat::kJsonSchema;
       shape.schema = (*structured)["json"];

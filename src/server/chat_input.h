@@ -11,6 +11,9 @@ namespace tessera::server {
 // An array of {role, content, name?, reasoning_content?, tool_calls?, tool_call_id?}; contents become strings.
 OrderedJson read_chat_messages(OrderedJson& messages, const std::string& where = "messages");
 
+// A message's content: a string, or text parts joined.
+std::string content_text(OrderedJson& content, const std::string& where);
+
 // An array of {type: function, function: {name, description?, parameters?}}. `strict` in them needs nothing more: calls
 // always follow their schema.
 OrderedJson read_tools(OrderedJson& tools);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <functional>
 
 namespace tessera::server {
 
@@ -14,15 +15,19 @@ constexpr int64_t kMaxKeys = 1 << 16;
 constexpr int64_t kMaxContainers = 1 << 17;
 constexpr int64_t kMaxValues = 1 << 20;
 
-// Counts what a parser sees; throws when there is too much of it.
+// Counts what a parser sees; throws when there is too much of it. Knows the body's member that is being read.
 class Bounds {
  public:
-  bool operator()(int depth, OrderedJson::parse_event_t event, const OrderedJson&) {
+  const std::string& member() const { return member_; }
+
+  bool operator()(int depth, OrderedJson::parse_event_t event, const OrderedJson& value) {
     using Event = OrderedJson::parse_event_t;
+    if (depth == 1) member_ = event == Event::key ? value.get<std::string>() : began(event) ? member_ : "";
     switch (event) {
       case Event::object_start:
       case Event::array_start:
-        if (depth >= kMaxDepth) throw HttpError(400, fmt::format("the body nests deeper than {} levels", kMaxDepth));
+        if (depth >= kMaxDepth)
+          throw HttpError(400, fmt::format("the body nests deeper than {} levels", kMaxDepth), member_);
         if (++containers_ > kMaxContainers) too_many("arrays and objects", kMaxContainers);
         if (event == Event::object_start) keys_of_.push_back(0);
         break;
@@ -43,10 +48,14 @@ class Bounds {
   }
 
  private:
-  [[noreturn]] static void too_many(const char* what, int64_t limit) {
-    throw HttpError(400, fmt::format("the body has more than {} {}", limit, what));
+  static bool began(OrderedJson::parse_event_t event) {
+    return event == OrderedJson::parse_event_t::object_start || event == OrderedJson::parse_event_t::array_start;
+  }
+  [[noreturn]] void too_many(const char* what, int64_t limit) const {
+    throw HttpError(400, fmt::format("the body has more than {} {}", limit, what), member_);
   }
 
+  std::string member_;  // empty: none
   std::vector<int64_t> keys_of_;
   int64_t keys_ = 0, containers_ = 0, values_ = 0;
 };
@@ -129,13 +138,14 @@ void unsupported(const std::string& param, const std::string& message) {
 
 OrderedJson parse_body(const std::string& body) {
   OrderedJson json;
+  Bounds bounds;
   try {
-    json = OrderedJson::parse(body, Bounds());
+    json = OrderedJson::parse(body, std::ref(bounds));
   } catch (const OrderedJson::exception& e) {
     std::string why = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     if (size_t at = why.find("] "); at != std::string::npos) why.erase(0, at + 2);
-    throw HttpError(400, "The body is not valid JSON: " +
-                             OrderedJson(why).dump(-1, ' ', true, OrderedJson::error_handler_t::replace));
+    why = OrderedJson(why).dump(-1, ' ', true, OrderedJson::error_handler_t::replace);
+    throw HttpError(400, "The body is not valid JSON: " + why, bounds.member());
   }
   if (!json.is_object()) throw HttpError(400, "The body must be a JSON object.");
   return json;

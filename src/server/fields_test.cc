@@ -77,6 +77,20 @@ TEST(Fields, BodiesAreBounded) {
   EXPECT_TRUE(refused("{\"d\": [" + arrays + "]}"));
 }
 
+TEST(Fields, TheMemberThatIsBeingReadIsNamed) {
+  EXPECT_EQ(error_of("{\"x\": 1, \"d\": NaN}").param(), "d");
+  EXPECT_EQ(error_of("{\"d\": {\"x\": [1, \"\xff\"]}, \"e\": 1}").param(), "d");
+  EXPECT_EQ(error_of("{\"d\": " + std::string(100, '[')).param(), "d");
+  EXPECT_EQ(error_of("{\"d\": {\"x\": 1} \"e\": 1}").param(), "") << "between two";
+  EXPECT_EQ(error_of("{").param(), "");
+}
+
+TEST(Errors, DoNotRepeatAllOfARequest) {
+  const HttpError e(400, std::string(100000, 'm'), std::string(100000, 'p'));
+  for (Dialect dialect : {Dialect::kOpenAi, Dialect::kAnthropic}) EXPECT_LT(error_json(dialect, e).size(), 4000u);
+  EXPECT_NE(error_json(Dialect::kOpenAi, {400, "short", "field"}).find("\"param\":\"field\""), std::string::npos);
+}
+
 TEST(Routes, PathsAndMethods) {
   EXPECT_STREQ(find_route("POST", "/v1/completions").route->path, "/v1/completions");
   EXPECT_EQ(find_route("GET", "/v1/completions").route, nullptr);

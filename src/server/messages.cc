@@ -1,4 +1,6 @@
 // POST /v1/messages: Anthropic's shape over the same requests.
+#include <set>
+
 #include "server/chat_input.h"
 #include "server/messages_format.h"
 #include "server/sampling_fields.h"
@@ -84,8 +86,8 @@ std::string plain_text(OrderedJson& content, const std::string& where) {
   return text;
 }
 
-// One message becomes several: results of tools come before what the user says.
-void add_message(OrderedJson& message, const std::string& where, OrderedJson& out) {
+// One message becomes several: results of tools come before what the user says. `calls`: ids of tool uses so far.
+void add_message(OrderedJson& message, const std::string& where, std::set<std::string>& calls, OrderedJson& out) {
   check_rows(message, kMessageRows, where);
   const bool user = message["role"] == "user";
   OrderedJson& content = message["content"];
@@ -109,12 +111,15 @@ void add_message(OrderedJson& message, const std::string& where, OrderedJson& ou
     } else if (type == "thinking") {
       thinking += text_of(block, "thinking", here);
     } else if (type == "tool_use") {
+      calls.insert(text_of(block, "id", here));
       turn["tool_calls"].push_back({{"id", text_of(block, "id", here)},
                                     {"type", "function"},
                                     {"function",
                                      {{"name", text_of(block, "name", here)},
                                       {"arguments", dump(block.value("input", OrderedJson::object()))}}}});
     } else if (type == "tool_result") {
+      if (!calls.contains(text_of(block, "tool_use_id", here)))
+        bad_value(here + ".tool_use_id", "no tool use before this message has this id");
       const std::string result =
           block.contains("content") ? plain_text(block["content"], here + ".content") : std::string();
       out.push_back({{"role", "tool"}, {"tool_call_id", text_of(block, "tool_use_id", here)}, {"content", result}});
@@ -162,14 +167,17 @@ MessagesInput read_messages_body(OrderedJson& body) {
   OrderedJson messages = OrderedJson::array();
   if (auto system = body.find("system"); system != body.end())
     messages.push_back({{"role", "system"}, {"content", plain_text(*system, "system")}});
+  std::set<std::string> calls;
+  if (body["messages"].empty()) bad_value("messages", "expected at least one message");
   for (size_t i = 0; i < body["messages"].size(); ++i)
-    add_message(body["messages"][i], fmt::format("messages[{}]", i), messages);
+    add_message(body["messages"][i], fmt::format("messages[{}]", i), calls, messages);
   out.conversation.messages = read_chat_messages(messages);
   if (auto thinking = body.find("thinking"); thinking != body.end()) {
     check_rows(*thinking, kThinkingRows, "thinking");
     out.thinking = (*thinking)["type"] != "disabled";
     out.conversation.reasoning_effort = out.thinking ? effort_of(*thinking) : "low";
   }
+  out.shape.parameters_field = "input_schema";
   if (body.contains("tools")) out.shape.tools = read_messages_tools(body["tools"]);
   if (body.contains("tool_choice")) read_choice(body["tool_choice"], out.shape);
   return out;

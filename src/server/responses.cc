@@ -25,7 +25,7 @@ constexpr Field kResponseRows[] = {
     {"truncation", kString, "can be asked for", Support::kOnly, 0, -1, R"(["disabled"])"},
     {"background", kBoolean, "can be asked for", Support::kOnly, 0, -1, "[false]"},
     {"seed", kInteger, "the same seed gives the same answer"},
-    {"stream_options", kObject, "nothing in it changes anything", Support::kLabel},
+    {"stream_options", kObject, "include_obfuscation: false"},
     {"max_tool_calls", kInteger, "tools are called by the client", Support::kRefused},
     {"conversation", kString | kObject, "use previous_response_id", Support::kRefused},
     {"prompt", kObject, "there are no stored prompts", Support::kRefused},
@@ -37,18 +37,12 @@ constexpr Field kReasoningRows[] = {
     {"generate_summary", kString, "reasoning comes whole", Support::kLabel},
 };
 const std::span<const Field> kReasoningParts[] = {kReasoningRows};
+constexpr Field kStreamRows[] = {
+    {"include_obfuscation", kBoolean, "can be asked for", Support::kOnly, 0, -1, "[false]"},
+};
 
 HttpError no_response(const std::string& id, const char* param) {
   return {404, "Response with id '" + id + "' not found.", param, "response_not_found"};
-}
-
-// The format has another name here than in chat completions.
-HttpError as_text_format(const HttpError& e) {
-  constexpr std::string_view kThere = "response_format.json_schema", kHere = "text.format";
-  std::string message = e.what(), param = e.param();
-  for (std::string* text : {&message, &param})
-    if (text->starts_with(kThere)) text->replace(0, kThere.size(), kHere);
-  return {e.status(), std::move(message), std::move(param), e.code()};
 }
 
 bool wants_logprobs(const OrderedJson& body) {
@@ -102,6 +96,10 @@ std::unique_ptr<Job> handle_responses(RouteCall& call) {
   const std::string model = read_model(call.state, body);
   GenerationPlan plan;
   plan.stream = boolean_or(body, "stream", false);
+  if (auto options = body.find("stream_options"); options != body.end()) {
+    if (!plan.stream) bad_value("stream_options", "only allowed when 'stream' is true");
+    check_rows(*options, kStreamRows, "stream_options");
+  }
   Question question;
   question.params = read_sampling(service, body);
   question.params.max_tokens = integer_or(body, "max_output_tokens", 0);
@@ -131,11 +129,7 @@ std::unique_ptr<Job> handle_responses(RouteCall& call) {
   OrderedJson tools;
   if (body.contains("tools")) tools = read_response_tools(body["tools"]);
   ReplyShape shape = read_response_shape(body, std::move(tools));
-  try {
-    ask_chat(service, question, input, shape);
-  } catch (const HttpError& e) {
-    throw as_text_format(e);
-  }
+  ask_chat(service, question, input, shape);
   plan.questions.push_back(std::move(question));
   plan.formatter = make_responses_formatter({.state = call.state,
                                              .service = call.service,

@@ -1,5 +1,7 @@
 #include "server/responses_input.h"
 
+#include <set>
+
 namespace tessera::server {
 
 namespace {
@@ -65,7 +67,11 @@ constexpr Field kChoiceRows[] = {
 // Items one by one. Reasoning and calls belong to one turn of the assistant until something else comes.
 class Items {
  public:
-  explicit Items(OrderedJson& messages) : messages_(messages) {}
+  explicit Items(OrderedJson& messages) : messages_(messages) {
+    for (const OrderedJson& m : messages)
+      if (const OrderedJson* calls = find(m, "tool_calls"))
+        for (const OrderedJson& call : *calls) calls_.insert(call["id"].get<std::string>());
+  }
 
   void add(OrderedJson& item, const std::string& where) {
     if (!item.is_object()) bad_type(where, kObject, item);
@@ -91,6 +97,7 @@ class Items {
 
   void add_message(OrderedJson& item, const std::string& where) {
     check_rows(item, kMessageItem, where);
+    item["content"] = content_text(item["content"], where + ".content");
     if (item["role"] == "assistant") {
       OrderedJson& m = turn();
       if (m.contains("content") || m.contains("tool_calls")) {
@@ -122,6 +129,7 @@ class Items {
 
   void add_call(OrderedJson& item, const std::string& where) {
     check_rows(item, kCallItem, where);
+    calls_.insert(item["call_id"].get<std::string>());
     turn()["tool_calls"].push_back({{"id", item["call_id"]},
                                     {"type", "function"},
                                     {"function", {{"name", item["name"]}, {"arguments", item["arguments"]}}}});
@@ -129,11 +137,16 @@ class Items {
 
   void add_output(OrderedJson& item, const std::string& where) {
     check_rows(item, kOutputItem, where);
+    if (!calls_.contains(item["call_id"].get<std::string>()))
+      bad_value(where + ".call_id", "no function call before this item has this id");
     open_ = false;
-    messages_.push_back({{"role", "tool"}, {"tool_call_id", item["call_id"]}, {"content", std::move(item["output"])}});
+    messages_.push_back({{"role", "tool"},
+                         {"tool_call_id", item["call_id"]},
+                         {"content", content_text(item["output"], where + ".output")}});
   }
 
   OrderedJson& messages_;
+  std::set<std::string> calls_;
   bool open_ = false;  // the last message is the assistant's turn at hand
 };
 
@@ -166,6 +179,8 @@ OrderedJson read_response_tools(OrderedJson& tools) {
 
 ReplyShape read_response_shape(OrderedJson& body, OrderedJson tools) {
   ReplyShape shape;
+  shape.format_field = "text.format.schema";
+  shape.parameters_field = "parameters";
   shape.tools = std::move(tools);
   shape.parallel_tool_calls = boolean_or(body, "parallel_tool_calls", true);
   if (auto choice = body.find("tool_choice"); choice != body.end()) {

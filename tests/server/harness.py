@@ -91,7 +91,7 @@ class Server:
         return s
 
     def raw(self, data, half_close=False):
-        """What the server answers to these bytes before it closes, or within two seconds."""
+        """What the server answers to these bytes before it closes, or until it has been silent for two seconds."""
         with self.socket() as s:
             try:
                 s.sendall(data)
@@ -99,10 +99,10 @@ class Server:
                     s.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
-            s.settimeout(2)
             out = b""
             try:
                 while True:
+                    s.settimeout(2 if out else 20)
                     chunk = s.recv(65536)
                     if not chunk:
                         return out
