@@ -70,6 +70,8 @@ class Server:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+        if self.process.stdout.closed:  # stopped before
+            return self.process.wait()
         self.process.stdout.close()
         self.stderr = self.process.stderr.read()
         self.process.stderr.close()

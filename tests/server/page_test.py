@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 """Drives the chat page in headless Chromium, as a user would.
 
-usage: page_test.py [--url URL [--key KEY]] [--screens DIR] [TEST...]
-Without --url every case is played by a stand-in server (page_stand_in.py); with it, the cases that a real server must bear
-(`tessera serve models/glossary`). --screens keeps screenshots. Needs Python's playwright and a Chromium (CHROMIUM names
-one that is not in PATH); exits 77 saying so where they are missing, else 0 or 1.
+usage: page_test.py [--serve PROGRAM | --url URL [--key KEY]] [--screens DIR] [TEST...]
+Every case is played by a stand-in server (page_stand_in.py), or, with --serve, the cases that a real server must bear are
+played with `PROGRAM serve models/glossary`, started for each, killed and crowded; with --url, those of them that leave a
+server alone. --screens keeps screenshots. Needs Python's playwright and a Chromium (CHROMIUM names one that is not in
+PATH); exits 77 saying so where they are missing, else 0 or 1.
 """
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
+import harness  # noqa: E402
 from page_stand_in import HOSTILE, MARKDOWN, MONSTERS, StandIn  # noqa: E402
 
 PAGE = os.path.join(HERE, "../../src/server/page/index.html")
@@ -26,6 +30,7 @@ WEATHER = json.dumps([{"name": "get_weather", "description": "Tells the weather 
 
 class User:
     """A page in a browser context of its own, and what a user does with it. Notes every error and every foreign request."""
+    screens = None  # folder for screenshots
 
     def __init__(self, browser, url, **options):
         self.url, self.faults = url, []
@@ -51,6 +56,10 @@ class User:
     def close(self):
         self.context.close()
 
+    def shot(self, name):
+        if self.screens:
+            self.page.screenshot(path=os.path.join(self.screens, name + ".png"))
+
     def find(self, selector):
         return self.page.locator(selector)
 
@@ -67,20 +76,20 @@ class User:
         if wait:
             self.done()
 
-    def done(self, timeout=20):
+    def done(self, timeout=180):
         self.wait("!running", timeout)
 
     def answer(self):
         return self.find("article.assistant").last
 
-    def until(self, condition, timeout=10):
+    def until(self, condition, timeout=30):
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError("waited in vain")
             self.page.wait_for_timeout(20)
 
-    def wait(self, expression, timeout=10):
+    def wait(self, expression, timeout=30):
         """Until the page's own script says so (playwright's waiting needs eval, which the policy refuses)."""
         self.until(lambda: self.page.evaluate(expression), timeout)
 
@@ -474,19 +483,45 @@ def test_unchanged_blocks_stay(user, server):
 
 
 # ---- With a real server that has models/glossary -------------------------------------------------------------------------
+# `flags` and `key` of a case are those of its server; a case with `own` set needs a server of its own.
+ENDLESS = '{"ignore_eos": true, "max_completion_tokens": 3500}'
+
+
 def real_chat(user, server):
     user.settings(temperature="0")
     user.say("What does serendipity mean?")
     holds(user.answer().inner_text(), "good luck in making unexpected and fortunate discoveries", "tokens/s")
-    assert user.find("summary").is_visible()
+    assert user.find("summary").is_visible() and not user.find(".think .md").is_visible()
     assert re.match(r"[1-9]\d* of 4,096 tokens$", user.text("#tokens")), user.text("#tokens")
     user.find("summary").click()
     user.until(lambda: "serendipity" in user.text(".think .md"))
+    user.find("summary").click()
+    user.until(lambda: not user.find(".think .md").is_visible())
+    user.find("article.assistant [title^=Copy]").last.click()
+    user.until(lambda: "fortunate discoveries" in user.page.evaluate("navigator.clipboard.readText()"))
+    before = user.page.evaluate("used()")
     user.say("Which word did I ask about first?")
     holds(user.answer().inner_text(), "serendipity")
+    assert user.page.evaluate("used()") > before
     user.find("article.assistant [title='Answer again']").last.click()
     user.done()
     holds(user.answer().inner_text(), "serendipity")
+
+
+def real_streaming(user, server):
+    user.settings(extra=ENDLESS)
+    user.say("Define courage.", wait=False)
+    user.wait("messages.at(-1).pieces > 2")
+    assert user.page.evaluate("!!running")
+    holds(user.text("#tokens"), "~")
+    seen = user.page.evaluate("messages.at(-1).pieces")
+    user.wait(f"messages.at(-1).pieces > {seen + 5}")
+    user.until(lambda: "tokens/s" in user.text("#speed"))
+    user.find("#go").click()
+    user.done()
+    holds(user.answer().inner_text(), "Stopped.")
+    if server:
+        user.until(lambda: server.metric("tessera_cache_pages_held") == 0)
 
 
 def real_effort(user, server):
@@ -522,23 +557,99 @@ def real_errors(user, server):
     same(user.find(".fault").count(), 0)
 
 
-def real_stop(user, server):
-    user.settings(extra='{"ignore_eos": true, "max_completion_tokens": 3000}')
-    user.say("Define courage.", wait=False)
-    user.wait("messages.at(-1).pieces > 3 || messages.at(-1).fault.title")
+def real_keyboard_only(user, server):
+    user.page.keyboard.type("Define courage.")
+    user.press("Enter")
+    user.done()
+    first = user.page.evaluate("messages.at(-1).content")
+    user.press("ArrowUp", "c")
+    user.until(lambda: user.page.evaluate("navigator.clipboard.readText()") == first)
+    user.press("r")
+    user.done()
+    same(user.find("article").count(), 2)
+    user.press("Control+k")
+    for _ in range(20):  # to the effort, without a mouse
+        user.press("Tab")
+        if user.page.evaluate("document.activeElement.name === 'effort'"):
+            break
+    user.press("ArrowRight")
+    same(user.page.evaluate("settings.effort"), "low")
+    user.press("Control+,")
+    for _ in range(20):
+        if user.page.evaluate("document.activeElement.id === 'extra'"):
+            break
+        user.press("Tab")
+    user.page.keyboard.type(ENDLESS)
+    user.press("Escape")
+    user.page.keyboard.type("Define river.")
+    user.press("Enter")
+    user.wait("messages.at(-1).pieces > 3")
     user.press("Escape")
     user.done()
     holds(user.answer().inner_text(), "Stopped.")
-    user.settings(extra="")
+
+
+def real_killed(user, server):
+    user.settings(extra=ENDLESS)
+    user.say("Define courage.", wait=False)
+    user.wait("messages.at(-1).pieces > 3")
+    server.stop(signal.SIGKILL)
+    user.done()
+    holds(user.answer().inner_text(), "Cut off", "The connection broke before the answer ended.", "Try again")
+    user.shot("killed")
+    user.settings(extra="", temperature="0")
     user.say("Define courage.")
+    holds(user.answer().inner_text(), "No connection", "The server cannot be reached.")
+    user.shot("gone")
+    user.until(lambda: user.text("#one") == "no connection")
+    with harness.Server("--port", str(server.port)):
+        user.until(lambda: user.text("#one") == "glossary")  # it looks by itself
+        user.find("text=Try again").last.click()
+        user.done()
+        holds(user.answer().inner_text(), harness.COURAGE)
+
+
+def real_busy(user, server):
+    long = {"messages": [{"role": "user", "content": "Hello"}], "ignore_eos": True, "max_completion_tokens": 3500, "stream": True}
+    others = [server.socket() for _ in range(2)]
+    try:
+        for i, other in enumerate(others):
+            other.sendall(harness.request_bytes("/v1/chat/completions", long))
+            assert server.wait_for(lambda: server.metric("tessera_requests_running") + server.metric("tessera_requests_waiting") == i + 1)
+            assert server.wait_for(lambda: server.metric("tessera_requests_running") == 1)
+        user.say("Define courage.")
+        holds(user.answer().inner_text(), "Error 429", "the queue is full", "Try again in ", "Try again")
+        user.shot("busy")
+    finally:
+        for other in others:
+            other.close()
+    assert server.wait_for(lambda: server.metric("tessera_requests_running") + server.metric("tessera_requests_waiting") == 0)
+    user.find("text=Try again").last.click()
+    user.done()
     same(user.find(".fault").count(), 0)
 
 
-def screens(browser, url, folder, real):
-    os.makedirs(folder, exist_ok=True)
+def real_key(user, server):
+    user.say("Define courage.")  # the browser's password, which the page was opened with, serves its requests too
+    same(user.find(".fault").count(), 0)
+    user.press("Control+,")
+    user.find("#key").fill("wrong")
+    user.press("Tab")
+    user.until(lambda: user.text("#key-hint") == "The server does not accept this key.")
+    user.find("#key").fill("secret")
+    user.press("Tab")
+    user.until(lambda: user.text("#one") == "glossary")
+
+
+real_killed.own = real_busy.own = real_key.own = True
+real_busy.flags = ("--max-requests", "1", "--max-queue", "1")
+real_key.key = "secret"
+
+
+def screens(browser, url, folder, real, **options):
     for scheme in ("light", "dark"):
         for width, height in ((1280, 900), (390, 800)):
-            user = User(browser, url, color_scheme=scheme, viewport={"width": width, "height": height})
+            user = User(browser, url, color_scheme=scheme, viewport={"width": width, "height": height}, **options)
             shot = lambda name: user.page.screenshot(path=os.path.join(folder, f"{scheme}-{width}-{name}.png"))
             user.page.wait_for_timeout(400)
             shot("empty")
@@ -557,19 +668,38 @@ def screens(browser, url, folder, real):
             user.close()
 
 
+@contextlib.contextmanager
+def stage(options, test, page):
+    """The server of a case and its URL: a stand-in, a real one, or None for one that is there already."""
+    if options.serve:
+        key = getattr(test, "key", None)
+        with harness.Server(*getattr(test, "flags", ()), env={"TESSERA_API_KEY": key or ""}) as server:
+            yield server, server.url + "/", key
+    elif options.url:
+        yield None, options.url, options.key
+    else:
+        with StandIn(page) as server:
+            yield server, server.url, None
+
+
+def browser_options(key):
+    return {"http_credentials": {"username": "page", "password": key}} if key else {}
+
+
 def run(browser, options):
-    prefix = "real_" if options.url else "test_"
-    tests = [(name, test) for name, test in globals().items() if name.startswith(prefix) and (not options.tests or name in options.tests)]
+    prefix = "real_" if options.url or options.serve else "test_"
+    tests = [(name, test) for name, test in globals().items() if name.startswith(prefix) and (not options.tests or name in options.tests)
+             and not (options.url and hasattr(test, "own"))]
     with open(PAGE, "rb") as file:
         page = file.read()
     failed = 0
+    User.screens = options.screens
+    if options.screens:
+        os.makedirs(options.screens, exist_ok=True)
     for name, test in tests:
-        with StandIn(page) as server:
-            user = User(browser, options.url or server.url)
+        with stage(options, test, page) as (server, url, key):
+            user = User(browser, url, **browser_options(key))
             try:
-                if options.key:
-                    user.page.evaluate("key => sessionStorage.setItem('tessera.key', JSON.stringify(key))", options.key)
-                    user.page.reload()
                 test(user, server)
                 user.page.wait_for_timeout(50)
                 assert not user.faults, user.faults
@@ -582,19 +712,22 @@ def run(browser, options):
                     print(user.faults)
             user.close()
     if options.screens:
-        with StandIn(page) as server:
-            screens(browser, options.url or server.url, options.screens, bool(options.url))
+        with stage(options, None, page) as (server, url, key):
+            screens(browser, url, options.screens, prefix == "real_", **browser_options(key))
     print(f"{len(tests) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--serve", metavar="PROGRAM", help="tessera, to be started for each case")
     parser.add_argument("--url", help="of a running server, with a slash at the end")
     parser.add_argument("--key", help="its API key")
     parser.add_argument("--screens", metavar="DIR")
     parser.add_argument("tests", nargs="*", metavar="TEST")
     options = parser.parse_args()
+    if options.serve:
+        harness.PROGRAM = options.serve
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
