@@ -6,6 +6,7 @@
 #include <new>
 #include <numeric>
 
+#include "cli/lost_pages.h"
 #include "cli/options.h"
 #include "core/env.h"
 #include "core/error.h"
@@ -197,6 +198,7 @@ bool parse(CLI::App& app, Invocation& call) {
 
 int run_command_line(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // writes report EPIPE instead
+  explain_lost_pages();
   Output out;
   Invocation call{{argv + std::min(argc, 1), argv + argc}, out};
   call.json = std::ranges::find(call.args, "--json") != call.args.end();

@@ -293,6 +293,7 @@ Checkpoint Checkpoint::open(const std::string& folder) {
 std::vector<LoadedRow> Checkpoint::load(const WeightPlan& plan, const LoadSettings& settings, ThreadPool& pool) {
   Impl& impl = *impl_;
   TS_CHECK(!impl.loaded && impl.tensors, "a Checkpoint is loaded once, from files");
+  impl.tensors->check_unchanged();  // reading the pages that a file lost ends the process
   std::vector<RowWork> rows = plan_rows(plan, settings, impl.source());
   int64_t capacity = 0, apart = 0;
   for (const RowWork& work : rows)

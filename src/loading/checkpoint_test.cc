@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
+#include <functional>
 
 #include "loading/test_files.h"
 #include "loading/test_plan.h"
@@ -105,6 +107,48 @@ TEST_F(CheckpointLoad, MatrixIsMappedWhereValuesStayTheSame) {
   EXPECT_EQ(w.values.dtype, DType::kF16);
   EXPECT_EQ(as_floats(w.values), iota(6));
   EXPECT_EQ(rows[0].why, "rounded to F16");
+}
+
+TEST_F(CheckpointLoad, AFileThatChangedSinceItWasOpenedIsRefused) {
+  Weight w;
+  plan_.matrix(w, "w", 1024, 16, Split::kReplicated);
+  const std::string path = folder_.file("model.safetensors");
+  const std::function<void()> changes[] = {
+      [&] { fs::resize_file(path, 200); },  // its pages are gone
+      [&] { fs::resize_file(path, fs::file_size(path) + 8); },
+      [&] { fs::last_write_time(path, fs::last_write_time(path) + std::chrono::seconds(1)); },
+  };
+  for (const auto& change : changes) {
+    write_model(folder_, {{"w", "F32", "[1024,16]", floats(iota(1024 * 16))}});
+    Checkpoint checkpoint = Checkpoint::open(folder_.path());
+    change();
+    EXPECT_ERROR(checkpoint.load(plan_, {.dtype = DType::kF32}, pool_), kCorrupt, "model.safetensors", "was changed");
+  }
+}
+
+TEST_F(CheckpointLoad, AFileThatIsCutWhileItIsReadIsRefused) {
+  Weight w;
+  plan_.matrix(w, "w", 1024, 16, Split::kReplicated);
+  write_model(folder_, {{"w", "F32", "[1024,16]", floats(iota(1024 * 16))}});
+  Checkpoint checkpoint = Checkpoint::open(folder_.path());
+  checkpoint.load(plan_, {.dtype = DType::kF32, .deferred = true}, pool_);
+  fs::resize_file(folder_.file("model.safetensors"), 200);
+  std::vector<char> bytes(static_cast<size_t>(w.values.bytes()));
+  EXPECT_ERROR(checkpoint.read(w.values.data, w.values.bytes(), bytes.data()), kCorrupt, "was cut");
+}
+
+TEST_F(CheckpointLoad, AShardThatTheIndexDoesNotName) {
+  Weight a, b;
+  plan_.matrix(a, "a", 1, 2, Split::kReplicated);
+  plan_.matrix(b, "b", 1, 2, Split::kReplicated);
+  write_model(folder_, {{"a", "F32", "[1,2]", floats({1, 2})}});
+  fs::rename(folder_.file("model.safetensors"), folder_.file("model-00001-of-00002.safetensors"));
+  write_model(folder_, {{"b", "F32", "[1,2]", floats({3, 4})}});
+  fs::rename(folder_.file("model.safetensors"), folder_.file("model-00002-of-00002.safetensors"));
+  folder_.write("model.safetensors.index.json", R"({"weight_map":{"a":"model-00001-of-00002.safetensors"}})");
+  EXPECT_ERROR(load({.dtype = DType::kF32}), kCorrupt, "missing", "b");
+  EXPECT_THAT(checkpoint_->tensors().notes(),
+              testing::ElementsAre(testing::HasSubstr("are left out: model-00002-of-00002.safetensors")));
 }
 
 TEST_F(CheckpointLoad, MisalignedTensorIsCopied) {

@@ -111,6 +111,15 @@ SafetensorsSet SafetensorsSet::open(const std::string& folder) {
                     fmt::format("{} of {} shards are missing: {}", missing.count(), shards.size(), missing.str()));
   for (const std::string& shard : shards) set.add_file(SafetensorsFile::open((fs::path(folder) / shard).string()));
   set.check_index(index, where);
+  NameList left_out;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") && name.find("-of-") != std::string::npos && !shards.contains(name))
+      left_out.add(printable(name));
+  }
+  if (!left_out.empty())
+    set.notes_.push_back(
+        fmt::format("{}: does not name these shards, so they are left out: {}", where, left_out.str()));
   return set;
 }
 

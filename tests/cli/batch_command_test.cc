@@ -232,6 +232,19 @@ TEST_F(BatchCommand, BenchKernelsMeasuresAndDraws) {
   EXPECT_EQ(with({"1", "--use-kernels", "RMSNorm=x"}).exit_code, 2);
 }
 
+TEST_F(BatchCommand, BenchLoadKeepsWhatItMade) {
+  std::vector<std::string> words = {"bench",        "load",     kModel, "--device",  "cpu", "--json",
+                                    "--dequantize", "--rounds", "1",    "--threads", "2",   "--arranged-cache",
+                                    path("made")};
+  for (int64_t made : {1, 0}) {
+    const Outcome out = run_tessera(words);
+    ASSERT_EQ(out.exit_code, 0) << out.err;
+    const json speed = json::parse(out.out)["preallocated"];
+    EXPECT_EQ(speed["host_peak_bytes"].get<int64_t>() > speed["bytes"].get<int64_t>(), made == 1) << speed;
+    EXPECT_TRUE(std::filesystem::exists(path("made")));
+  }
+}
+
 TEST_F(BatchCommand, BenchReportsAsJson) {
   Outcome out =
       run_tessera({"bench", "throughput", kModel, "--requests", "6", "--prompt-tokens", "4", "20", "--output-tokens",

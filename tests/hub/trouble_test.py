@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import threading
 import time
 import unittest
@@ -264,10 +265,14 @@ class Access(HubCase):
             self.hub.tokens.discard("hf_x")
             handler.answer(403, {})
 
-        self.hub.store_fault = Once(revoke)
+        part = Once(lambda h, c, b, e: h.send_content(c, b, e, 206, stop_at=1_000_000))
+        refused = Once(revoke)
+        self.hub.store_fault = lambda *request: part(*request) or refused(*request)
         self.fails("download", MODEL, HF_TOKEN="hf_x", says="revoked")
+        kept = (self.repo_folder / "blobs" / (BIG_ETAG + ".incomplete")).stat().st_size
+        self.assertEqual(kept, 1_000_000)
         sha = self.publish(BIG)
-        self.download(HF_TOKEN="hf_good")
+        self.assertEqual(self.download(HF_TOKEN="hf_good")["bytes_fetched"], 5_000_000)
         self.check_cache(sha, BIG, BIG)
 
 
@@ -287,6 +292,33 @@ class Disk(HubCase):
         kept = (self.repo_folder / "blobs" / (BIG_ETAG + ".incomplete")).stat().st_size
         self.assertEqual(kept, 2_000_000)
         self.assertEqual(self.download()["bytes_fetched"], 4_000_000)
+        self.check_cache(sha, BIG, BIG)
+
+    def test_a_file_system_that_somebody_else_fills(self):
+        sha = self.publish(BIG)
+        self.cache.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(self.cache)]
+        if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("may not mount a file system")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(self.cache)])
+        self.hub.rate = 2_000_000
+        process = self.start("download", MODEL)
+        partial = self.repo_folder / "blobs" / (BIG_ETAG + ".incomplete")
+        while not partial.exists() or partial.stat().st_size < 1_000_000:
+            self.assertIsNone(process.poll())
+            time.sleep(0.02)
+        filler = self.cache / "filler"
+        with open(filler, "wb", buffering=0) as file, self.assertRaises(OSError):
+            while True:
+                file.write(bytes(100_000))
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1, err)
+        self.assertIn("is full", err)
+        kept = partial.stat().st_size
+        self.assertGreaterEqual(kept, 1_000_000)
+        filler.unlink()
+        self.hub.rate = None
+        self.assertEqual(self.download()["bytes_fetched"], len(BIG["model.safetensors"]) - kept)
         self.check_cache(sha, BIG, BIG)
 
     def test_too_small_from_the_start(self):
