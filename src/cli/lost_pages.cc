@@ -11,8 +11,7 @@ namespace {
 
 constexpr char kLine[] =
     "tessera: bus error: a file that is mapped into memory was cut while it was in use, or its disk cannot be read; "
-    "copy or "
-    "download the model again\n";
+    "copy or download the model again\n";
 
 // A signal handler has no other way to know.
 std::atomic<bool> g_told{false};
