@@ -108,8 +108,9 @@ class Llm {
 
   int64_t vocab_size() const;
   int64_t max_context() const;
-  // JSON objects: configuration, quantisation, tensors and memory; and the kernels with the reasons of their choice.
+  // A JSON object: configuration, quantisation, tensors and memory.
   std::string describe() const;
+  // A JSON array: for each operation {"op", "rows": [{"name", "device", "summary"}]}, the row tried first first.
   std::string describe_kernels() const;
   // JSON array: for each operation of a step of `tokens` new tokens in `sequences` sequences, the kernel that computes
   // it and why others do not. Throws kInvalidArgument.

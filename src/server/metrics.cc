@@ -76,15 +76,13 @@ MetricFamily family(const char* name, const char* help, MetricType type, double 
 // Which kernel rows serve each op, best first.
 MetricFamily kernel_family(const Service& service) {
   MetricFamily out{"tessera_kernel_info", "Kernels of this process; rank 0 is tried first.", kGauge, {}};
-  const Json kernels = Json::parse(service.describe_kernels(), nullptr, /*allow_exceptions=*/false);
-  if (!kernels.is_object() || !kernels.contains("ops")) return out;
-  for (const Json& op : kernels["ops"]) {
+  for (const Json& op : Json::parse(service.describe_kernels())) {
     int rank = 0;
-    for (const Json& row : op.value("rows", Json::array())) {
+    for (const Json& row : op.at("rows")) {
       ClientMetric metric;
-      metric.label = {{"op", op.value("op", "")},
-                      {"kernel", row.value("name", "")},
-                      {"device", row.value("device", "")},
+      metric.label = {{"op", op.at("op")},
+                      {"kernel", row.at("name")},
+                      {"device", row.at("device")},
                       {"rank", std::to_string(rank++)}};
       metric.gauge.value = 1;
       out.metric.push_back(std::move(metric));

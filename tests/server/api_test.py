@@ -528,8 +528,8 @@ class Small(unittest.TestCase):
         for name in ("requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
                      "inter_token_seconds_bucket", "request_seconds_bucket", "prompt_tokens_total",
                      "generation_tokens_total", "cache_usage_ratio", "prefix_cache_hits_total", "preemptions_total",
-                     "kernel_info"):
-            self.assertIn("tessera_" + name, text)
+                     'kernel_info{op="linear",kernel="linear_'):
+            self.assertIn("\ntessera_" + name, text)
         samples = {}  # name: the labels it comes with
         for line in text.splitlines():
             if not line.startswith("#"):
