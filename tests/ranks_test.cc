@@ -11,6 +11,8 @@
 #include "core/json.h"
 #include "models/registry.h"
 #include "support/fixtures.h"
+#include "support/golden_run.h"
+#include "support/rank_plans.h"
 #include "tessera/batch.h"
 
 namespace tessera {
@@ -18,11 +20,7 @@ namespace {
 
 constexpr const char* kModels[] = {"gpt_oss", "gpt_oss_mxfp4", "llama", "mistral", "qwen3", "qwen3_moe"};
 
-struct Plan {
-  int tp = 0, ep = 0;
-  const char* attention = "tp";
-  const char* experts = "auto";
-};
+using Plan = RankPlan;
 
 std::vector<Plan> plans() {
   std::vector<Plan> all;
@@ -34,46 +32,6 @@ std::vector<Plan> plans() {
   all.push_back({.ep = 2, .experts = "all-reduce"});
   all.push_back({.tp = 4, .ep = 2, .experts = "all-reduce"});
   return all;
-}
-
-std::string name_of(const Plan& p) {
-  std::string name = "tp" + std::to_string(p.tp) + "_ep" + std::to_string(p.ep);
-  if (p.attention == std::string("dp")) name += "_dp";
-  if (p.experts != std::string("auto")) name += "_allreduce";
-  return name;
-}
-
-std::vector<int32_t> ids_of(const SafetensorsFile& golden, const std::string& name) {
-  const Tensor t = golden.view(*golden.find(name));
-  std::vector<int32_t> out;
-  for (int64_t i = 0; i < t.numel(); ++i)
-    out.push_back(t.dtype == DType::kI64 ? static_cast<int32_t>(t.as<int64_t>()[i]) : t.as<int32_t>()[i]);
-  return out;
-}
-
-void expect_golden(Llm& llm, const SafetensorsFile& golden) {
-  for (const std::string k : {"0", "1"}) {
-    const std::vector<int32_t> input = ids_of(golden, "input_ids." + k), want = ids_of(golden, "greedy." + k);
-    const Generation made =
-        llm.generate(input, {.temperature = 0, .ignore_eos = true, .max_tokens = static_cast<int64_t>(want.size())});
-    EXPECT_EQ(made.ids, want);
-
-    Runner& runner = llm.impl().runner();
-    const Tensor logits = golden.view(*golden.find("logits." + k));
-    float largest = 0, worst = 0;
-    for (int64_t i = 0; i < logits.numel(); ++i) largest = std::max(largest, std::abs(logits.f32()[i]));
-    std::unique_ptr<Sequence> sequence = runner.open();
-    for (size_t done = 0; done < input.size();) {
-      const size_t count = std::min<size_t>(37, input.size() - done);
-      const RunItem item{sequence.get(), std::span(input).subspan(done, count), WantLogits::kAll};
-      const std::optional<Tensor> got = runner.run({&item, 1});
-      ASSERT_TRUE(got.has_value());
-      const float* wanted = logits.f32() + static_cast<int64_t>(done) * logits.dim(1);
-      for (int64_t i = 0; i < got->numel(); ++i) worst = std::max(worst, std::abs(got->f32()[i] - wanted[i]));
-      done += count;
-    }
-    EXPECT_LE(worst, 5e-5f * largest);
-  }
 }
 
 class Ranks : public testing::TestWithParam<std::tuple<const char*, Plan>> {};

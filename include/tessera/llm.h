@@ -40,7 +40,7 @@ struct LoadOptions {
   // layers, "0-8=gpu,9-30=cpu,31-35=disk"; or a .json as of Hugging Face accelerate. Or the first cpu_moe layers'.
   std::string device_map;
   int64_t cpu_moe = 0;
-  int64_t device_memory = 0;  // most bytes of a GPU that are used, the driver's share included; 0: all
+  int64_t device_memory = 0;  // most bytes of a GPU (each rank's) that are used, with the driver's; 0: all
   std::function<void(const std::string& text)> on_plan;  // gets the placement and its cost before anything is loaded
   int64_t max_context = 0;   // tokens a sequence may have; 0: the model's own limit, cut to 131072
   int64_t cache_memory = 0;  // bytes for keys and values; 0: what a sequence of max_context needs, if it is there;

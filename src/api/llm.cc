@@ -14,7 +14,6 @@
 #include "api/mxfp4_fallback.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "core/memory_limit.h"
 #include "engine/likelihood.h"
 #include "engine/placement.h"
 #include "hub/resolve.h"
@@ -32,23 +31,13 @@ int pool_threads(const LoadOptions& o) {
   return threads_of_rank(o.threads, std::max({o.tp, o.ep, 1}));
 }
 
-std::unique_ptr<DeviceContext> make_limited_context(const LoadOptions& o) {
-  std::unique_ptr<DeviceContext> context = make_context(o.device);
-  if (o.device_memory < 0)
-    fail(ErrorCode::kInvalidArgument, "device_memory is {}; expected 0 or more", o.device_memory);
-  if (o.device_memory == 0) return context;
-  if (context->device().type != DeviceType::kCuda)
-    fail(ErrorCode::kInvalidArgument, "--device-memory limits a GPU, and the device is the CPU");
-  return limit_memory(std::move(context), o.device_memory, kDriverBytes);
-}
-
 }  // namespace
 
 Llm::Impl::Impl(const std::string& folder, const LoadOptions& load_options)
     : options((init_logging(), load_options)), pool(pool_threads(options)), checkpoint(Checkpoint::open(folder)) {
   // Starting a GPU and reading a big tokenizer.json each take as long as much of the rest, so they go beside it.
   std::future<std::unique_ptr<DeviceContext>> starting =
-      std::async(std::launch::async, [&] { return make_limited_context(options); });
+      std::async(std::launch::async, [&] { return context_of_rank(options, options.device); });
   std::future<std::optional<Tokenizer>> reading = std::async(std::launch::async, [&]() -> std::optional<Tokenizer> {
     const std::string path = folder + "/tokenizer.json";
     if (!std::filesystem::exists(path)) return std::nullopt;

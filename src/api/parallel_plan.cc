@@ -5,6 +5,8 @@
 #include <map>
 
 #include "cache/cache_spec.h"
+#include "core/error.h"
+#include "engine/device_forecast.h"
 #include "engine/rank_links.h"
 #include "parallel/comm_model.h"
 #include "parallel/sharding.h"
@@ -137,21 +139,34 @@ Json communication(const PlanRequest& request, const ModelInfo& info, int64_t ex
   const TokenTraffic t = traffic_of(request, info, experts, request.on_gpus);
   const double of_experts = t.experts + t.routing + t.shared;
   const bool dispatch = request.dispatch && experts > 0;
-  return {{"attention",
-           {{"kind", mesh.tensor > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", t.attention}}},
-          {"experts",
-           {{"kind", mesh.ranks() == 1 ? "none"
-                     : dispatch        ? "dispatch"
-                                       : "all-reduce"},
-            {"bytes_sent_a_token_a_layer", of_experts},
-            {"rows", t.experts},
-            {"routing", t.routing},
-            {"shared", t.shared}}},
-          {"logits", {{"hidden_bytes_sent_a_row", t.rows},
-                      {"bytes_sent_a_row", t.logits},
-                      {"greedy_bytes_sent_a_row", t.greedy}}},
-          {"bytes_sent_a_token", static_cast<double>(info.num_hidden_layers) * (t.attention + of_experts)},
-          {"collectives_a_step", info.num_hidden_layers * t.layer_collectives + t.logit_collectives}};
+  return {
+      {"attention", {{"kind", mesh.tensor > 1 ? "all-reduce" : "none"}, {"bytes_sent_a_token_a_layer", t.attention}}},
+      {"experts",
+       {{"kind", mesh.ranks() == 1 ? "none"
+                 : dispatch        ? "dispatch"
+                                   : "all-reduce"},
+        {"bytes_sent_a_token_a_layer", of_experts},
+        {"rows", t.experts},
+        {"routing", t.routing},
+        {"shared", t.shared}}},
+      {"logits",
+       {{"hidden_bytes_sent_a_row", t.rows}, {"bytes_sent_a_row", t.logits}, {"greedy_bytes_sent_a_row", t.greedy}}},
+      {"bytes_sent_a_token", static_cast<double>(info.num_hidden_layers) * (t.attention + of_experts)},
+      {"collectives_a_step", info.num_hidden_layers * t.layer_collectives + t.logit_collectives}};
+}
+
+// For scratch memory and the cache.
+int64_t left_of(const PlanRequest& request, int rank, int64_t weights) {
+  const int64_t left = request.device_memory - kDriverBytes - weights;
+  auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); };
+  if (left <= 0) {
+    fail(ErrorCode::kOutOfMemory,
+         "rank {} of {} holds {:.2f} GiB of weights, and --device-memory {:.2f} GiB leaves it {:.2f} beside the "
+         "driver's share; take more ranks, or raise it",
+         rank, request.mesh.ranks(), gib(weights), gib(request.device_memory),
+         gib(std::max<int64_t>(request.device_memory - kDriverBytes, 0)));
+  }
+  return left;
 }
 
 // Bytes that a rank reads of the cache for one token with so many before it.
@@ -181,7 +196,6 @@ StepSeconds predict(const Checkpoint& checkpoint, const WeightPlan& plan, const 
   StepDemand demand{
       .layers = info.num_hidden_layers,
       .tokens = sequences,
-      .groups = groups,
       .weight_bytes = reads,
       .cache_bytes = sequences > 1 ? sequences / groups * cache_read(model.cache(), request, kContext) : 0,
       .dispatch = mesh.split_tokens && experts > 0,
@@ -252,13 +266,15 @@ Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest
       cache += layer.window == 0 ? token_bytes(layer, dtype_size(request.dtype)) : 0;
     const Range experts = demand.experts > 0 ? expert_share(demand.experts, mesh, rank) : Range{};
     const Range tokens = vocabulary_share(info.vocab_size, mesh, rank);
+    const int64_t weights = account_of(checkpoint, plan, request, rank, active, 1).weights;
     ranks.push_back({{"rank", rank},
                      {"query_heads", heads.query.count},
                      {"kv_heads", heads.kv.count},
                      {"experts", {experts.begin, experts.count}},
                      {"vocabulary", {tokens.begin, tokens.count}},
-                     {"weight_bytes", account_of(checkpoint, plan, request, rank, active, 1).weights},
+                     {"weight_bytes", weights},
                      {"cache_bytes_a_token", cache}});
+    if (request.device_memory > 0) ranks.back()["left_bytes"] = left_of(request, rank, weights);
   }
   Json out{{"architecture", info.architecture},
            {"tp", mesh.tensor},

@@ -14,9 +14,11 @@ struct PlanRequest {
   bool on_gpus = false;   // where each part of a row tells its best token, instead of its best few
   DType dtype = DType::kBF16;
   bool dequantize = false;
+  int64_t device_memory = 0;  // bytes that each rank's GPU may use, the driver's share included; 0: not said
 };
 
-// Needs config.json alone. Throws kInvalidArgument for an impossible mesh, naming the nearest possible ones.
+// Needs config.json alone. Throws kInvalidArgument for an impossible mesh, naming the nearest possible ones, and
+// kOutOfMemory naming the first rank whose weights device_memory cannot hold.
 Json describe_plan(const Checkpoint& checkpoint, Model& model, const PlanRequest& request);
 
 // Predictions of docs/scaling.md: tokens a second of 1 to 64 H100s under every plan that fits their memory, as replicas

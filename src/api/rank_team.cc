@@ -6,6 +6,8 @@
 #include "api/hub_layers.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/memory_limit.h"
+#include "engine/device_forecast.h"
 #include "engine/follower.h"
 #include "engine/placement.h"
 #include "hub/resolve.h"
@@ -73,7 +75,7 @@ struct Seat {
 void serve(const std::string& folder, const LoadOptions& options, const Mesh& mesh, const Seat& seat, Channel& channel,
            std::unique_ptr<Communicator> world) {
   ThreadPool pool(seat.threads);
-  const std::unique_ptr<DeviceContext> context = make_context(seat.device);
+  const std::unique_ptr<DeviceContext> context = context_of_rank(options, seat.device);
   const bool cuda = context->device().type == DeviceType::kCuda;
   context->make_current();
   if (!world) world = process_communicator(channel, *context);
@@ -113,8 +115,8 @@ void serve(const std::string& folder, const LoadOptions& options, const Mesh& me
 }
 
 ChannelTerms terms_of(const Checkpoint& checkpoint, const LoadOptions& o) {
-  const std::string all = fmt::format("{} {} {} {} {} {} {} {}", checkpoint.config().dump(), o.dtype, o.dequantize,
-                                      o.dense, o.tp, o.ep, o.attention, o.experts);
+  const std::string all = fmt::format("{} {} {} {} {} {} {} {} {}", checkpoint.config().dump(), o.dtype, o.dequantize,
+                                      o.dense, o.tp, o.ep, o.attention, o.experts, o.use_kernels);
   return {.program = "tessera", .config_hash = std::hash<std::string>{}(all)};
 }
 
@@ -124,6 +126,16 @@ int ranks_of_environment() {
 }
 
 }  // namespace
+
+std::unique_ptr<DeviceContext> context_of_rank(const LoadOptions& o, const std::string& device) {
+  std::unique_ptr<DeviceContext> context = make_context(device);
+  if (o.device_memory < 0)
+    fail(ErrorCode::kInvalidArgument, "device_memory is {}; expected 0 or more", o.device_memory);
+  if (o.device_memory == 0) return context;
+  if (context->device().type != DeviceType::kCuda)
+    fail(ErrorCode::kInvalidArgument, "--device-memory limits a GPU, and the device is the CPU");
+  return limit_memory(std::move(context), o.device_memory, kDriverBytes);
+}
 
 std::string device_of_rank(const std::string& device, int local_rank) {
   return device == "cuda" ? fmt::format("cuda:{}", local_rank) : device;

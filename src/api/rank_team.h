@@ -51,6 +51,9 @@ class RankTeam {
   std::vector<std::thread> threads_;
 };
 
+// Of a rank, rank 0 too: its device, no more of which is used than options.device_memory. Throws kInvalidArgument.
+std::unique_ptr<DeviceContext> context_of_rank(const LoadOptions& options, const std::string& device);
+
 // "cuda:2" for rank 2 of "cuda"; the CPU as it is.
 std::string device_of_rank(const std::string& device, int local_rank);
 

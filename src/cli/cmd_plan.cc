@@ -70,16 +70,17 @@ std::string as_text(const Json& plan) {
                           row["split"].get<std::string>(), shares.empty() ? "" : ": ", shares);
     }
   }
-  text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}\n", "rank", "query", "kv", "experts", "vocabulary",
-                      "weights", "cache a token");
+  const bool limited = plan["ranks"][0].contains("left_bytes");
+  text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}{}\n", "rank", "query", "kv", "experts", "vocabulary",
+                      "weights", "cache a token", limited ? "   left of the limit" : "");
   for (const Json& r : plan["ranks"]) {
     auto range = [](const Json& v) {
       const auto begin = v[0].get<int64_t>(), count = v[1].get<int64_t>();
       return count == 0 ? std::string("-") : fmt::format("{}-{}", begin, begin + count - 1);
     };
-    text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}\n", r["rank"].dump(), r["query_heads"].dump(),
+    text += fmt::format("{:<6}{:>7}{:>5}{:>12}{:>18}{:>12}{:>16}{}\n", r["rank"].dump(), r["query_heads"].dump(),
                         r["kv_heads"].dump(), range(r["experts"]), range(r["vocabulary"]), bytes(r["weight_bytes"]),
-                        bytes(r["cache_bytes_a_token"]));
+                        bytes(r["cache_bytes_a_token"]), limited ? fmt::format("{:>20}", bytes(r["left_bytes"])) : "");
   }
   const Json& c = plan["communication"];
   text += fmt::format(
@@ -115,8 +116,9 @@ std::string scaling_text(const Json& rows) {
     };
     auto shown = [](const std::string& value, bool bold) { return bold ? "**" + value + "**" : value; };
     text += fmt::format(
-        "| {} | `--tp {} --ep {}{}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(), row["ep"].dump(),
-        row["attention"] == "dp" ? " --attention dp" : "", row["replicas"].dump(), row["link"].get<std::string>(),
+        "| {} | `--tp {} --ep {}{}` | {} | {} | {} | {} | {} |\n", row["gpus"].dump(), row["tp"].dump(),
+        row["ep"].dump(), row["attention"] == "dp" ? " --attention dp" : "", row["replicas"].dump(),
+        row["link"].get<std::string>(),
         shown(fmt::format("{:.2f}", row["ms_a_token_alone"].get<double>()), best("ms_a_token_alone", true)),
         row["sequences"].get<int64_t>(),
         shown(fmt::format("{:.0f}", row["tokens_per_second"].get<double>()), best("tokens_per_second", false)));
@@ -162,15 +164,18 @@ int cmd_plan(Invocation& call) {
   const std::unique_ptr<Model> model = make_model(checkpoint.config());
   WeightPlan plan;
   model->declare(plan);
-  if (wants_placement(options.load)) {
+  const bool cuda = options.load.device == "cuda";
+  const Mesh mesh = resolve_mesh(options.load, checkpoint, plan, cuda);
+  const bool places = !options.load.device_map.empty() || options.load.cpu_moe > 0;
+  if (wants_placement(options.load) && (places || mesh.ranks() == 1)) {
     show_placement(call, options.load, checkpoint);
     return 0;
   }
-  const bool cuda = options.load.device == "cuda";
-  PlanRequest request{.mesh = resolve_mesh(options.load, checkpoint, plan, cuda),
+  PlanRequest request{.mesh = mesh,
                       .dispatch = options.load.experts != "all-reduce" && !cuda,
                       .dtype = resolve_dtype(options.load.dtype, checkpoint.config()),
-                      .dequantize = options.load.dequantize};
+                      .dequantize = options.load.dequantize,
+                      .device_memory = options.load.device_memory};
   request.dispatch = (request.dispatch || request.mesh.split_tokens) && request.mesh.expert > 1;
   request.on_gpus = cuda;
   const Json out = scaling ? scaling_table(checkpoint, *model, request) : describe_plan(checkpoint, *model, request);

@@ -159,10 +159,10 @@ int KernelTools::check(Invocation& call) const {
   std::set<std::string> used;
   for (const Layer& layer : layers()) {
     if (!only_layer_.empty() && only_layer_ != layer.name) continue;
-    for (const char* wanted : {layer.function, layer.fused}) {
+    for (const char* wanted : {layer.function, layer.second}) {
       const std::string function = wanted ? module->find_name(wanted, device.type) : "";
       if (function.empty() || !used.insert(function).second) continue;
-      for (const Kind& kind : usual_kinds(layer, device.type, wanted == layer.fused)) {
+      for (const Kind& kind : usual_kinds(layer, device.type, wanted == layer.second)) {
         const TrialSpec spec{.library = library,
                              .sha256 = module->sha256(),
                              .layer = layer.name,

@@ -134,7 +134,8 @@ struct MoeArgs {
   MoeActivation activation = MoeActivation::kSwigluOai;
   float limit = 7.0f;
   int64_t first_expert = 0;
-  Tensor out;  // act [T, H]
+  bool part = false;  // of the model's experts: ids of others, and -1, may come
+  Tensor out;         // act [T, H]
 };
 
 // out = silu(gate) * up.

@@ -11,7 +11,8 @@ constexpr LinkFigures kLinks[] = {
     {"NVLink, NCCL", 6.7, 4.0, 255, 0,
      "comm_check in a CUDA graph, two H100s, NCCL 2.28.3: 5.6 KiB in 6.7 us, 22.5 MiB in 99 us"},
     {"NVLink, peer", 2.6, 1.0, 239, 7.6,
-     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, 22.5 MiB in 101 us; a token a rank to its experts in 4.1 "
+     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, 22.5 MiB in 101 us; a token a rank to its experts in "
+     "4.1 "
      "us and back in 3.5, 32 in 6.1 and 5.0"},
     {"InfiniBand 400G", 30.0, 6.0, 45, 0, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };
@@ -45,7 +46,7 @@ double dispatch_seconds(const LinkFigures& link, double sent_bytes) {
 StepSeconds predict_step(const DeviceFigures& device, const LinkFigures& link, int ranks, const StepDemand& d) {
   StepSeconds s;
   const double reads = (d.weight_bytes + d.cache_bytes) / (device.gigabytes_per_s * 1e9);
-  const double per_token = (d.tokens - 1) * device.token_layer_us * (0.5 / d.groups + 0.5 / ranks);
+  const double per_token = (d.tokens - 1) * device.token_layer_us * (0.5 + 0.5 / ranks);
   const auto layers = static_cast<double>(d.layers);
   s.compute = reads + layers * (device.layer_us + per_token) * 1e-6;
   for (const StepDemand::Sum& sum : d.sums) s.communication += layers * all_reduce_seconds(link, sum.ranks, sum.bytes);

