@@ -58,7 +58,7 @@ void write_text_file(const std::string& path, const std::string& text) {
   // A device or pipe is written to, not replaced by a file.
   struct stat st {};
   bool special = stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode);
-  std::string temporary = special ? path : fmt::format("{}.{}.tmp", path, getpid());
+  std::string temporary = special ? path : fmt::format("{}.{}.tmp", path, gettid());
   auto give_up = [&](const char* what) {
     int error = errno;
     if (!special) unlink(temporary.c_str());
