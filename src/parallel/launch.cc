@@ -37,6 +37,7 @@ struct Child {
   pid_t process = -1;
   bool running = false;
   int status = 0;
+  bool ended_by_us = false;
   Fd errors;  // its stderr, or none where it has ours
   std::string last_words;
 };
@@ -179,7 +180,7 @@ class Ranks {
 
   void kill_all() {
     for (Child& child : children_)
-      if (child.running) kill(child.process, SIGKILL);
+      if (child.running) child.ended_by_us = kill(child.process, SIGKILL) == 0;
     for (Child& child : children_)
       if (child.running) {
         waitpid(child.process, &child.status, 0);
@@ -187,8 +188,23 @@ class Ranks {
       }
   }
 
+  // A process that dies closes its connections before it can be waited for, so those who hear of it may end earlier.
+  void find_cause() {
+    const Child& first = children_[first_];
+    if (WIFSIGNALED(first.status) || hung_ >= 0) return;
+    for (size_t r = 0; r < children_.size(); ++r) {
+      const Child& other = children_[r];
+      if (!WIFSIGNALED(other.status) || other.ended_by_us) continue;
+      const std::string named = fmt::format("rank {} of {}: ", r, children_.size());
+      if (WTERMSIG(other.status) != SIGKILL && first.last_words.find(named) == std::string::npos) continue;
+      first_ = static_cast<int>(r);
+      return;
+    }
+  }
+
   int report() {
     if (first_ < 0) return 0;
+    find_cause();
     const Child& zero = children_[0];
     // Rank 0 has said why, unless it could not.
     if (WIFEXITED(zero.status) && zero.status != 0) return WEXITSTATUS(zero.status);
