@@ -18,8 +18,8 @@ using prometheus::MetricType;
 
 const prometheus::Histogram::BucketBoundaries kLatency = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                                                           0.5,   1,      2.5,   5,    10,    30,   60,  120};
-const prometheus::Histogram::BucketBoundaries kGap = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016,
-                                                      0.032,  0.064, 0.128, 0.256, 0.512, 1.024};
+const prometheus::Histogram::BucketBoundaries kGap = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032,
+                                                      0.064,  0.128, 0.256, 0.512, 1.024, 2.048, 4.096};
 const prometheus::Histogram::BucketBoundaries kTokens = {1,   2,    5,    10,   20,    50,    100,   200,
                                                          500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 

@@ -545,12 +545,14 @@ class Small(unittest.TestCase):
             names = re.findall(r"tessera_\w+", query)
             self.assertTrue(names, query)
             labels = set.union(set(), *(re.split(r"\W+", found) for found in re.findall(r"by \(([^)]*)\)", query)))
+            labels -= {"instance"}  # Prometheus gives it
             for name in names:
                 self.assertIn(name, samples, query)
                 self.assertLessEqual(labels - {"instance", "job"}, samples[name], query)  # those Prometheus adds
             self.assertLessEqual(set(re.findall(r"{{(\w+)}}", legend)), labels, query)
         with open(os.path.join(ROOT, "docs", "serving.md")) as f:
             table = f.read().split("## Metrics")[1].split("## Load")[0]
+        self.assertEqual(samples["tessera_kernel_info"], {"op", "kernel", "device", "rank"})
         for name in re.findall(r"`(tessera_\w+)`", table):
             self.assertTrue(name in samples or name + "_bucket" in samples, name)
 

@@ -307,6 +307,7 @@ class Limits(unittest.TestCase):
             self.assertEqual((reply.status, reply.json["error"]["code"]), (429, "queue_full"))
             self.assertGreaterEqual(int(reply.headers["Retry-After"]), 1)
             self.assertEqual(server.ask(CHAT, {**ASK, "stream": True}).status, 429)
+            self.assertEqual(server.metric('tessera_http_refused_total{reason="queue_full"}'), 2)
             for s in sockets:
                 s.close()
             self.assertTrue(server.wait_for(lambda: server.ask(CHAT, {**ASK, "max_tokens": 1}).status == 200))
