@@ -51,7 +51,9 @@ class ChatFormatter final : public Formatter {
       for (OrderedJson& entry : logprobs) choice.logprobs.push_back(std::move(entry));
       return;
     }
-    chunk(answer, {{reasoning ? "reasoning_content" : "content", piece.text}}, out, std::move(logprobs));
+    OrderedJson delta = {{reasoning ? "reasoning_content" : "content", piece.text}};
+    if (reasoning) delta["reasoning"] = piece.text;  // the name that other clients look for
+    chunk(answer, std::move(delta), out, std::move(logprobs));
   }
 
   void end(int answer, const AnswerEnd& end, std::string& out) override {
@@ -83,7 +85,8 @@ class ChatFormatter final : public Formatter {
       Choice& choice = choices_[k];
       OrderedJson message = {{"role", "assistant"}, {"content", choice.content}, {"refusal", nullptr}};
       if (choice.content.empty() && !choice.calls.empty()) message["content"] = nullptr;
-      if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
+      for (const char* name : {"reasoning_content", "reasoning"})
+        if (!choice.reasoning.empty()) message[name] = choice.reasoning;
       if (!choice.calls.empty()) message["tool_calls"] = std::move(choice.calls);
       OrderedJson logprobs;
       if (format_.logprobs) logprobs = {{"content", std::move(choice.logprobs)}, {"refusal", nullptr}};

@@ -51,6 +51,7 @@ class Chat(unittest.TestCase):
         self.assertEqual(deltas[0], {"role": "assistant", "content": ""})
         self.assertEqual("".join(d.get("content", "") for d in deltas), COURAGE)
         self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), THOUGHT)
+        self.assertEqual("".join(d.get("reasoning", "") for d in deltas), THOUGHT)
         self.assertEqual(chunks[-2]["choices"][0]["finish_reason"], "stop")
         self.assertEqual(chunks[-1]["choices"], [])
         self.assertEqual(chunks[-1]["usage"]["completion_tokens"], server.ask(CHAT, ASK).json["usage"]["completion_tokens"])
@@ -545,7 +546,6 @@ class Small(unittest.TestCase):
             names = re.findall(r"tessera_\w+", query)
             self.assertTrue(names, query)
             labels = set.union(set(), *(re.split(r"\W+", found) for found in re.findall(r"by \(([^)]*)\)", query)))
-            labels -= {"instance"}  # Prometheus gives it
             for name in names:
                 self.assertIn(name, samples, query)
                 self.assertLessEqual(labels - {"instance", "job"}, samples[name], query)  # those Prometheus adds
