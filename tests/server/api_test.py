@@ -111,6 +111,30 @@ class Chat(unittest.TestCase):
                       {"max_completion_tokens": 4}, {"seed": -1}, {"stop": None}, {"n": 1}, {"model": "glossary"}):
             self.assertEqual(server.ask(CHAT, {**ASK, "max_tokens": 4, **field}).status, 200, field)
 
+    def test_sampling_fields_do_what_they_say(self):
+        def text(**fields):
+            reply = server.ask(TEXT, {"prompt": "Once upon", "max_tokens": 12, "ignore_eos": True, **fields})
+            self.assertEqual(reply.status, 200, (fields, reply.body))
+            return reply.json["choices"][0]["text"]
+        likeliest = text(temperature=0)
+        for field in ({"top_k": 1}, {"top_p": 0}, {"min_p": 1}):
+            self.assertEqual(text(temperature=2, seed=1, **field), likeliest, field)
+        self.assertEqual(text(temperature=2, seed=5), text(temperature=2, seed=5))
+        self.assertGreater(len({text(temperature=2, seed=seed) for seed in range(8)}), 1)
+        word = server.ask("/tokenize", {"prompt": " courage"}).json["tokens"]
+        self.assertEqual(text(temperature=0, logit_bias={str(word[0]): 100}, max_tokens=3),
+                         server.ask("/detokenize", {"tokens": word[:1] * 3}).json["prompt"])
+        self.assertEqual(text(temperature=0, logit_bias={str(word[0]): 100}, stop_token_ids=word[:1]),
+                         server.ask("/detokenize", {"tokens": word[:1]}).json["prompt"])
+        once = text(temperature=0, logit_bias={str(word[0]): 100}, frequency_penalty=2, presence_penalty=2, max_tokens=80)
+        self.assertNotEqual(once, server.ask("/detokenize", {"tokens": word[:1] * 80}).json["prompt"], "penalties add up")
+        for name in ("max_completion_tokens", "max_tokens"):
+            reply = server.ask(CHAT, {**ASK, name: 7, "ignore_eos": True}).json
+            self.assertEqual((reply["usage"]["completion_tokens"], reply["choices"][0]["finish_reason"]), (7, "length"))
+        for effort in ("low", "medium", "high"):
+            ids = server.ask("/tokenize", {"messages": ASK["messages"], "reasoning_effort": effort}).json["tokens"]
+            self.assertIn(f"Reasoning: {effort}", server.ask("/detokenize", {"tokens": ids}).json["prompt"])
+
     def test_text_parts(self):
         parts = [{"type": "text", "text": "Define "}, {"type": "text", "text": "courage."}]
         body = {**ASK, "messages": [{"role": "user", "content": parts}]}
