@@ -86,6 +86,6 @@ if command -v nvcc >/dev/null; then
 else
   say "cuda: no nvcc, not compiled"
 fi
-sanitized asan text_test loading_test hub_test server_test
+TESSERA_FORCED_STREAMS=1000 sanitized asan text_test loading_test hub_test server_test server_forced_test
 sanitized tsan core_test engine_test parallel_test layers_test
 finish
