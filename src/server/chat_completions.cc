@@ -92,7 +92,7 @@ void ask_chat(Service& service, Question& question, ConversationInput& input, Re
   try {
     question.constraint = service.constraint(shape, question.prompt, /*chat=*/true);
   } catch (const Error& e) {
-    throw shape_error(e);
+    throw shape_error(e, shape);
   }
 }
 

@@ -262,11 +262,12 @@ ReplyShape read_shape(OrderedJson& body, OrderedJson tools) {
   return shape;
 }
 
-HttpError shape_error(const Error& e) {
+HttpError shape_error(const Error& e, const ReplyShape& shape) {
   const std::string message = e.what();
   const size_t colon = message.find(": ");
   std::string param = colon == std::string::npos ? "" : message.substr(0, colon);
-  if (param.find(' ') != std::string::npos) param.clear();
+  if (param.empty() || param.find(' ') != std::string::npos)
+    param = shape.format == AnswerFormat::kText ? "tools" : shape.format_field;
   return {400, message, std::move(param), "invalid_value"};
 }
 

@@ -28,7 +28,7 @@ void apply_named(ReplyShape& shape, const std::string& name, const std::string& 
 // {type: text | json_object | json_schema, ...}; `format` holds name, schema, strict of a json_schema.
 void apply_format(ReplyShape& shape, const std::string& type, OrderedJson& format, const std::string& where);
 
-// The error of a shape that cannot be compiled: its message begins with the field.
-HttpError shape_error(const Error& e);
+// The error of a shape that cannot be compiled: its message begins with the field, or all of the grammar is too large.
+HttpError shape_error(const Error& e, const ReplyShape& shape);
 
 }  // namespace tessera::server

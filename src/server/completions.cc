@@ -232,7 +232,7 @@ std::unique_ptr<Job> handle_completions(RouteCall& call) {
     try {
       one.constraint = service.constraint(shape, one.prompt, /*chat=*/false);
     } catch (const Error& e) {
-      throw shape_error(e);
+      throw shape_error(e, shape);
     }
     plan.questions.push_back(std::move(one));
   }

@@ -525,6 +525,7 @@ class Wrong(unittest.TestCase):
                     error = reply.json["error"]
                     self.assertTrue((error["message"] if path == MESSAGES else error["param"]).startswith(param), error)
         self.refused(CHAT, {**ASK, "structured_outputs": {"regex": "(a"}}, "structured_outputs.regex")
+        self.refused(CHAT, {**ASK, "structured_outputs": {"regex": "(a|b)*a(a|b){30}"}}, "structured_outputs.regex")  # 2^30 states
         self.refused(CHAT, {**ASK, "structured_outputs": {"grammar": "root ::= ("}}, "structured_outputs.grammar")
 
     def test_too_long(self):
