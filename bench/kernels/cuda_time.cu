@@ -421,7 +421,8 @@ void time_step(Bench& b, int64_t layers, int64_t experts, const std::string& kin
           linear(x, l.router, l.router_bias, logits);
           b.run(b.kernels.router, RouterArgs{logits, RouterMode::kSoftmaxOfTopK, index, weight});
         }
-        const MoeArgs experts_args{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias, MoeActivation::kSwigluOai, 7.0f, 0, delta};
+        MoeArgs experts_args{x, routes[i], weight, l.up, l.up_bias, l.down, l.down_bias};
+        experts_args.out = delta;
         const MoeAddArgs added{experts_args, residual};
         if (fused && b.kernels.moe_add.choose(added)) {
           b.run(b.kernels.moe_add, added);
