@@ -631,7 +631,7 @@ def real_busy(user, server):
 
 def real_key(user, server):
     user.say("Define courage.")  # the browser's password, which the page was opened with, serves its requests too
-    same(user.find(".fault").count(), 0)
+    same(user.find(".fault").all_inner_texts(), [])
     user.press("Control+,")
     user.find("#key").fill("wrong")
     user.press("Tab")
