@@ -120,7 +120,7 @@ def sanitize(t, b, _):
     for ops in ("small", "fused", "moe", "attention", "sample"):
         t.run(f"memcheck {ops}", 200, [tool, "--target-processes", "all", "--tool", "memcheck", b / "cuda_check", 7, ops], show="SUMMARY: 0 errors")
     # Parts of mangled names. Not the rows of bulk copies and mbarriers, which the tool does not follow (bench/lab/racecheck_ring.cu).
-    for kernel, ops in (("moe_gate_up_single", "moe"), ("moe_down_single", "moe"), ("moe_groupedI", "moe"), ("norm_and_route", "fused")):
+    for kernel, ops in (("moe_gate_up_single", "moe"), ("moe_down_single", "moe"), ("moe_groupedI", "moe"), ("norm_and_route", "route")):
         t.run(f"racecheck {kernel}", 120, [tool, "--target-processes", "all", "--tool", "racecheck", "--kernel-name",
                                            f"kernel_substring={kernel}", b / "cuda_check", 7, ops], show="SUMMARY: 0 hazards")
 

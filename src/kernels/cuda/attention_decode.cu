@@ -35,23 +35,26 @@ struct DecodeArgs {
   float scale_log2;
 };
 
-// Final value of one element: the merged o and l at maximum m, with the sink in the denominator.
-__device__ __forceinline__ float finish(float o, float m, float l, const AnyVector& sinks, int head) {
-  if (sinks.data == nullptr) return l > 0.0f ? o / l : 0.0f;
-  float sink = sinks.at(head) * kLog2e;
+// Final value of one element: the merged o and l at maximum m, with the sink (log2 units; -inf: none) in the denominator.
+__device__ __forceinline__ float finish(float o, float m, float l, float sink) {
+  if (sink == -INFINITY) return l > 0.0f ? o / l : 0.0f;
   float top = fmaxf(m, sink);
   float own = exp2f(m - top);
   return o * own / (l * own + exp2f(sink - top));
 }
 
-// Rotates the step's own key of one kv head and writes it and its value to the cache. Called by one warp.
+__device__ __forceinline__ float sink_of(const DecodeArgs& a, int head) {
+  return a.sinks.data == nullptr ? -INFINITY : a.sinks.at(head) * kLog2e;
+}
+
+// Rotates the step's own key of one kv head and writes it and its value to shared memory, and to the cache unless slot is
+// negative. Called by one warp, after the wait.
 template <class T, int D>
-__device__ __forceinline__ void write_own_key(const DecodeArgs& a, int sequence, int kv_head) {
+__device__ __forceinline__ void write_own_key(const DecodeArgs& a, int sequence, int kv_head, int slot, T* own_k, T* own_v) {
   constexpr int kPieces = D / 16;  // of a head's half
   int lane = threadIdx.x % 32, piece = lane % kPieces;
   bool is_v = lane >= kPieces;
-  int slot = a.slots[sequence];
-  if (slot < 0 || lane >= 2 * kPieces) return;
+  if (lane >= 2 * kPieces) return;
   int head = a.q_heads + (is_v ? a.kv_heads : 0) + kv_head;
   const T* from = static_cast<const T*>(a.q) + (static_cast<int64_t>(sequence) * (a.q_heads + 2 * a.kv_heads) + head) * D + 8 * piece;
   uint4 lo = load_act(from), hi = load_act(from + D / 2);
@@ -59,20 +62,77 @@ __device__ __forceinline__ void write_own_key(const DecodeArgs& a, int sequence,
     int64_t at = static_cast<int64_t>(sequence) * (D / 2) + 8 * piece;
     rotate<T>(lo, hi, load_act(static_cast<const T*>(a.cos) + at), load_act(static_cast<const T*>(a.sin) + at));
   }
+  T* own = (is_v ? own_v : own_k) + 8 * piece;
+  *reinterpret_cast<uint4*>(own) = lo;
+  *reinterpret_cast<uint4*>(own + D / 2) = hi;
+  if (slot < 0) return;
   int64_t line = (static_cast<int64_t>(slot / a.page_size) * a.kv_heads + kv_head) * a.page_size + slot % a.page_size;
   T* to = static_cast<T*>(is_v ? a.v : a.k) + line * D + 8 * piece;
   *reinterpret_cast<uint4*>(to) = lo;
   *reinterpret_cast<uint4*>(to + D / 2) = hi;
 }
 
+// 32 keys from `tile` on, and their values, as the lanes' operands; keys past the end (exclusive) repeat the last one.
+template <class T, class C, int D>
+struct Tile {
+  static constexpr int kChunks = D / 32;  // 16-byte pieces of K a lane reads per key row
+  static constexpr int kParts = D / 64;   // 16-byte pieces of V a lane reads per key
+  uint4 k[4][kChunks];     // of key 8i + g, columns 32j + 8c .. +7
+  uint4 v[2][4][kParts];   // of key 16 half + {2c, 2c+1, 2c+8, 2c+9}, columns 64 part + 8g .. +7
+
+  static __device__ __forceinline__ int value_key(int half, int i, int c) { return 16 * half + 2 * c + (i & 1) + 8 * (i >> 1); }
+
+  __device__ __forceinline__ void load(const DecodeArgs& a, const int32_t* table, int kv_head, int tile, int end) {
+    int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+    int key = min(tile + lane, end - 1);  // whose place this lane finds
+    int64_t page = table[key / a.page_size];
+    int64_t my_row = ((page * a.kv_heads + kv_head) * a.page_size + key % a.page_size) * D;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const C* row = static_cast<const C*>(a.k) + __shfl_sync(0xffffffffu, my_row, 8 * i + g) + 8 * c;
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j) k[i][j] = load_cache<T>(row + 32 * j);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const C* row = static_cast<const C*>(a.v) + __shfl_sync(0xffffffffu, my_row, value_key(half, i, c)) + 8 * g;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) v[half][i][part] = load_cache<T>(row + 64 * part);
+      }
+  }
+
+  // The tile's keys from `first` on become the one at own_k, own_v: the step's own, or a repetition of it.
+  __device__ __forceinline__ void replace(int first, const T* own_k, const T* own_v) {
+    int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j)
+        if (8 * i + g >= first) k[i][j] = load_act(own_k + 32 * j + 8 * c);
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+          if (value_key(half, i, c) >= first) v[half][i][part] = load_act(own_v + 64 * part + 8 * g);
+  }
+};
+
 // Grid: (kv heads, B, splits). With kRotate, q is packed: queries are rotated on the way in, and the block that reads the
-// step's own key writes it first. The cache holds C: T, or bytes of E4M3.
+// step's own key writes it. What earlier steps and the step's first launches have written is then read before the wait, the
+// first keys and values among it: after it those loads would queue behind the next product's weights (measured, one of two
+// ranks of a 120b: 5.6 us instead of 6.8). The cache holds C: T, or bytes of E4M3.
 template <class T, class C, int D, bool kRotate>
 __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
-  wait_for_previous_grid();
-  allow_next_grid();
-  constexpr int kChunks = D / 32;  // 16-byte pieces of K a lane reads per key row
-  constexpr int kParts = D / 64;   // 16-byte pieces of V a lane reads per key
+  if constexpr (!kRotate) {
+    wait_for_previous_grid();
+    allow_next_grid();
+  }
+  constexpr int kChunks = D / 32, kParts = D / 64;
+  __shared__ float sink[8];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int kv_head = blockIdx.x, sequence = blockIdx.y, split = blockIdx.z, splits = gridDim.z;
   int group = a.q_heads / a.kv_heads;
@@ -80,57 +140,50 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   int first_key = a.window > 0 ? max(0, context - a.window) : 0;
   int tiles = (context - first_key + kBlockKeys - 1) / kBlockKeys;
   int tiles_per_split = (tiles + splits - 1) / splits;
-  int begin = first_key + split * tiles_per_split * kBlockKeys + warp * kWarpKeys;
+  int block_begin = first_key + split * tiles_per_split * kBlockKeys, begin = block_begin + warp * kWarpKeys;
   int end = min(context, first_key + (split + 1) * tiles_per_split * kBlockKeys);
   const int32_t* table = a.page_table + static_cast<int64_t>(sequence) * a.pages_per_sequence;
+  if (splits == 1 && threadIdx.x < group) sink[threadIdx.x] = sink_of(a, kv_head * group + threadIdx.x);
 
-  // Q^T fragments: lane (g, c) holds head g, columns 32j + 8c .. +7.
-  uint4 q[kChunks];
-  {
-    int heads = kRotate ? a.q_heads + 2 * a.kv_heads : a.q_heads;
+  Tile<T, C, D> keys;
+  if (begin < end) keys.load(a, table, kv_head, begin, end);
+  uint4 q[kChunks];  // Q^T: lane (g, c) holds head g, columns 32j + 8c .. +7
+  auto load_queries = [&](int heads) {
     const T* row =
         static_cast<const T*>(a.q) + (static_cast<int64_t>(sequence) * heads + kv_head * group + min(g, group - 1)) * D + 8 * c;
 #pragma unroll
     for (int j = 0; j < kChunks; ++j) q[j] = load_act(row + 32 * j);
-  }
+  };
   if constexpr (kRotate) {
     constexpr int kHalf = kChunks / 2;
+    __shared__ __align__(16) T own_k[D], own_v[D];
+    uint4 cos[kHalf], sin[kHalf];
 #pragma unroll
     for (int j = 0; j < kHalf; ++j) {
       int64_t at = static_cast<int64_t>(sequence) * (D / 2) + 32 * j + 8 * c;
-      rotate<T>(q[j], q[j + kHalf], load_act(static_cast<const T*>(a.cos) + at), load_act(static_cast<const T*>(a.sin) + at));
+      cos[j] = load_act(static_cast<const T*>(a.cos) + at);
+      sin[j] = load_act(static_cast<const T*>(a.sin) + at);
     }
-    if (begin - warp * kWarpKeys < context && end == context) {
-      if (warp == 0) write_own_key<T, D>(a, sequence, kv_head);
+    int slot = a.slots[sequence];
+    allow_next_grid();
+    wait_for_previous_grid();
+    load_queries(a.q_heads + 2 * a.kv_heads);
+    if (block_begin < context && end == context) {
+      if (warp == 0) write_own_key<T, D>(a, sequence, kv_head, slot, own_k, own_v);
       __syncthreads();
+      if (begin < end && begin + kWarpKeys >= context) keys.replace(context - 1 - begin, own_k, own_v);
     }
+#pragma unroll
+    for (int j = 0; j < kHalf; ++j) rotate<T>(q[j], q[j + kHalf], cos[j], sin[j]);
+  } else {
+    load_queries(a.q_heads);
   }
   float o[kParts][4][4] = {};  // rows d = 64 part + 8g + 2j and +1, heads 2c, 2c+1
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0f, 0.0f};
 
   for (int tile = begin; tile < end; tile += kBlockKeys) {
-    // Lane i finds where key tile+i lives; keys past the end repeat the last one and are masked below.
-    int key = min(tile + lane, end - 1);
-    int64_t page = table[key / a.page_size];
-    int64_t my_row = ((page * a.kv_heads + kv_head) * a.page_size + key % a.page_size) * D;
-    uint4 k[4][kChunks];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const C* row = static_cast<const C*>(a.k) + __shfl_sync(0xffffffffu, my_row, 8 * i + g) + 8 * c;
-#pragma unroll
-      for (int j = 0; j < kChunks; ++j) k[i][j] = load_cache<T>(row + 32 * j);
-    }
-    // V of key 16 half + {2c, 2c+1, 2c+8, 2c+9}, columns 64 part + 8g .. +7.
-    uint4 v[2][4][kParts];
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        int source = 16 * half + 2 * c + (i & 1) + 8 * (i >> 1);
-        const C* row = static_cast<const C*>(a.v) + __shfl_sync(0xffffffffu, my_row, source) + 8 * g;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) v[half][i][part] = load_cache<T>(row + 64 * part);
-      }
+    if (tile > begin) keys.load(a, table, kv_head, tile, end);
+    const auto& [k, v] = keys;
     float s[2][4] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half)
@@ -223,7 +276,7 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
     int head = kv_head * group + h;
     int64_t row = static_cast<int64_t>(sequence) * a.q_heads + head;
     if (splits == 1) {
-      static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(sum_o, top, sum_l, a.sinks, head));
+      static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(sum_o, top, sum_l, sink[h]));
     } else {
       int64_t part = row * splits + split;
       a.partial_o[part * D + d] = sum_o;
@@ -238,10 +291,11 @@ __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
 // Grid: B * Q blocks of D threads. Every warp weighs all splits, a lane two of them; loads of partial results run 16 deep.
 template <class T>
 __global__ void attention_merge(DecodeArgs a, int splits) {
+  int64_t row = blockIdx.x;
   allow_next_grid();
+  float sink = sink_of(a, static_cast<int>(row % a.q_heads));
   wait_for_previous_grid();
   __shared__ float factor[kMaxSplits];
-  int64_t row = blockIdx.x;
   int d = threadIdx.x, D = blockDim.x, lane = d % 32;
   const float2* ml = reinterpret_cast<const float2*>(a.partial_ml) + row * splits;
   const float2 nothing = {-INFINITY, 0.0f};
@@ -266,7 +320,7 @@ __global__ void attention_merge(DecodeArgs a, int splits) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) o += factor[base + i] * v[i];
   }
-  static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(o, top, l, a.sinks, static_cast<int>(row % a.q_heads)));
+  static_cast<T*>(a.out)[row * D + d] = from_float<T>(finish(o, top, l, sink));
 }
 
 Verdict supports(const AttentionArgs& a) {

@@ -44,7 +44,7 @@ void add_cuda_kernels(Kernels& k) {
   k.attention.rows.push_back(attention_any_row());
   k.router.rows.push_back(router_row());
   for (auto row : {from_ampere(moe_bf16_mxfp4_small_row()), hopper_only(moe_bf16_mxfp4_sm90_row()),
-                   from_ampere(moe_bf16_mxfp4_chunks_row()), moe_mxfp4_any_row(), moe_any_row()})
+                   from_ampere(moe_bf16_mxfp4_chunks_row()), from_turing(moe_mxfp4_any_row()), moe_any_row()})
     k.moe.rows.push_back(row);
   k.silu_mul.rows.push_back(silu_mul_row());
   k.join_columns.rows.push_back(join_columns_row());

@@ -12,6 +12,8 @@ namespace {
 constexpr int kMaxTokens = 16;
 constexpr int kManyStrips = 8 * 132;   // of 16 rows: from here a warp takes whole ones
 constexpr int kShallow = 16 * 6 * 32;  // up to this K 16 warps have 6 loads each
+constexpr int kNarrow = 8 * 8 * 32;    // up to this K 8 warps have all of theirs in flight
+constexpr int kOneWave = 132, kTwoWaves = 264;  // blocks: one or two a multiprocessor of an H100
 
 struct SmallArgs {
   const void* x;  // [T, K]
@@ -24,11 +26,11 @@ struct SmallArgs {
 };
 
 // kRowWarps x kColumnWarps warps; a block covers 16 * kRowWarps rows, each split in K over kColumnWarps warps whose sums
-// meet in shared memory in a fixed order. As many registers as one block leaves: more loads are hoisted (414 to 397 us at
-// lm_head).
+// meet in shared memory in a fixed order. As many registers as kBlocks blocks a multiprocessor leave: more loads are hoisted
+// (414 to 397 us at lm_head).
 // With kSend the other ranks get the results too (N a multiple of 16).
-template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch, bool kSend = false>
-__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small(SmallArgs a, PeerView v) {
+template <class T, int kTiles, int kRowWarps, int kColumnWarps, int kDepth, bool kPrefetch, bool kSend = false, int kBlocks = 1>
+__global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, kBlocks) linear_small(SmallArgs a, PeerView v) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int row_warp = warp % kRowWarps, column_warp = warp / kRowWarps;
   int row = (blockIdx.x * kRowWarps + row_warp) * 16 + 2 * g;
@@ -58,8 +60,10 @@ __global__ void __launch_bounds__(32 * kRowWarps * kColumnWarps, 1) linear_small
     }
     if (owner && row < a.n) bias0 = a.bias.at(row);
     if (owner && row + 1 < a.n) bias1 = a.bias.at(row + 1);
+    // Few strips leave room for the next grid's blocks, whose weights or keys may as well be on their way.
+    if constexpr (kColumnWarps > 1) allow_next_grid();
     wait_for_previous_grid();
-    allow_next_grid();
+    if constexpr (kColumnWarps == 1) allow_next_grid();
     if constexpr (kSend) call = this_call(v);
     // The warp's share of x, 128 bytes a touch.
     int lines = count / 2 + 1;
@@ -114,11 +118,22 @@ Verdict supports(const LinearArgs& a) {
   return kAccepted;
 }
 
+// Whether blocks of 8 warps, two a multiprocessor, have everything in flight at once where those of 16 come in two waves
+// (a rank's o: 3.6 us instead of 5.6 after the wait). Not by the number of tokens: it decides the order of sums.
+bool narrow(const SmallArgs& a) {
+  const int64_t strips = ceil_div(a.n, 16);
+  return strips > kOneWave && strips <= kTwoWaves && a.k <= kNarrow;
+}
+
 template <class T, int kTiles>
 void run_typed(const SmallArgs& a, Stream& stream) {
   // Many rows: a warp takes 16 whole ones. Few: 16 warps share K, each with all or most of its weights in flight before the
   // grid may read x (measured: 83 to 89 % of the read bandwidth at gpt-oss's q, qkv and o; 8 warps 76 to 83 %).
   int64_t strips = ceil_div(a.n, 16);
+  if (narrow(a)) {
+    launch("linear", linear_small<T, kTiles, 1, 8, 8, true, false, 2>, dim3(strips), dim3(256), 0, stream, a, PeerView{});
+    return;
+  }
   if (strips >= kManyStrips) {
     launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a, PeerView{});
   } else if (a.k <= kShallow) {
@@ -166,9 +181,13 @@ void run_send(const LinearSendArgs& a, Stream& stream) {
   if (a.linear.x.dim(0) == 0) return;
   const SmallArgs s = small_args(a.linear);
   const PeerView& view = *peer_view(a.communicator);
-  auto go = [&](auto* kernel) { launch("linear", kernel, dim3(s.n / 16), dim3(512), 0, stream, s, view); };
+  auto go = [&](auto* kernel, unsigned threads = 512) {
+    launch("linear", kernel, dim3(s.n / 16), dim3(threads), 0, stream, s, view);
+  };
   using T = __nv_bfloat16;
   const bool shallow = s.k <= kShallow, one = s.tokens <= 8;
+  if (narrow(s) && one) return go(linear_small<T, 1, 1, 8, 8, true, true, 2>, 256);
+  if (narrow(s)) return go(linear_small<T, 2, 1, 8, 8, true, true, 2>, 256);
   if (shallow && one) return go(linear_small<T, 1, 1, 16, 6, true, true>);
   if (shallow) return go(linear_small<T, 2, 1, 16, 6, true, true>);
   if (one) return go(linear_small<T, 1, 1, 16, 8, true, true>);

@@ -227,8 +227,8 @@ __global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(
       weight = here ? a.weights[slot] : 0.0f;
     }
     if (a.residual != nullptr && threadIdx.x < 16) before = to_float(a.residual[blockIdx.x * 16 + threadIdx.x]);
-    wait_for_previous_grid();
     allow_next_grid();
+    wait_for_previous_grid();
     if constexpr (kSend) call = this_call(peers);
     if (lane < count) touch(a.x + slot * k + (begin + lane) * kAtomColumns);
   });

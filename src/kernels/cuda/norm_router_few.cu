@@ -44,7 +44,7 @@ constexpr int64_t smem_bytes(int64_t hidden, int64_t experts) {
 // the normed token, the block's rows of the router. kPeers 1: no other ranks.
 template <class T, int kPeers>
 __global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArgs a) {
-  __shared__ float scratch[32];
+  __shared__ float scratch[32], bias[kMaxExperts / kCluster];
   __shared__ uint64_t arrived;
   uint32_t logits = dynamic_smem(), normed = logits + kLogitBytes, rows = normed + a.hidden * 2;
   uint32_t barrier = smem_address(&arrived);
@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArg
   float weight[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) weight[i] = owner ? a.norm_weight.at(column + i) : 0.0f;
+  for (int e = static_cast<int>(threadIdx.x); e < count; e += blockDim.x) bias[e] = a.bias.at(first + e);
   allow_next_grid();
   wait_for_previous_grid();
 
@@ -121,7 +122,6 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArg
   for (int e = warp; e < count; e += warps) {
     mbarrier_wait(barrier, 0);
     int expert = first + e;
-    float bias = a.bias.at(expert);
     uint32_t row = rows + e * a.hidden * 2;
     float sum = 0.0f;
     for (int i = lane; i < a.hidden / 8; i += 32) {
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kMaxThreads) norm_and_route(PeerView v, FewArg
         sum += u.x * y.x + u.y * y.y;
       }
     }
-    sum = warp_sum(sum) + bias;
+    sum = warp_sum(sum) + bias[e];
     if (lane == 0) {
       T logit = from_float<T>(sum);
       static_cast<T*>(a.logits)[token * a.experts + expert] = logit;
