@@ -7,8 +7,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "hub/kernel_mapping.h"
-#include "hub/kernel_store.h"
-#include "kernels/hub/attach.h"
+#include "hub/kernel_metadata.h"
 
 namespace tessera {
 
@@ -17,11 +16,46 @@ namespace {
 namespace fs = std::filesystem;
 using hub_kernels::HubLayer;
 
+hub::SystemTarget target_of(DeviceContext& context) {
+  const int cuda = context.device().type == DeviceType::kCuda ? cuda_driver_version() : 0;
+  return cuda == 0 ? hub::cpu_target() : hub::cuda_target({cuda / 1000, cuda % 1000 / 10}, context.info().capability);
+}
+
+// Its checked files, as a layer to attach.
+HubLayer as_layer(const hub::LocalKernel& kernel, const std::string& name) {
+  hub::require_standalone(kernel);
+  const auto file = std::find_if(kernel.files.begin(), kernel.files.end(),
+                                 [&](const hub::KernelFile& f) { return f.name == kernel.library; });
+  TS_CHECK(file != kernel.files.end());
+  return {.layer = "",
+          .repo = kernel.repo,
+          .revision = kernel.requested,
+          .library = kernel.folder + "/" + kernel.library,
+          .sha256 = file->sha256,
+          .name = name};
+}
+
+HubLayer from_hub(const hub::KernelDependency& request, const std::string& name, const hub::KernelSettings& settings,
+                  const hub::SystemTarget& target) {
+  return as_layer(hub::get_kernel(settings, request, target), name);
+}
+
+// A folder without metadata.json, such as a build's output, says nothing that its library could be held against.
+HubLayer from_disk(const std::string& source, DeviceType device, const hub::SystemTarget& target) {
+  const std::string library = hub_kernels::library_of_folder(source, device);
+  const fs::path folder = fs::path(library).parent_path();
+  if (!fs::is_directory(source) || !fs::exists(folder / hub::kMetadataFile))
+    return {.layer = "", .repo = source, .revision = "", .library = library, .sha256 = ""};
+  HubLayer layer = as_layer(hub::open_local_kernel(source, folder.string(), target), "");
+  layer.revision.clear();
+  return layer;
+}
+
 // Finds the library of each layer; what cannot be had is a warning.
 class LayerFinder {
  public:
   LayerFinder(const LoadOptions& options, DeviceContext& context)
-      : options_(options), device_(context.device().type), info_(context.info()) {}
+      : options_(options), context_(context), device_(context.device().type), info_(context.info()) {}
 
   void mapping(const hub::KernelMapping& mapping, const std::string& where) {
     for (const hub_kernels::Layer& layer : hub_kernels::layers()) {
@@ -29,7 +63,9 @@ class LayerFinder {
           hub::choose_kernel(mapping, layer.name, device_ == DeviceType::kCuda ? "cuda" : "cpu", info_.capability,
                              hub::KernelMode::kInference);
       if (choice.row) {
-        take(layer.name, choice.row->kernel, choice.row->function);
+        const hub::MappingRow& row = *choice.row;
+        take(layer.name, row.kernel.text(),
+             [&] { return from_hub(row.kernel, row.function, settings(), target_of(context_)); });
       } else {
         log::info("{}: no kernel for layer `{}`: {}", where, layer.name, choice.why);
       }
@@ -50,39 +86,22 @@ class LayerFinder {
            "one of {}",
            text, names);
     }
-    if (fs::exists(source)) return local(layer, source);
-    const std::optional<hub::KernelString> named = hub::parse_kernel_string(source);
-    if (!named)
+    if (!fs::exists(source) && !hub::parse_kernel_string(source))
       fail(ErrorCode::kInvalidArgument, "--use-kernels {}: {} is neither there nor ORG/NAME[@REVISION]", text, source);
-    take(layer, named->kernel, named->function);
+    take(layer, source, [&] { return find_kernel(source, settings(), context_); });
   }
 
   std::vector<HubLayer> found;
 
  private:
-  void local(const std::string& layer, const std::string& source) {
+  template <class Find>
+  void take(const std::string& layer, const std::string& source, Find&& find) {
     try {
-      found.push_back({.layer = layer, .repo = source, .library = hub_kernels::library_of_folder(source, device_)});
+      HubLayer kernel = find();
+      kernel.layer = layer;
+      found.push_back(std::move(kernel));
     } catch (const Error& e) {
-      not_taken(layer, source, e);
-    }
-  }
-
-  void take(const std::string& layer, const hub::KernelDependency& request, const std::string& name) {
-    try {
-      const hub::LocalKernel kernel = hub::get_kernel(settings(), request, target());
-      hub::require_standalone(kernel);
-      const auto file = std::find_if(kernel.files.begin(), kernel.files.end(),
-                                     [&](const hub::KernelFile& f) { return f.name == kernel.library; });
-      TS_CHECK(file != kernel.files.end());
-      found.push_back({.layer = layer,
-                       .repo = kernel.repo,
-                       .revision = kernel.requested,
-                       .library = kernel.folder + "/" + kernel.library,
-                       .sha256 = file->sha256,
-                       .name = name});
-    } catch (const Error& e) {
-      not_taken(layer, request.text(), e);
+      log::warn("Layer `{}` is not taken from `{}`, the built-in kernel is used: {}", layer, source, e.what());
     }
   }
 
@@ -97,22 +116,22 @@ class LayerFinder {
     return *settings_;
   }
 
-  hub::SystemTarget target() const {
-    const int cuda = device_ == DeviceType::kCuda ? cuda_driver_version() : 0;
-    return cuda == 0 ? hub::cpu_target() : hub::cuda_target({cuda / 1000, cuda % 1000 / 10}, info_.capability);
-  }
-
-  static void not_taken(const std::string& layer, const std::string& source, const Error& e) {
-    log::warn("Layer `{}` is not taken from `{}`, the built-in kernel is used: {}", layer, source, e.what());
-  }
-
   const LoadOptions& options_;
+  DeviceContext& context_;
   DeviceType device_;
   DeviceInfo info_;
   std::optional<hub::KernelSettings> settings_;
 };
 
 }  // namespace
+
+HubLayer find_kernel(const std::string& source, const hub::KernelSettings& settings, DeviceContext& context) {
+  const hub::SystemTarget target = target_of(context);
+  if (fs::exists(source)) return from_disk(source, context.device().type, target);
+  const std::optional<hub::KernelString> named = hub::parse_kernel_string(source);
+  if (!named) fail(ErrorCode::kInvalidArgument, "{}: is neither there nor ORG/NAME[@REVISION]", source);
+  return from_hub(named->kernel, named->function, settings, target);
+}
 
 void use_hub_kernels(Kernels& kernels, const LoadOptions& options, DeviceContext& context) {
   if (const std::string by = hub::kernels_switched_off(); !by.empty()) {

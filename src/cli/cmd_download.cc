@@ -1,5 +1,7 @@
 // tessera download: brings a model from the hub into the cache that Python's tools share.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
 
 #include "cli/byte_progress.h"
 #include "cli/commands.h"
@@ -8,6 +10,8 @@
 #include "hub/download.h"
 
 namespace tessera::cli {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -61,6 +65,21 @@ OrderedJson as_json(const hub::DownloadRequest& request, const hub::DownloadResu
           {"seconds", seconds}};
 }
 
+// Offline: what a model needs, when all of it is in the cache.
+hub::DownloadResult from_cache(const hub::HubSettings& settings, const hub::HubId& id) {
+  hub::DownloadResult result{.folder = hub::find_or_download(settings, id, hub::Need::kModel)};
+  const fs::path folder = result.folder;
+  result.commit = folder.filename().string();
+  for (const fs::directory_entry& file : fs::recursive_directory_iterator(folder))
+    if (file.is_regular_file())
+      result.files.push_back({.name = file.path().lexically_relative(folder).string(),
+                              .size = static_cast<int64_t>(file.file_size()),
+                              .path = file.path().string(),
+                              .was_cached = true});
+  std::ranges::sort(result.files, {}, &hub::DownloadedFile::name);
+  return result;
+}
+
 }  // namespace
 
 int cmd_download(Invocation& call) {
@@ -82,7 +101,10 @@ int cmd_download(Invocation& call) {
   hub::DownloadResult result;
   {
     HubRun run(request.id.text());
-    result = hub::download_snapshot(hub::settings_from_env(), request, run.hooks());
+    const hub::HubSettings settings = hub::settings_from_env();
+    const bool plain = !options.all && options.include.empty() && options.exclude.empty();
+    result = settings.offline && plain ? from_cache(settings, request.id)
+                                       : hub::download_snapshot(settings, request, run.hooks());
   }
   const double seconds = std::chrono::duration<double>(ByteProgress::Clock::now() - start).count();
   if (call.json) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <set>
 
+#include "api/hub_layers.h"
 #include "cli/options.h"
 #include "core/device_context.h"
 #include "core/error.h"
@@ -41,12 +42,6 @@ void run_program(const std::vector<std::string>& words) {
   if (pid < 0 || waitpid(pid, &status, 0) != pid) fail(ErrorCode::kIo, "{}: cannot be run", line);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 127) fail(ErrorCode::kNotFound, "{} is not installed", words[0]);
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail(ErrorCode::kUnsupported, "this failed: {}", line);
-}
-
-// "cuda:0" and the name by which trials are remembered.
-std::pair<Device, std::string> device_of(const std::string& name) {
-  const std::unique_ptr<DeviceContext> context = make_context(name);
-  return {context->device(), context->info().name};
 }
 
 std::string device_text(Device device) {
@@ -110,14 +105,20 @@ std::string own_kernels_library() {
 
 void KernelTools::add(CLI::App& kernels) {
   check_ = kernels.add_subcommand("check", "try a kernel against the reference, and time it beside the built-in one");
-  check_->add_option("SOURCE", source_, "a kernel's library, a variant's folder, or a repository's folder")->required();
+  check_
+      ->add_option("SOURCE", source_,
+                   "a kernel's library, a variant's or a repository's folder, or ORG/NAME[@REVISION] of the hub")
+      ->required();
   check_->add_option("--device", device_, "cpu, cuda, cuda:N")->capture_default_str();
   check_->add_option("--layer", only_layer_, "this layer only, such as RMSNorm");
   check_->add_option("--timeout", timeout_, "seconds that a try may take")
       ->check(CLI::Range(1.0, 3600.0))
       ->capture_default_str();
+  check_->add_option("--trust-remote-code", trusted_, "ORG/NAME: take it although its publisher is not trusted")
+      ->allow_extra_args(false);
   check_->footer(
-      "\nexamples:\n  tessera kernels check examples/custom_kernel\n  tessera kernels check mine.so --device cuda");
+      "\nexamples:\n  tessera kernels check examples/custom_kernel\n  tessera kernels check mine.so --device cuda\n"
+      "  tessera kernels check ORG/NAME@v1");
 
   init_ = kernels.add_subcommand("init", "start a kernel project: sources, CMake, tests, bench, metadata");
   init_->add_option("DIR", folder_, "a new folder; its name is the kernel's")->required();
@@ -152,9 +153,14 @@ int KernelTools::check(Invocation& call) const {
   if (!only_layer_.empty() && find_layer(only_layer_) == nullptr)
     fail(ErrorCode::kInvalidArgument, "--layer {}: no layer is called that; docs/kernel-abi.md lists them",
          only_layer_);
-  const auto [device, name] = device_of(device_);
-  const std::string library = library_of_folder(source_, device.type);
-  const std::shared_ptr<const Module> module = Module::load(library);
+  const std::unique_ptr<DeviceContext> context = make_context(device_);
+  const Device device = context->device();
+  const std::string name = context->info().name;  // by which trials are remembered
+  hub::KernelSettings settings = hub::kernel_settings_from_env();
+  settings.trusted_repos = trusted_;
+  const HubLayer source = find_kernel(source_, settings, *context);
+  const std::string& library = source.library;
+  const std::shared_ptr<const Module> module = Module::load(library, source.sha256);
   std::vector<CheckedKind> checked;
   std::set<std::string> used;
   for (const Layer& layer : layers()) {

@@ -26,6 +26,7 @@ class KernelTools {
 
   CLI::App *check_ = nullptr, *init_ = nullptr, *build_ = nullptr, *export_ = nullptr, *try_ = nullptr;
   std::string source_, device_ = "cpu", only_layer_;
+  std::vector<std::string> trusted_;
   double timeout_ = 120;
   std::string folder_, out_, floor_ = "manylinux_2_28", floor_of_export_ = "none";
 };

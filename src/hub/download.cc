@@ -91,10 +91,14 @@ void Fleet::check_space(const std::vector<const RepoFile*>& files) const {
   if (statvfs(cache_.folder().c_str(), &disk) != 0) return;
   const auto free = static_cast<int64_t>(disk.f_bavail) * static_cast<int64_t>(disk.f_frsize);
   if (needed > free) {
+    auto text = [](int64_t bytes) {
+      const auto size = static_cast<double>(bytes);
+      return size < 1e9 ? fmt::format("{:.1f} MB", size / 1e6) : fmt::format("{:.2f} GB", size / 1e9);
+    };
     fail(ErrorCode::kIo,
-         "{}: {:.2f} GB are still to come and the disk of {} has {:.2f} GB free; make room ('tessera cache scan' shows "
-         "what is there), or set HF_HUB_CACHE to a larger disk",
-         id_.text(), static_cast<double>(needed) / 1e9, settings_.cache, static_cast<double>(free) / 1e9);
+         "{}: {} are still to come and the disk of {} has {} free; make room ('tessera cache scan' shows what is "
+         "there), or set HF_HUB_CACHE to a larger disk",
+         id_.text(), text(needed), settings_.cache, text(free));
   }
 }
 

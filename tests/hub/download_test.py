@@ -210,8 +210,16 @@ class Commands(HubCase):
     def test_offline_and_absent(self):
         self.publish()
         self.fails("inspect", MODEL, HF_HUB_OFFLINE="1", says=["is not in the cache", "HF_HUB_OFFLINE", "tessera download"])
-        self.fails("download", MODEL, HF_HUB_OFFLINE="1", says="nothing is fetched")
+        self.fails("download", MODEL, HF_HUB_OFFLINE="1", says=["is not in the cache", "HF_HUB_OFFLINE"])
+        self.fails("download", MODEL, "--all", HF_HUB_OFFLINE="1", says="nothing is fetched")
         self.assertEqual(self.hub.log, [])
+        folder = self.download()["folder"]
+        self.hub.forget()
+        done = self.run_tessera("download", MODEL, HF_HUB_OFFLINE="1")
+        self.assertEqual((done.returncode, done.stdout), (0, folder + "\n"), done.stderr)
+        self.assertEqual(self.hub.log, [])
+        pathlib.Path(folder, "model-00002-of-00002.safetensors").unlink()
+        self.fails("download", MODEL, HF_HUB_OFFLINE="1", says="model-00002-of-00002.safetensors is not in the cache")
 
     def test_no_network(self):
         self.fails("chat", MODEL, "hi", HF_ENDPOINT="http://127.0.0.1:9", says="does not answer")

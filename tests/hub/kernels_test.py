@@ -244,6 +244,29 @@ class BuiltIn(KernelCase):
         self.assertIn("the built-in kernel is used", said)
         self.get("--version", "1", *SYSTEM)  # to look at, or for Python
 
+    def test_a_tampered_byte_in_a_folder(self):
+        folder = self.root / "mine" / "build" / CPU
+        for name, content in variant_files(CPU).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        library = folder / "_relu_1.so"
+        content = bytearray(library.read_bytes())
+        content[1000] ^= 1
+        library.write_bytes(content)
+        says = "deviates from the digest of its metadata.json: File hash mismatch for _relu_1.so"
+        for source in (self.root / "mine", folder):
+            self.assertIn(says, self.generate("RMSNorm=%s" % source))
+            self.refused("check", str(source), says=says)
+        self.refused("check", str(library), says="%s: not a 64-bit ELF shared library" % library)
+
+    def test_check_takes_a_repository(self):
+        self.publish_kernel()
+        self.refused("check", KERNEL + "@v1", says="_relu_1.so: not a 64-bit ELF shared library")
+        self.publish_kernel(name="stranger/relu")
+        self.refused("check", "stranger/relu@v1", code=2, says="--trust-remote-code stranger/relu")
+        self.refused("check", "stranger/relu@v1", "--trust-remote-code", "stranger/relu", says="not a 64-bit ELF")
+        self.refused("check", "no kernel", code=2, says="is neither there nor ORG/NAME[@REVISION]")
+
     def test_switched_off(self):
         self.publish_kernel()
         for name, value in (("DISABLE_KERNEL_MAPPING", "1"), ("USE_HUB_KERNELS", "no")):

@@ -100,9 +100,7 @@ bool newer(std::string_view a, std::string_view b) {
   return false;
 }
 
-}  // namespace
-
-ElfLibrary read_elf(std::string_view bytes) {
+ElfLibrary parse(std::string_view bytes) {
   const Reader in(bytes);
   const auto header = in.at<Elf64_Ehdr>(0);
   if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
@@ -124,6 +122,16 @@ ElfLibrary read_elf(std::string_view bytes) {
   }
   for (auto* list : {&out.exported, &out.versions}) std::sort(list->begin(), list->end());
   return out;
+}
+
+}  // namespace
+
+ElfLibrary read_elf(std::string_view bytes, const std::string& where) {
+  try {
+    return parse(bytes);
+  } catch (const Error& e) {
+    fail(e.code(), "{}: {}", where, e.what());
+  }
 }
 
 std::vector<std::string> above_floor(const ElfLibrary& library, const AbiFloor& floor) {

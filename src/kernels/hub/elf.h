@@ -16,8 +16,8 @@ struct ElfLibrary {
   std::vector<std::string> versions;  // of symbols that it needs: "GLIBC_2.34", "GLIBCXX_3.4.29"
 };
 
-// Throws kCorrupt saying what is wrong.
-ElfLibrary read_elf(std::string_view bytes);
+// Throws kCorrupt saying what is wrong, `where` opening the message.
+ElfLibrary read_elf(std::string_view bytes, const std::string& where = "library");
 
 // The newest system that a library may need, as in manylinux_2_28.
 struct AbiFloor {

@@ -200,7 +200,7 @@ std::shared_ptr<const Module> Module::load(const std::string& path, const std::s
     fail(ErrorCode::kCorrupt, "{}: SHA-256 is {}, expected {}; the file was changed since it was verified", path,
          module->sha256_, sha256);
   }
-  const ElfLibrary elf = read_elf(bytes);
+  const ElfLibrary elf = read_elf(bytes, path);
   const std::string_view prefix = ffi::kSymbolPrefix;
   for (const std::string& symbol : elf.exported)
     if (symbol.starts_with(prefix) && !symbol.substr(prefix.size()).starts_with("_"))

@@ -84,7 +84,7 @@ AbiFloor abi_floor(const std::string& name) {
 Package write_package(const std::string& library, const PackageInfo& info, const AbiFloor& floor, bool strict,
                       const std::string& out) {
   const std::string bytes = read_text_file(library, int64_t{2} << 30);
-  const ElfLibrary elf = read_elf(bytes);
+  const ElfLibrary elf = read_elf(bytes, library);
   Package package{.variant = fmt::format("{}-{}-{}-linux", kVariantPrefix, info.backend, elf.machine),
                   .newer = above_floor(elf, floor)};
   for (const std::string& symbol : elf.exported)
