@@ -59,7 +59,6 @@ int explain(Invocation& call, const ModelOptions& model, int64_t tokens, int64_t
 int cmd_kernels(Invocation& call) {
   CLI::App app{"Shows the kernels: how each operation of a model is computed.", "tessera kernels"};
   app.require_subcommand(1);
-  app.footer(kExamples);
   CLI::App* list_app = app.add_subcommand("list", "every kernel that serves this machine, in order of preference");
   ModelOptions model;
   int64_t tokens = 1, sequences = 1;
@@ -76,6 +75,7 @@ int cmd_kernels(Invocation& call) {
   repos.add(app, *list_app);
   KernelTools tools;
   tools.add(app);
+  app.footer(kExamples);  // last: a subcommand begins with its parent's
   if (!parse(app, call)) return 0;
   if (std::optional<int> code = repos.run(call)) return *code;
   if (std::optional<int> code = tools.run(call)) return *code;

@@ -367,6 +367,7 @@ void KernelRepoTools::add(CLI::App& kernels, CLI::App& list) {
   download_->footer(kDownloadExamples);
 
   info_ = kernels.add_subcommand("info", "describe a kernel repository");
+  info_->footer("\nexamples:\n  tessera kernels info ORG/NAME\n  tessera kernels info examples/custom_kernel");
   info_->add_option("REPO", options_.target, "ORG/NAME, or a repository's folder")->required();
   add_version(*info_, options_);
 
@@ -374,6 +375,7 @@ void KernelRepoTools::add(CLI::App& kernels, CLI::App& list) {
       kernels.add_subcommand("versions", "the versions of a kernel, and which variants of each serve this machine");
   versions_->add_option("REPO", options_.target, "ORG/NAME")->required();
   add_system(*versions_, options_);
+  versions_->footer("\nexamples:\n  tessera kernels versions ORG/NAME");
 
   lock_ = kernels.add_subcommand("lock", "write kernels.lock: the commits and files of a project's kernels");
   lock_->add_option("PROJECT", options_.target, "folder with pyproject.toml")->required();
@@ -381,6 +383,9 @@ void KernelRepoTools::add(CLI::App& kernels, CLI::App& list) {
   lock_->footer(kLockExamples);
 
   verify_ = kernels.add_subcommand("verify", "read a kernel's files in the cache again and check every hash");
+  verify_->footer(
+      "\nexamples:\n  tessera kernels verify ORG/NAME --version 1\n  tessera kernels verify PROJECT      every kernel "
+      "of its lock");
   verify_->add_option("REPO", options_.target, "ORG/NAME, or the folder of a project with kernels.lock")->required();
   add_version(*verify_, options_);
   verify_->add_option("--lock", options_.lock, "kernels.lock, or the folder that has it");

@@ -136,6 +136,13 @@ void KernelTools::add(CLI::App& kernels) {
   export_->add_option("--abi-floor", floor_of_export_, "refuse when they need a newer system, such as manylinux_2_34")
       ->capture_default_str();
 
+  for (CLI::App* author : {init_, build_})
+    author->footer(
+        "\nexamples:\n  tessera kernels init my-norm\n  tessera kernels build my-norm\n  tessera kernels check "
+        "my-norm");
+  export_->footer(
+      "\nexamples:\n  tessera kernels export ours\n  tessera chat MODEL --use-kernels RMSNorm=ours,MoE=ours");
+
   try_ = kernels.add_subcommand("try", "");
   try_->group("");  // hidden
 }

@@ -288,7 +288,8 @@ std::string library_of_folder(const std::string& path, DeviceType device) {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, none))
     if (entry.path().extension() == ".so") libraries.push_back(entry.path());
   if (libraries.size() != 1)
-    fail(ErrorCode::kUnsupported, "{}: {} libraries (*.so); a variant has one", folder.string(), libraries.size());
+    fail(ErrorCode::kUnsupported, "{}: {} libraries (*.so); a variant has one, which 'tessera kernels build' makes",
+         folder.string(), libraries.size());
   return libraries[0].string();
 }
 
