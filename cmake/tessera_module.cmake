@@ -19,12 +19,14 @@ function(tessera_test name)
     TESSERA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   target_link_libraries(${name} PRIVATE tessera GTest::gmock GTest::gtest_main nlohmann_json::nlohmann_json
     simdjson::simdjson spdlog::spdlog PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::UTF8PROC)
-  # Tests that wait for a terminal, or use every core, run alone (TESSERA_ALONE set by the caller).
-  set(alone FALSE)
+  # Tests that wait for a terminal, or use every core, run alone (TESSERA_ALONE set by the caller). The others share the
+  # cores, and models take one thread each there: threads that wait for each other in turns would spin the cores away.
   if(TESSERA_ALONE)
-    set(alone TRUE)
+    set(share RUN_SERIAL TRUE)
+  else()
+    set(share ENVIRONMENT TESSERA_THREADS=1)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900 LABELS ${name} RUN_SERIAL ${alone})
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 900 LABELS ${name} ${share})
 endfunction()
 
 function(tessera_warnings target)
