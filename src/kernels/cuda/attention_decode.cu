@@ -124,7 +124,9 @@ struct Tile {
 // Grid: (kv heads, B, splits). With kRotate, q is packed: queries are rotated on the way in, and the block that reads the
 // step's own key writes it. What earlier steps and the step's first launches have written is then read before the wait, the
 // first keys and values among it: after it those loads would queue behind the next product's weights (measured, one of two
-// ranks of a 120b: 5.6 us instead of 6.8). The cache holds C: T, or bytes of E4M3.
+// ranks of a 120b: 5.6 us instead of 6.8). That is complete: this grid begins after the first layer's norm has begun, which
+// begins after the embedding's blocks have waited for all before them (elementwise.cu: nobody begins before). The
+// cache holds C: T, or bytes of E4M3.
 template <class T, class C, int D, bool kRotate>
 __global__ void __launch_bounds__(32 * kWarps) attention_decode(DecodeArgs a) {
   if constexpr (!kRotate) {

@@ -15,7 +15,8 @@ struct alignas(16) Pack {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// One block a token; the table's type may differ from the output's.
+// One block a token; the table's type may differ from the output's. Nobody may begin before this has waited: decode
+// attention counts on it.
 template <class T, bool kSameType>
 __global__ void embed_kernel(const int32_t* ids, AnyVector table, T* out, int64_t width) {
   wait_for_previous_grid();

@@ -13,7 +13,7 @@ constexpr int kMaxTokens = 16;
 constexpr int kManyStrips = 8 * 132;   // of 16 rows: from here a warp takes whole ones
 constexpr int kShallow = 16 * 6 * 32;  // up to this K 16 warps have 6 loads each
 constexpr int kNarrow = 8 * 8 * 32;    // up to this K 8 warps have all of theirs in flight
-constexpr int kOneWave = 132, kTwoWaves = 264;  // blocks: one or two a multiprocessor of an H100
+constexpr int kOneEach = 132, kTwoEach = 264;  // blocks: one or two a multiprocessor of an H100
 
 struct SmallArgs {
   const void* x;  // [T, K]
@@ -122,7 +122,7 @@ Verdict supports(const LinearArgs& a) {
 // (a rank's o: 3.6 us instead of 5.6 after the wait). Not by the number of tokens: it decides the order of sums.
 bool narrow(const SmallArgs& a) {
   const int64_t strips = ceil_div(a.n, 16);
-  return strips > kOneWave && strips <= kTwoWaves && a.k <= kNarrow;
+  return strips > kOneEach && strips <= kTwoEach && a.k <= kNarrow;
 }
 
 template <class T, int kTiles>

@@ -11,8 +11,8 @@
 namespace tessera::cuda {
 
 // Waits until the grid before this one on the stream has finished and its writes are visible. Every kernel of this
-// backend calls it, so that the rule is transitive over a chain of launches, and before that touches nothing but weights
-// (and the decode attention what was complete before the product whose result it waits for).
+// backend calls it, so that the rule is transitive over a chain of launches, and before that touches nothing but weights.
+// But decode attention, which reads what was complete before its layer: see there.
 __device__ __forceinline__ void wait_for_previous_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
