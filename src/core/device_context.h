@@ -59,6 +59,9 @@ class DeviceContext {
   virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
   // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.
   virtual void synchronize() = 0;
+  // Waits for what was enqueued before the mark, and perhaps for more; throws as synchronize() does.
+  virtual int64_t mark() { return 0; }
+  virtual void wait_for([[maybe_unused]] int64_t mark) { synchronize(); }
   virtual void* native_stream() const = 0;  // cudaStream_t, or null
 };
 

@@ -88,9 +88,12 @@ class CudaContext final : public DeviceContext {
     }
     check(started, "selecting the device");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+    for (cudaEvent_t& event : marks_)
+      check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
   }
   ~CudaContext() override {
     cudaStreamSynchronize(stream_);
+    for (cudaEvent_t event : marks_) cudaEventDestroy(event);
     cudaStreamDestroy(stream_);
   }
 
@@ -180,6 +183,15 @@ class CudaContext final : public DeviceContext {
     check(cudaStreamSynchronize(stream_), "running on the device");
     host_errors_.rethrow();
   }
+  int64_t mark() override {
+    check(cudaEventRecord(marks_[marked_ % kMarks], stream_), "marking the stream");
+    return marked_++;
+  }
+  void wait_for(int64_t mark) override {
+    const int64_t known = std::max(mark, marked_ - kMarks);
+    check(cudaEventSynchronize(marks_[known % kMarks]), "running on the device");
+    host_errors_.rethrow();
+  }
   void* native_stream() const override { return stream_; }
 
  private:
@@ -193,6 +205,9 @@ class CudaContext final : public DeviceContext {
 
   int index_;
   cudaStream_t stream_ = nullptr;
+  static constexpr int64_t kMarks = 4;
+  cudaEvent_t marks_[kMarks]{};
+  int64_t marked_ = 0;
   std::map<void*, std::unique_ptr<PinnedBlock>> pinned_;
   std::map<HostCall*, std::unique_ptr<Enqueued>> host_calls_;
   HostErrors host_errors_;

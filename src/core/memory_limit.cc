@@ -75,6 +75,8 @@ class LimitedContext final : public DeviceContext {
   void call_on_host(HostCall& call) override { device_->call_on_host(call); }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override { return device_->record(work); }
   void synchronize() override { device_->synchronize(); }
+  int64_t mark() override { return device_->mark(); }
+  void wait_for(int64_t mark) override { device_->wait_for(mark); }
   void* native_stream() const override { return device_->native_stream(); }
 
  private:

@@ -35,13 +35,13 @@ DeviceSampling::DeviceSampling(DeviceContext& context, const Kernels& kernels, i
       max_rows_(max_rows),
       vocab_size_(vocab_size),
       columns_(columns),
-      host_(std::make_unique<Buffers>()),
+      host_{std::make_unique<Buffers>(), std::make_unique<Buffers>()},
       device_(std::make_unique<Buffers>()) {
-  const int64_t bytes = host_->place(nullptr, {}, max_rows, vocab_size);
+  const int64_t bytes = device_->place(nullptr, {}, max_rows, vocab_size);
   arena_ = Arena(context, bytes);
   device_->place(static_cast<char*>(arena_.allocate(bytes)), context.device(), max_rows, vocab_size);
-  pinned_ = context.allocate_host(bytes);
-  host_->place(static_cast<char*>(pinned_), {}, max_rows, vocab_size);
+  pinned_ = context.allocate_host(2 * bytes);
+  for (int turn : {0, 1}) host_[turn]->place(static_cast<char*>(pinned_) + turn * bytes, {}, max_rows, vocab_size);
 }
 
 DeviceSampling::~DeviceSampling() {
@@ -90,9 +90,10 @@ SamplePartsArgs DeviceSampling::part_arguments(const SampleArgs& sample) const {
           .communicator = columns_.over};
 }
 
-void DeviceSampling::enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, Stream& stream) {
+void DeviceSampling::enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, int turn,
+                                   Stream& stream) {
   const auto count = static_cast<int64_t>(settings.size());
-  const Buffers &to = *device_, &from = *host_;
+  const Buffers &to = *device_, &from = *host_[turn];
   SampleArgs a = arguments(to, count);
   a.logits = logits;
   a.any_random = a.any_cut = a.any_logprobs = false;
@@ -106,19 +107,20 @@ void DeviceSampling::enqueue_parts(const Tensor& logits, std::span<const SampleS
   const SamplePartsArgs parts = part_arguments(a);
   kernels_.sample_parts.choose(parts)->launch(parts, stream);
   context_.to_host(from.ids.data, to.ids.data, a.ids.bytes());
+  ids_ = a.ids;
 }
 
 void DeviceSampling::send(const Tensor& to, const Tensor& from, int64_t bytes) {
   if (bytes > 0) context_.to_device(to.data, from.data, bytes);
 }
 
-void DeviceSampling::enqueue(const Tensor& logits, std::span<const RowSampling> rows, Stream& stream) {
+void DeviceSampling::enqueue(const Tensor& logits, std::span<const RowSampling> rows, int turn, Stream& stream) {
   const auto count = static_cast<int64_t>(rows.size());
   int64_t edits = 0, masks = 0;
   for (const RowSampling& row : rows) edits += static_cast<int64_t>(row.edits.size());
   TS_CHECK(edits <= kMaxEdits && count <= max_rows_ && logits.dim(0) == count);
 
-  const Buffers &to = *device_, &from = *host_;
+  const Buffers &to = *device_, &from = *host_[turn];
   SampleArgs a = arguments(to, count);
   a.logits = logits;
   a.any_random = a.any_cut = a.any_logprobs = false;
@@ -149,6 +151,7 @@ void DeviceSampling::enqueue(const Tensor& logits, std::span<const RowSampling> 
   send(to.masks, from.masks, masks * ((vocab_size_ + 31) / 32) * int64_t{sizeof(int32_t)});
   kernels_.sample.choose(a)->launch(a, stream);
   context_.to_host(from.ids.data, to.ids.data, a.ids.bytes());
+  ids_ = a.ids;
   if (a.any_logprobs) {
     context_.to_host(from.logprobs.data, to.logprobs.data, a.logprobs.bytes());
     context_.to_host(from.top_ids.data, to.top_ids.data, a.top_ids.bytes());
@@ -156,8 +159,9 @@ void DeviceSampling::enqueue(const Tensor& logits, std::span<const RowSampling> 
   }
 }
 
-SampledRows DeviceSampling::result() const {
-  return {host_->ids.i32(), host_->logprobs.f32(), host_->top_ids.i32(), host_->top_logprobs.f32()};
+SampledRows DeviceSampling::result(int turn) const {
+  const Buffers& host = *host_[turn];
+  return {host.ids.i32(), host.logprobs.f32(), host.top_ids.i32(), host.top_logprobs.f32()};
 }
 
 }  // namespace tessera

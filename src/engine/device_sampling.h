@@ -41,18 +41,21 @@ class DeviceSampling {
   DeviceSampling(const DeviceSampling&) = delete;
 
   int64_t workspace_bytes() const;  // that enqueue() needs in the stream
-  // Enqueues one choice for each row of logits F32 [R, V], R = rows.size(). The spans are read before it returns.
-  // REQUIRES: at most kMaxEdits in all rows.
+  // Enqueues one choice for each row of logits F32 [R, V], R = rows.size(). The spans are read before it returns. What is
+  // on its way between host and device lies in one of two places, `turn` 0 or 1.
+  // REQUIRES: at most kMaxEdits in all rows; what the turn held before is done and was read.
   static constexpr int64_t kMaxEdits = int64_t{1} << 16;  // 0.8 MB
-  void enqueue(const Tensor& logits, std::span<const RowSampling> rows, Stream& stream);
+  void enqueue(const Tensor& logits, std::span<const RowSampling> rows, int turn, Stream& stream);
   // The same from each rank's columns F32 [R, W], R = settings.size(), for rows without edits, masks, log-probabilities
   // and cuts. Every rank calls it, with the same settings.
-  void enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, Stream& stream);
+  void enqueue_parts(const Tensor& logits, std::span<const SampleSettings> settings, int turn, Stream& stream);
   static bool samples_parts(const SampleSettings& s) {
     return s.logprobs < 0 && (s.temperature == 0 || (s.top_p >= 1 && s.top_k <= 0));
   }
-  // Valid once the context was synchronised.
-  SampledRows result() const;
+  // Valid once the call of that turn is done.
+  SampledRows result(int turn) const;
+  // The last call's choices on the device, I32 [R].
+  const Tensor& ids() const { return ids_; }
 
  private:
   struct Buffers;  // one set of operands
@@ -64,7 +67,8 @@ class DeviceSampling {
   SamplePartsArgs part_arguments(const SampleArgs& sample) const;
   int64_t max_rows_, vocab_size_;
   LogitColumns columns_;
-  std::unique_ptr<Buffers> host_, device_;
+  std::unique_ptr<Buffers> host_[2], device_;
+  Tensor ids_;
   Arena arena_;
   void* pinned_ = nullptr;
 };

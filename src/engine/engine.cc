@@ -29,6 +29,7 @@ struct Engine::Sample : Job {
   std::optional<Error> mask_error;
   RequestResult result;
   int64_t made = 0;    // tokens sampled, not all of them handed out yet
+  bool awaits = false;  // the last of `tokens` stands for one that the device chooses, see Engine::foresee
   bool ended = false;  // with static batching it may go on running
 };
 
@@ -104,6 +105,7 @@ Engine::Engine(Runner& runner, const EngineOptions& options)
 
 Engine::~Engine() {
   stop();
+  settle();
   deliver_rows();
   take_messages();
   end_all([&](Sample& sample) { sample.result.reason = FinishReason::kCancelled; });
@@ -200,9 +202,12 @@ void Engine::stop() {
 void Engine::loop() {
   for (;;) {
     const bool worked = step();
-    std::unique_lock lock(mutex_);
-    if (!worked) wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !cancelled_.empty(); });
-    if (stopping_) return;
+    {
+      std::unique_lock lock(mutex_);
+      if (!worked) wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || !cancelled_.empty(); });
+      if (!stopping_) continue;
+    }
+    return settle();
   }
 }
 
@@ -241,24 +246,73 @@ std::vector<Engine::Sample*> Engine::open_samples(const Live& live) {
   return open;
 }
 
-// The tokens of one step are handed out while the device computes the next one; a CPU has none to wait for.
+// A GPU is never left waiting for the host: while it computes a step the next one is planned and enqueued, with the tokens
+// that the first one chooses taken from where it leaves them, and the tokens of the step before are handed out. Only
+// what must be known to choose the next token (a grammar's masks, penalties, drafts) has a step wait for the last one's
+// end. A CPU has nothing to wait for.
 bool Engine::step() {
   take_messages();
+  foresee();
   if (options_.prompt_lookup > 0) draft();
   const StepPlan& plan = scheduler_.plan(now());
   for (Job* job : plan.expired) {
     Sample& sample = static_cast<Sample&>(*job);
     if (!sample.ended) fail_sample(sample, ErrorCode::kCancelled, "the request's time limit has passed");
   }
-  const bool worked = !plan.items.empty() || !plan.expired.empty() || !rows_.empty();
+  const bool worked = !plan.items.empty() || !plan.expired.empty() || !rows_.empty() || !flight_.empty();
   if (plan.items.empty()) {
+    settle();
     deliver_rows();
+    buried_.clear();
   } else {
     compute(plan);
     if (!runner_.asynchronous()) deliver_rows();
+    if (flight_.empty()) buried_.clear();
   }
   publish_stats(plan);
   return worked && dead_.empty();
+}
+
+// The samples of the step in flight go on with a token that is not known yet, but those that end with it for sure.
+void Engine::foresee() {
+  int64_t row = 0;
+  for (const StepItem& item : flight_) {
+    if (!item.sample) continue;
+    Sample& sample = static_cast<Sample&>(*item.job);
+    const int64_t from = row++;
+    if (sample.state != Job::State::kRunning || sample.ended || sample.made + 1 >= budget(sample)) continue;
+    sample.tokens.push_back(awaited(from));
+    sample.awaits = true;
+  }
+}
+
+// Whether the step after this one, which the device samples, can be planned before its tokens are known.
+bool Engine::can_fly(const StepPlan& plan) const {
+  if (!runner_.leads_on() || options_.static_batching || options_.prompt_lookup > 0) return false;
+  return std::none_of(plan.items.begin(), plan.items.end(), [](const StepItem& item) {
+    const Sample& sample = static_cast<const Sample&>(*item.job);
+    return item.sample && (sample.constraint || sample.sampler.remembers());
+  });
+}
+
+// Waits for the step in flight, and hands its tokens out while the device computes the next one. What ends with them is
+// still named by that one.
+void Engine::land() {
+  if (flight_.empty()) return;
+  const std::vector<StepItem> items = std::exchange(flight_, {});
+  take_sampled(items, in_flight_ ? runner_.finish_before() : runner_.finish_sampled());
+  commit(items, /*stored=*/true);
+  std::erase_if(rows_, [](const Row& row) { return row.sample->ended; });
+  buried_.clear();
+  deliver_rows();
+}
+
+void Engine::settle() {
+  try {
+    land();
+  } catch (const Error& e) {
+    die(e);
+  }
 }
 
 // Runs the plan, and meanwhile delivers the step before.
@@ -267,13 +321,23 @@ void Engine::compute(const StepPlan& plan) {
   try {
     launch(plan);
     in_flight_ = true;
-    deliver_rows();
+    if (flight_.empty()) deliver_rows();
     masks_.wait();
-    if (sample_on_device(plan)) {
-      take_sampled(plan, runner_.finish_sampled());
+    const bool sampled = sample_on_device(plan);
+    land();
+    if (sampled && can_fly(plan)) {
+      for (const StepItem& item : plan.items)
+        if (item.job->state == Job::State::kRunning) scheduler_.commit(item);
+      flight_ = plan.items;
     } else {
-      build_rows(plan, runner_.finish());
-      sample_rows();
+      if (sampled) {
+        take_sampled(plan.items, runner_.finish_sampled());
+      } else {
+        build_rows(plan, runner_.finish());
+        sample_rows();
+      }
+      commit(plan.items, /*stored=*/false);
+      std::erase_if(rows_, [](const Row& row) { return row.sample->ended; });
     }
     in_flight_ = false;
   } catch (const Error& e) {
@@ -281,8 +345,6 @@ void Engine::compute(const StepPlan& plan) {
     in_flight_ = false;
     return die(e);
   }
-  commit(plan);
-  std::erase_if(rows_, [](const Row& row) { return row.sample->ended; });
   for (Sample* sample : leaving_) retire(*sample);
   leaving_.clear();
   if (options_.static_batching) retire_batch();
@@ -371,6 +433,7 @@ void Engine::die(const Error& e) {
   for (Sample* sample : leaving_) retire(*sample);
   leaving_.clear();
   rows_.clear();
+  flight_.clear();
   take_messages();
   end_all([&](Sample& sample) { set_error(sample.result, e.code(), e.what()); });
   if (told) told(e.what());
@@ -403,12 +466,19 @@ bool Engine::sample_on_device(const StepPlan& plan) {
   return true;
 }
 
-void Engine::take_sampled(const StepPlan& plan, const SampledRows& sampled) {
+// Its sample ended with the step before, which was not known when this one was planned.
+static bool gone(const StepItem& item) {
+  return item.job->state == Job::State::kNew;
+}
+
+void Engine::take_sampled(std::span<const StepItem> items, const SampledRows& sampled) {
   rows_.clear();
-  for (const StepItem& item : plan.items) {
+  size_t next = 0;
+  for (const StepItem& item : items) {
     if (!item.sample) continue;
-    const size_t r = rows_.size();
+    const size_t r = next++;
     Sample& sample = static_cast<Sample&>(*item.job);
+    if (gone(item)) continue;
     TokenLogprob report{.id = sampled.ids[r]};
     const auto logprobs = std::min<int64_t>(sample.live.request.params.logprobs, runner_.vocab_size());
     if (logprobs >= 0) report.logprob = sampled.logprobs[r];
@@ -431,8 +501,9 @@ void Engine::build_rows(const StepPlan& plan, const Tensor& logits) {
   for (const StepItem& item : plan.items) {
     Sample& sample = static_cast<Sample&>(*item.job);
     if (!item.sample) continue;
-    rows_.push_back({.sample = &sample, .logits = next, .rows = 1 + item.drafts});
-    next += static_cast<size_t>(1 + item.drafts) * vocab_size;
+    float* const logits_of = std::exchange(next, next + static_cast<size_t>(1 + item.drafts) * vocab_size);
+    if (gone(item)) continue;
+    rows_.push_back({.sample = &sample, .logits = logits_of, .rows = 1 + item.drafts});
     if (sample.ended || sample.index > 0 || sample.made > 0) continue;
     // The prompt's further samples start here: each draws its own first token.
     Live& live = sample.live;
@@ -494,15 +565,16 @@ void Engine::sample_rows() {
   runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
 }
 
-// Appends the sampled tokens and stores the step; starts the samples that begin here, and takes those that end out of
-// the next step.
-void Engine::commit(const StepPlan& plan) {
+// Appends the sampled tokens and stores the step, unless it is; starts the samples that begin here, and takes those that
+// end out of the next step.
+void Engine::commit(std::span<const StepItem> items, bool stored) {
   auto row = rows_.begin();
-  for (const StepItem& item : plan.items) {
+  for (const StepItem& item : items) {
+    if (gone(item)) continue;
     Sample& sample = static_cast<Sample&>(*item.job);
     counts_.prompt_tokens += item.sample ? item.count - item.drafts - 1 : item.count;
     if (!item.sample) {
-      scheduler_.commit(item);
+      if (!stored) scheduler_.commit(item);
       continue;
     }
     const auto accepted = static_cast<int64_t>(row->tokens.size()) - 1;
@@ -510,9 +582,13 @@ void Engine::commit(const StepPlan& plan) {
     sample.result.accepted_tokens += accepted;
     counts_.drafted_tokens += item.drafts;
     counts_.accepted_tokens += accepted;
-    for (const auto& [id, logprob] : row->tokens)
-      if (static_cast<int64_t>(sample.tokens.size()) < runner_.options().max_context) sample.tokens.push_back(id);
-    scheduler_.commit(item, accepted);
+    if (std::exchange(sample.awaits, false)) {
+      sample.tokens.back() = row->tokens[0].first;
+    } else if (sample.state == Job::State::kRunning) {  // else its pages were taken, and it ends here
+      for (const auto& [id, logprob] : row->tokens)
+        if (static_cast<int64_t>(sample.tokens.size()) < runner_.options().max_context) sample.tokens.push_back(id);
+    }
+    if (!stored) scheduler_.commit(item, accepted);
     auto next = row + 1;
     for (; next != rows_.end() && next->parent != nullptr; ++next) {
       next->sample->tokens.push_back(next->tokens[0].first);
@@ -522,19 +598,25 @@ void Engine::commit(const StepPlan& plan) {
   }
 }
 
+// Tokens that the sample may have.
+int64_t Engine::budget(const Sample& sample) const {
+  const int64_t room = runner_.options().max_context - sample.prompt_length;
+  const int64_t asked = sample.live.request.params.max_tokens;
+  return asked > 0 ? std::min(room, asked) : room;
+}
+
 // Cuts the row's tokens after one that ends its sample.
 void Engine::find_end(Row& row) {
   Sample& sample = *row.sample;
   const Request& request = sample.live.request;
-  int64_t budget = runner_.options().max_context - sample.prompt_length;
-  if (request.params.max_tokens > 0) budget = std::min(budget, request.params.max_tokens);
+  const int64_t most = budget(sample);
   for (size_t i = 0; i < row.tokens.size() && !row.reason; ++i) {
     const int32_t id = row.tokens[i].first;
     auto ends = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
     ++sample.made;
     if ((!request.params.ignore_eos && ends(request.eos_ids)) || ends(request.params.stop_token_ids)) {
       row.reason = FinishReason::kStop;
-    } else if (sample.made >= budget) {
+    } else if (sample.made >= most) {
       row.reason = FinishReason::kLength;
     }
     if (row.reason) row.tokens.resize(i + 1);
@@ -547,7 +629,6 @@ void Engine::deliver_rows() {
   for (Row& row : rows_)
     if (!row.sample->ended) deliver(row);
   rows_.clear();
-  buried_.clear();
 }
 
 // Hands a row's tokens to its request, until one ends it.

@@ -78,18 +78,23 @@ class Engine {
 
   void take_messages();
   void draft();
+  void foresee();
+  bool can_fly(const StepPlan& plan) const;
+  void land();
+  void settle();
   void compute(const StepPlan& plan);
   void launch(const StepPlan& plan);
   bool samples_parts(const StepPlan& plan) const;
   int64_t candidates(const StepPlan& plan) const;
   void die(const Error& e);
   bool sample_on_device(const StepPlan& plan);
-  void take_sampled(const StepPlan& plan, const SampledRows& sampled);
+  void take_sampled(std::span<const StepItem> items, const SampledRows& sampled);
   void begin_masks(const StepPlan& plan);
   void sample_row(Row& row);
   void build_rows(const StepPlan& plan, const Tensor& logits);
   void sample_rows();
-  void commit(const StepPlan& plan);
+  void commit(std::span<const StepItem> items, bool stored);
+  int64_t budget(const Sample& sample) const;
   void find_end(Row& row);
   void deliver_rows();
   void deliver(Row& row);
@@ -113,9 +118,13 @@ class Engine {
   std::vector<RowSampling> samplings_;  // of the step at hand, when the device samples
   std::vector<LogitEdit> edits_;
   std::vector<Row> rows_;                      // of the last step, until they are delivered
-  bool in_flight_ = false;                     // the device works on a step
+  // The step that the device works on or has done, sampled there, while the next one is planned and enqueued; its tokens
+  // are not known yet. Empty: none. Samples that end meanwhile give their pages back at once: the device runs steps one
+  // after another, so who gets them writes later.
+  std::vector<StepItem> flight_;
+  bool in_flight_ = false;                     // a step is enqueued whose tokens are not stored
   std::vector<Sample*> leaving_;               // ended meanwhile; out after the step
-  std::vector<std::unique_ptr<Live>> buried_;  // ended, until no row names them
+  std::vector<std::unique_ptr<Live>> buried_;  // ended, until no row and no step names them
   std::vector<float> copies_;                  // of rows that several samples draw from
   EngineStats counts_;
   SideThread masks_;  // makes the masks of the next rows while the device works

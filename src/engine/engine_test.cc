@@ -169,6 +169,93 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
 INSTANTIATE_TEST_SUITE_P(Shapes, EngineAnswers, testing::ValuesIn(cases(false)), name_of);
 INSTANTIATE_TEST_SUITE_P(Recorded, EngineAnswers, testing::ValuesIn(cases(true)), name_of);
 
+// Requests that end in every way, those that must wait for their last token (penalties) among those that need not.
+class EngineEnds : public testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(Recording, EngineEnds, testing::Bool());
+
+TEST_P(EngineEnds, AsTheyWould) {
+  RunnerOptions options = small();
+  const CacheLayout layout = layout_cache(ToyModel().cache(), false);
+  options.cache_bytes = layout.pages_for(options.max_context, options.max_batch_tokens, options.page_size) *
+                        layout.page_bytes(options.page_size, 4);  // for one of eight: some are preempted
+  options.swap_bytes = options.cache_bytes / 8;
+  Machine m(options, {}, GetParam());
+  std::mt19937 random(4);
+  constexpr size_t kRequests = 150;
+  std::vector<std::vector<Answer>> answers(kRequests, std::vector<Answer>(1));
+  std::vector<std::vector<int32_t>> expected(kRequests);
+  std::vector<FinishReason> reasons(kRequests, FinishReason::kLength);
+  for (size_t i = 0; i < kRequests; ++i) {
+    const std::vector<int32_t> prompt = random_prompt(random, 150);
+    const auto length = static_cast<int64_t>(1 + random() % 90);
+    std::vector<int32_t>& ids = expected[i];
+    ids = ToyModel::answer(prompt, length);
+    const auto cut = static_cast<size_t>(random() % static_cast<size_t>(length));
+    Request r = request(prompt, length, answers[i]);
+    switch (random() % 5) {
+      case 0: {  // an end of the text
+        r.eos_ids = {ids[cut]};
+        const auto end = std::find(ids.begin(), ids.end(), ids[cut]);
+        ids.erase(end + 1, ids.end());
+        reasons[i] = FinishReason::kStop;
+        break;
+      }
+      case 1:  // its receiver has heard enough
+        r.on_token = [&, cut, then = r.on_token, k = i](int sample, int32_t id, const TokenLogprob* logprob) {
+          then(sample, id, logprob);
+          return answers[k][0].ids.size() <= cut;
+        };
+        ids.resize(cut + 1);
+        reasons[i] = FinishReason::kStop;
+        break;
+      case 2:
+        r.params.presence_penalty = 0.001;
+        break;
+      case 3:
+        r.params.logprobs = 2;
+        break;
+    }
+    ASSERT_EQ(m.engine.submit(std::move(r)).status, Submitted::kAccepted);
+    for (auto steps = random() % 4; steps > 0; --steps) m.engine.step();
+  }
+  m.drain();
+  for (size_t i = 0; i < kRequests; ++i) {
+    const Answer& a = answers[i][0];
+    ASSERT_TRUE(a.ended);
+    EXPECT_FALSE(a.result.failed) << a.result.error;
+    EXPECT_EQ(a.result.reason, reasons[i]);
+    EXPECT_EQ(a.ids, expected[i]) << "request " << i;
+    EXPECT_EQ(a.result.completion_tokens, std::ssize(expected[i]));
+  }
+  const EngineStats stats = m.engine.stats();
+  EXPECT_GT(stats.preemptions, 0);
+  EXPECT_EQ(stats.running + stats.waiting + stats.pages_held, 0);
+}
+
+TEST(Engine, EnqueuesAStepBeforeTheLastOneIsDone) {
+  Machine m(small(), {}, /*recording=*/true);
+  const auto& context = static_cast<RecordingContext&>(*m.context);
+  std::vector<int64_t> behind;  // steps that nobody has waited for, at each one's enqueueing
+  m.model.before_step = [&] { behind.push_back(context.marks - 1 - context.waited); };
+  std::vector<Answer> a(1), b(1);
+  m.engine.submit(request({1, 2, 3}, 20, a));
+  m.drain();
+  EXPECT_EQ(a[0].ids, ToyModel::answer({1, 2, 3}, 20));
+  std::vector<int64_t> expected(20, 1);
+  expected[0] = 0;
+  EXPECT_EQ(behind, expected);
+
+  // A penalty is known only with the last token.
+  behind.clear();
+  Request r = request({1, 2, 3}, 20, b);
+  r.params.presence_penalty = 0.001;
+  m.engine.submit(std::move(r));
+  m.drain();
+  EXPECT_EQ(b[0].ids, a[0].ids);
+  EXPECT_EQ(behind, std::vector<int64_t>(20, 0));
+}
+
 // A chat drops the first answer's reasoning, which was longer than the window: the second turn computes only what
 // follows the last page that both prompts share.
 TEST(Engine, SecondTurnComputesOnlyWhatIsNew) {

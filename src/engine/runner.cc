@@ -187,7 +187,8 @@ void Runner::measure() {
   memory_.scratch_bytes = peak + workspace_bytes_;
   scratch_ = Arena(context_, memory_.scratch_bytes);
   if (context_.asynchronous()) {
-    staging_ = static_cast<char*>(context_.allocate_host(input_bytes_));
+    input_bytes_ = ceil_div(input_bytes_, 256) * 256;
+    staging_ = static_cast<char*>(context_.allocate_host(2 * input_bytes_));
     host_logits_ =
         static_cast<float*>(context_.allocate_host(options_.max_logit_rows * vocab_size() * int64_t{sizeof(float)}));
   }
@@ -275,7 +276,7 @@ void Runner::fill(const Step& step, std::span<const RunItem> items, char* at) {
     host(step.context)[b] = static_cast<int32_t>(item.sequence->length() + count);
     for (int64_t i = 0; i < count; ++i, ++token) {
       const int32_t id = item.tokens[static_cast<size_t>(i)];
-      TS_DCHECK(id >= 0 && id < model_.info().vocab_size);
+      TS_DCHECK(id < model_.info().vocab_size && (id >= 0 || asynchronous()));
       host(step.ids)[token] = id;
       host(step.positions)[token] = static_cast<int32_t>(item.sequence->length() + i);
       if (item.want == WantLogits::kAll || (item.want == WantLogits::kLast && i + 1 == count))
@@ -391,7 +392,7 @@ void Runner::launch(std::span<const RunItem> items, const Probe* probe, int64_t 
   }
   mover_->make(parts[0].copies);
   Step step = tell_and_begin(parts, recorded, candidates);
-  send_inputs();
+  send_inputs(step);
   Probe shown;
   if (probe && staging_) shown = host_probe(*probe);
   step.probe = shown ? &shown : probe;
@@ -437,7 +438,7 @@ Step Runner::tell_and_begin(const std::vector<Part>& parts, bool recordable, int
     fill(other, parts[g].items, add(g, arena.used()));
   }
   Step step = begin_step(parts, 0);
-  char* inputs = staging_ ? staging_ : inputs_;
+  char* inputs = staging_ ? staged_ : inputs_;
   fill(step, parts[0].items, inputs);
   if (!links_) return step;
   std::memcpy(add(0, step_input_bytes_), inputs, static_cast<size_t>(step_input_bytes_));
@@ -466,14 +467,20 @@ void Runner::repeat(const Order& order, std::string_view rest) {
   Step step = begin_step(parts, mine);
   TS_CHECK(step_input_bytes_ == heads[mine].input_bytes, "the ranks' steps have inputs of {} and {} bytes",
            step_input_bytes_, heads[mine].input_bytes);
-  std::memcpy(staging_ ? staging_ : inputs_, rest.data() + at + copy_bytes, input_bytes);
-  send_inputs();
+  std::memcpy(staging_ ? staged_ : inputs_, rest.data() + at + copy_bytes, input_bytes);
+  send_inputs(step);
   step.candidates = order.candidates;
   compute(step, parts[mine].shape, order.recordable != 0);
 }
 
 // A step in scratch memory, whose inputs are to be filled in.
 Step Runner::begin_step(const std::vector<Part>& parts, size_t group) {
+  if (staging_) {
+    turn_ = 1 - turn_;
+    staged_ = staging_ + turn_ * input_bytes_;
+    if (marks_[turn_] >= 0) context_.wait_for(marks_[turn_]);
+    marks_[turn_] = -1;
+  }
   scratch_.rewind(0);
   workspace_ = scratch_.allocate(workspace_bytes_);
   const int64_t inputs_at = scratch_.used();
@@ -484,8 +491,19 @@ Step Runner::begin_step(const std::vector<Part>& parts, size_t group) {
   return step;
 }
 
-void Runner::send_inputs() {
-  if (staging_) context_.to_device(inputs_, staging_, step_input_bytes_);
+// Awaited tokens are on the device.
+void Runner::send_inputs(const Step& step) {
+  if (!staging_) return;
+  context_.to_device(inputs_, staged_, step_input_bytes_);
+  const auto* ids = reinterpret_cast<const int32_t*>(staged_ + (step.ids.as<char>() - inputs_));
+  const int64_t tokens = step.ids.dim(0);
+  for (int64_t first = 0, next; first < tokens; first = next) {
+    next = first + 1;
+    if (ids[first] >= 0) continue;
+    while (next < tokens && ids[next] == ids[next - 1] - 1) ++next;
+    const Tensor chosen = sampling_->ids().rows(-1 - ids[first], next - first);
+    context_.copy_on_device(step.ids.rows(first, next - first).data, chosen.data, chosen.bytes());
+  }
 }
 
 void Runner::warm_up() {
@@ -503,7 +521,7 @@ void Runner::warm_up() {
     for (int use = 0; use < 2; ++use) {
       row_order_.clear();
       Step step = tell_and_begin(same_parts(shape), true, 0);
-      send_inputs();
+      send_inputs(step);
       compute(step, shape, true);
       context_.synchronize();
     }
@@ -514,24 +532,31 @@ void Runner::warm_up() {
 }
 
 void Runner::sample(std::span<const RowSampling> rows) {
-  if (rows.empty()) return;
+  if (parts_.defined()) {
+    std::vector<SampleSettings> settings;
+    for (const RowSampling& row : rows) settings.push_back(row.settings);
+    message_.clear();
+    append_bytes(message_, Order{.kind = OrderKind::kSample, .runner = number_});
+    message_.append(reinterpret_cast<const char*>(settings.data()), settings.size() * sizeof(SampleSettings));
+    links_->channel->send(message_);
+    return sample_parts(settings);
+  }
   Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
-  if (!parts_.defined()) return sampling_->enqueue(logits_, rows, stream);
-  std::vector<SampleSettings> settings;
-  for (const RowSampling& row : rows) settings.push_back(row.settings);
-  message_.clear();
-  append_bytes(message_, Order{.kind = OrderKind::kSample, .runner = number_});
-  message_.append(reinterpret_cast<const char*>(settings.data()), settings.size() * sizeof(SampleSettings));
-  links_->channel->send(message_);
-  sampling_->enqueue_parts(parts_.rows(0, static_cast<int64_t>(rows.size())), settings, stream);
+  if (!rows.empty()) sampling_->enqueue(logits_, rows, turn_, stream);
+  marks_[turn_] = context_.mark();
 }
 
 void Runner::repeat_sampling(std::string_view rest) {
   std::vector<SampleSettings> settings(rest.size() / sizeof(SampleSettings));
   TS_CHECK(rest.size() == settings.size() * sizeof(SampleSettings) && parts_.defined());
   std::memcpy(settings.data(), rest.data(), rest.size());
+  sample_parts(settings);
+}
+
+void Runner::sample_parts(std::span<const SampleSettings> settings) {
   Stream stream{.pool = &thread_pool_, .native = context_.native_stream(), .workspace = workspace_};
-  sampling_->enqueue_parts(parts_.rows(0, static_cast<int64_t>(settings.size())), settings, stream);
+  sampling_->enqueue_parts(parts_.rows(0, static_cast<int64_t>(settings.size())), settings, turn_, stream);
+  marks_[turn_] = context_.mark();
 }
 
 LogitColumns Runner::own_columns() const {
@@ -562,16 +587,24 @@ void Runner::replay(Step& step, const StepShape& shape) {
 
 Tensor Runner::finish() {
   if (staging_ && logits_.defined()) context_.to_host(host_logits_, logits_.data, logits_.bytes());
-  context_.synchronize();  // also frees the staging block for the next step
+  context_.synchronize();
   if (links_) links_->step.world->check();
   if (!staging_) return logits_;
   return {host_logits_, logits_.shape, DType::kF32, Device{}};
 }
 
-SampledRows Runner::finish_sampled() {
-  context_.synchronize();
+SampledRows Runner::finish_sampled(int turn) {
+  context_.wait_for(marks_[turn]);
   if (links_) links_->step.world->check();
-  return sampling_->result();
+  return sampling_->result(turn);
+}
+
+SampledRows Runner::finish_sampled() {
+  return finish_sampled(turn_);
+}
+
+SampledRows Runner::finish_before() {
+  return finish_sampled(1 - turn_);
 }
 
 std::optional<Tensor> Runner::run(std::span<const RunItem> items, const Probe* probe) {

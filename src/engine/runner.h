@@ -2,6 +2,7 @@
 // into logits. All memory is sized and taken in the constructor; a step allocates none. Used by one thread.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -44,7 +45,8 @@ enum class WantLogits : uint8_t { kNone, kLast, kAll };
 
 struct RunItem {
   Sequence* sequence = nullptr;
-  std::span<const int32_t> tokens;  // appended to the sequence
+  // Appended to the sequence. awaited(r) stands for the token that sample() chooses from row r of the step before.
+  std::span<const int32_t> tokens;
   WantLogits want = WantLogits::kLast;
 };
 
@@ -53,6 +55,10 @@ struct RunnerMemory {
   int64_t scratch_bytes = 0;  // activations and kernel workspace
   int64_t swap_bytes = 0;
 };
+
+constexpr int32_t awaited(int64_t row) {
+  return static_cast<int32_t>(-1 - row);
+}
 
 class Runner {
  public:
@@ -70,13 +76,14 @@ class Runner {
   std::unique_ptr<Sequence> open() { return caches_[opened_++ % caches_.size()]->open(); }
 
   // Starts one step whose tokens were reserved in their caches; makes the caches' pending copies first. On a GPU it
-  // returns while the device works. REQUIRES: the options' limits hold, token ids are in [0, V), at least one token,
-  // and the step before was finished.
+  // returns while the device works. REQUIRES: the options' limits hold, token ids are in [0, V) (or awaited, if
+  // leads_on()), at least one token, and all steps were finished, or all but the last, which was sampled.
   // `candidates`: where ranks split the vocabulary, only the best so many logits of each row are asked for and the
   // others may be -inf; 0: all. kInParts: none are put together, sample() will do.
   void launch(std::span<const RunItem> items, const Probe* probe = nullptr, int64_t candidates = 0);
+  // Whether the next step may take tokens that the last one's sampling chooses, before they are known here.
+  bool leads_on() const { return asynchronous() && groups() == 1 && (!links_ || in_parts()); }
   // Of a rank other than 0: the same step, from rank 0's message.
-  // REQUIRES: the context was synchronised since the step before.
   void repeat(const Order& order, std::string_view rest);
   // Whether this rank keeps its columns of the step's logits, to be sampled from.
   bool in_parts() const { return parts_.defined(); }
@@ -89,6 +96,8 @@ class Runner {
   // until the next launch. The caller commits.
   Tensor finish();
   SampledRows finish_sampled();
+  // Waits for the step before the last, which was sampled. Valid until the next launch.
+  SampledRows finish_before();
   // True when launch() returns before the work is done.
   bool asynchronous() const { return staging_ != nullptr; }
   // Reserves, runs, commits. nullopt, and nothing stored, when the cache has too few pages.
@@ -132,7 +141,9 @@ class Runner {
   void fill_tables(const CacheGroup& group, size_t number, std::span<const RunItem> items);
   Step begin_step(const std::vector<Part>& parts, size_t group);
   Step tell_and_begin(const std::vector<Part>& parts, bool recordable, int64_t candidates);
-  void send_inputs();
+  void send_inputs(const Step& step);
+  void sample_parts(std::span<const SampleSettings> settings);
+  SampledRows finish_sampled(int turn);
   void compute(Step& step, const StepShape& shape, bool recordable);
   void replay(Step& step, const StepShape& shape);
   LogitColumns own_columns() const;
@@ -160,9 +171,12 @@ class Runner {
   void* workspace_ = nullptr;  // the first part of scratch
   // A step's inputs (ids, positions, tables, ...) are the first thing in scratch; on a GPU the host writes them here.
   char* inputs_ = nullptr;
+  char* staged_ = nullptr;                          // the last step's half of staging
   int64_t input_bytes_ = 0;                         // at most
   int64_t step_input_bytes_ = 0;                    // of the step at hand
-  char* staging_ = nullptr;                         // pinned; null on a CPU
+  char* staging_ = nullptr;                         // pinned, twice input_bytes_; null on a CPU
+  int turn_ = 0;                                    // which half is the last step's
+  std::array<int64_t, 2> marks_{-1, -1};            // the ends of the steps that were staged there and sampled
   float* host_logits_ = nullptr;                    // pinned; null on a CPU
   std::unique_ptr<DeviceSampling> sampling_;        // null on a CPU
   std::vector<LayerCacheView> views_;               // one a layer; tables are set each step

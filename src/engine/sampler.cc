@@ -173,9 +173,12 @@ int32_t Sampler::sample(std::span<float> logits, TokenLogprob* report, std::span
   return id;
 }
 
+bool Sampler::remembers() const {
+  return params_.repetition_penalty != 1.0 || params_.frequency_penalty != 0 || params_.presence_penalty != 0;
+}
+
 void Sampler::observe(int32_t id) {
-  if (params_.repetition_penalty != 1.0 || params_.frequency_penalty != 0 || params_.presence_penalty != 0)
-    ++seen_[id].output_count;
+  if (remembers()) ++seen_[id].output_count;
 }
 
 SampleSettings Sampler::next_settings(std::vector<LogitEdit>& edits) {

@@ -29,6 +29,8 @@ class Sampler {
   SampleSettings next_settings(std::vector<LogitEdit>& edits);
   int64_t max_edits() const { return static_cast<int64_t>(seen_.size() + params_.logit_bias.size()); }
   void observe(int32_t id);
+  // Whether the next choice depends on the tokens chosen before, beside the logits.
+  bool remembers() const;
 
  private:
   void report_logprobs(std::span<const float> logits, TokenLogprob& report) const;
