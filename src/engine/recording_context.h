@@ -23,13 +23,21 @@ class RecordingContext final : public DeviceContext {
   void release_host(void* memory) noexcept override { cpu_->release(memory); }
   void to_device(void* to, const void* from, int64_t bytes) override {
     cpu_->to_device(to, from, bytes);
-    sent_.push_back({marks, from, std::string(static_cast<const char*>(from), static_cast<size_t>(bytes))});
+    const auto* begin = static_cast<const char*>(from);
+    sent_.push_back({marks, begin, std::string(begin, static_cast<size_t>(bytes))});
   }
-  void to_host(void* to, const void* from, int64_t bytes) override { cpu_->to_host(to, from, bytes); }
+  void to_host(void* to, const void* from, int64_t bytes) override {
+    const auto* begin = static_cast<const char*>(to);
+    std::erase_if(sent_, [&](const Sent& s) {  // the device itself changes it, in its turn
+      return s.from < begin + bytes && begin < s.from + s.bytes.size();
+    });
+    cpu_->to_host(to, from, bytes);
+  }
   void copy_on_device(void* to, const void* from, int64_t bytes) override { cpu_->copy_on_device(to, from, bytes); }
   void call_on_host(HostCall& call) override {
     ++host_calls;
     errors_.run(call);
+    sent_.clear();  // it may write what is sent again and again, in its turn
   }
   bool recording() const override { return false; }
   std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override {
@@ -66,7 +74,7 @@ class RecordingContext final : public DeviceContext {
   };
   struct Sent {
     int64_t before;  // the mark
-    const void* from;
+    const char* from;
     std::string bytes;
   };
   HostErrors errors_;
