@@ -41,9 +41,9 @@ class DeviceSampling {
   DeviceSampling(const DeviceSampling&) = delete;
 
   int64_t workspace_bytes() const;  // that enqueue() needs in the stream
-  // Enqueues one choice for each row of logits F32 [R, V], R = rows.size(). The spans are read before it returns. What is
-  // on its way between host and device lies in one of two places, `turn` 0 or 1.
-  // REQUIRES: at most kMaxEdits in all rows; what the turn held before is done and was read.
+  // Enqueues one choice for each row of logits F32 [R, V], R = rows.size(). The spans are read before it returns. What
+  // is on its way between host and device lies in one of two places, `turn` 0 or 1. REQUIRES: at most kMaxEdits in all
+  // rows; what the turn held before is done and was read.
   static constexpr int64_t kMaxEdits = int64_t{1} << 16;  // 0.8 MB
   void enqueue(const Tensor& logits, std::span<const RowSampling> rows, int turn, Stream& stream);
   // The same from each rank's columns F32 [R, W], R = settings.size(), for rows without edits, masks, log-probabilities

@@ -28,9 +28,9 @@ struct Engine::Sample : Job {
   bool mask_ready = false;
   std::optional<Error> mask_error;
   RequestResult result;
-  int64_t made = 0;    // tokens sampled, not all of them handed out yet
+  int64_t made = 0;     // tokens sampled, not all of them handed out yet
   bool awaits = false;  // the last of `tokens` stands for one that the device chooses, see Engine::foresee
-  bool ended = false;  // with static batching it may go on running
+  bool ended = false;   // with static batching it may go on running
 };
 
 struct Engine::Live {
@@ -246,10 +246,10 @@ std::vector<Engine::Sample*> Engine::open_samples(const Live& live) {
   return open;
 }
 
-// A GPU is never left waiting for the host: while it computes a step the next one is planned and enqueued, with the tokens
-// that the first one chooses taken from where it leaves them, and the tokens of the step before are handed out. Only
-// what must be known to choose the next token (a grammar's masks, penalties, drafts) has a step wait for the last one's
-// end. A CPU has nothing to wait for.
+// A GPU is never left waiting for the host: while it computes a step the next one is planned and enqueued, with the
+// tokens that the first one chooses taken from where it leaves them, and the tokens of the step before are handed out.
+// Only what must be known to choose the next token (a grammar's masks, penalties, drafts) has a step wait for the last
+// one's end. A CPU has nothing to wait for.
 bool Engine::step() {
   take_messages();
   foresee();
@@ -293,6 +293,11 @@ bool Engine::can_fly(const StepPlan& plan) const {
     const Sample& sample = static_cast<const Sample&>(*item.job);
     return item.sample && (sample.constraint || sample.sampler.remembers());
   });
+}
+
+// Its sample has ended, with the step before or from outside, which was not known when this one was planned.
+static bool gone(const StepItem& item) {
+  return item.job->state == Job::State::kNew;
 }
 
 // Waits for the step in flight, and hands its tokens out while the device computes the next one. What ends with them is
@@ -347,6 +352,8 @@ void Engine::compute(const StepPlan& plan) {
   }
   for (Sample* sample : leaving_) retire(*sample);
   leaving_.clear();
+  // Nobody waits for it then: who called step() until the last answer ended may use the runner.
+  if (std::all_of(flight_.begin(), flight_.end(), gone)) flight_.clear();
   if (options_.static_batching) retire_batch();
 }
 
@@ -466,11 +473,6 @@ bool Engine::sample_on_device(const StepPlan& plan) {
   return true;
 }
 
-// Its sample ended with the step before, which was not known when this one was planned.
-static bool gone(const StepItem& item) {
-  return item.job->state == Job::State::kNew;
-}
-
 void Engine::take_sampled(std::span<const StepItem> items, const SampledRows& sampled) {
   rows_.clear();
   size_t next = 0;
@@ -565,8 +567,8 @@ void Engine::sample_rows() {
   runner_.thread_pool().parallel_for(static_cast<int64_t>(rows_.size()), 1, sample_range);
 }
 
-// Appends the sampled tokens and stores the step, unless it is; starts the samples that begin here, and takes those that
-// end out of the next step.
+// Appends the sampled tokens and stores the step, unless it is; starts the samples that begin here, and takes those
+// that end out of the next step.
 void Engine::commit(std::span<const StepItem> items, bool stored) {
   auto row = rows_.begin();
   for (const StepItem& item : items) {

@@ -117,10 +117,10 @@ class Engine {
   std::vector<RunItem> items_;
   std::vector<RowSampling> samplings_;  // of the step at hand, when the device samples
   std::vector<LogitEdit> edits_;
-  std::vector<Row> rows_;                      // of the last step, until they are delivered
-  // The step that the device works on or has done, sampled there, while the next one is planned and enqueued; its tokens
-  // are not known yet. Empty: none. Samples that end meanwhile give their pages back at once: the device runs steps one
-  // after another, so who gets them writes later.
+  std::vector<Row> rows_;  // of the last step, until they are delivered
+  // The step that the device works on or has done, sampled there, while the next one is planned and enqueued; its
+  // tokens are not known yet. Empty: none. Samples that end meanwhile give their pages back at once: the device runs
+  // steps one after another, so who gets them writes later.
   std::vector<StepItem> flight_;
   bool in_flight_ = false;                     // a step is enqueued whose tokens are not stored
   std::vector<Sample*> leaving_;               // ended meanwhile; out after the step

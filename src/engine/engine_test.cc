@@ -8,51 +8,10 @@
 #include <random>
 
 #include "core/error.h"
-#include "engine/recording_context.h"
-#include "engine/toy_model.h"
+#include "engine/test_machine.h"
 
 namespace tessera {
 namespace {
-
-RunnerOptions small() {
-  return {.dtype = DType::kF32,
-          .max_context = 400,
-          .max_sequences = 8,
-          .max_batch_tokens = 64,
-          .max_logit_rows = 32,
-          .page_size = 8};
-}
-
-struct Machine {
-  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {}, bool recording = false)
-      : context(test_context(recording)),
-        runner(model, kernels, pool, *context, runner_options),
-        engine(runner, engine_options) {}
-
-  void drain() {
-    while (engine.step()) {
-    }
-  }
-  int64_t page_bytes() const { return runner.page_bytes(); }
-
-  ToyModel model;
-  Kernels kernels = Kernels::reference();
-  ThreadPool pool{1};
-  std::unique_ptr<DeviceContext> context;
-  Runner runner;
-  Engine engine;
-};
-
-std::vector<int32_t> random_prompt(std::mt19937& random, int64_t longest) {
-  // Few beginnings, so that prompts share pages.
-  const auto length = static_cast<size_t>(1 + random() % longest);
-  std::vector<int32_t> ids(length);
-  const auto family = static_cast<int32_t>(random() % 3);
-  for (size_t i = 0; i < length; ++i) ids[i] = (static_cast<int32_t>(i) * 7 + family) % 50;
-  for (size_t i = length - std::min<size_t>(length, random() % 30); i < length; ++i)
-    ids[i] = static_cast<int32_t>(random() % 50);
-  return ids;
-}
 
 struct Answer {
   std::vector<int32_t> ids;
@@ -235,7 +194,7 @@ TEST_P(EngineEnds, AsTheyWould) {
 
 TEST(Engine, EnqueuesAStepBeforeTheLastOneIsDone) {
   Machine m(small(), {}, /*recording=*/true);
-  const auto& context = static_cast<RecordingContext&>(*m.context);
+  const RecordingContext& context = m.gpu();
   std::vector<int64_t> behind;  // steps that nobody has waited for, at each one's enqueueing
   m.model.before_step = [&] { behind.push_back(context.marks - 1 - context.waited); };
   std::vector<Answer> a(1), b(1);
@@ -439,7 +398,7 @@ TEST(Engine, AFaultInTheMiddleOfABatchLeavesNobodyWaiting) {
   runner.max_sequences = 3;
   Machine m(runner, {}, /*recording=*/true);
   int waits = 0;
-  static_cast<RecordingContext&>(*m.context).on_synchronize = [&] {
+  m.gpu().on_synchronize = [&] {
     if (++waits >= 6) fail(ErrorCode::kIo, "CUDA: running on the device: an illegal memory access was encountered");
   };
   std::vector<std::vector<Answer>> answers(8, std::vector<Answer>(1));

@@ -89,6 +89,10 @@ void Runner::prepare() {
 
 Runner::~Runner() {
   give_up();
+  try {
+    context_.synchronize();  // after a fault a step may be on its way that nobody has waited for
+  } catch (const Error&) {   // whoever waited for the one before it has heard
+  }
   context_.release_host(staging_);
   context_.release_host(host_logits_);
 }
@@ -594,6 +598,7 @@ Tensor Runner::finish() {
 }
 
 SampledRows Runner::finish_sampled(int turn) {
+  TS_CHECK(marks_[turn] >= 0, "the step was not sampled");
   context_.wait_for(marks_[turn]);
   if (links_) links_->step.world->check();
   return sampling_->result(turn);
