@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
 #include <optional>
+#include <thread>
 
 #include "core/error.h"
 #include "engine/likelihood.h"
@@ -192,9 +196,13 @@ void arrive_and_leave(uint32_t seed, Counts& counts) {
   EXPECT_EQ(m.runner.cache().pool().held() + m.runner.cache().host_pool().held(), 0);
 }
 
+// TESSERA_RANDOM_SECONDS sets for how long at least.
 TEST(RunAhead, AnswersAreThoseOfStepsThatWait) {
+  const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(text ? std::atof(text) : 0);
   Counts counts;
-  for (uint32_t seed = 0; seed < 60 && !HasFailure(); ++seed) arrive_and_leave(seed, counts);
+  for (uint32_t seed = 0; (seed < 100 || std::chrono::steady_clock::now() < end) && !HasFailure(); ++seed)
+    arrive_and_leave(seed, counts);
   EXPECT_GT(counts.ahead, counts.steps / 4);
   EXPECT_GT(counts.steps - counts.ahead, counts.steps / 10);
   EXPECT_GT(counts.swaps, 0);
