@@ -250,6 +250,7 @@ void PagedCache::commit(CacheSequence& s, std::span<const int32_t> tokens) {
                static_cast<int64_t>(s.groups_[0].pages.size()) * options_.page_size,
            "more tokens than were reserved");
   for (int32_t token : tokens) {
+    TS_CHECK(token >= 0, "token {} is not known yet", token);
     s.tail_.push_back(token);
     ++s.length_;
     if (s.length_ % options_.page_size != 0) continue;

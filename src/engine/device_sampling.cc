@@ -77,7 +77,7 @@ int64_t DeviceSampling::workspace_bytes() const {
     const SamplePartsArgs parts = part_arguments(a);
     const KernelRow<SamplePartsArgs>* in_parts = kernels_.sample_parts.choose(parts);
     TS_CHECK(in_parts != nullptr, "no kernel of sample_parts accepts the arguments");
-    bytes = std::max(bytes, in_parts->workspace(parts));
+    if (in_parts->workspace) bytes = std::max(bytes, in_parts->workspace(parts));
   }
   return bytes;
 }

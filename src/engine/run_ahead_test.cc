@@ -10,8 +10,10 @@
 #include <thread>
 
 #include "core/error.h"
+#include "engine/follower.h"
 #include "engine/likelihood.h"
 #include "engine/test_machine.h"
+#include "parallel/thread_group.h"
 
 namespace tessera {
 namespace {
@@ -123,8 +125,7 @@ RunnerOptions cramped(uint32_t seed) {
   o.prefix_cache = seed % 5 != 4;
   o.checkpoint_tokens = 32;
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
-  o.cache_bytes =
-      layout.pages_for(o.max_context, o.max_batch_tokens, o.page_size) * layout.page_bytes(o.page_size, 4);
+  o.cache_bytes = layout.pages_for(o.max_context, o.max_batch_tokens, o.page_size) * layout.page_bytes(o.page_size, 4);
   o.swap_bytes = std::array<int64_t, 3>{0, o.cache_bytes / 8, 4 * o.cache_bytes}[seed / 2 % 3];
   return o;
 }
@@ -164,13 +165,17 @@ struct Counts {
   int64_t steps = 0, ahead = 0, preemptions = 0, swaps = 0, hits = 0, cut_off = 0, whole = 0;
 };
 
-void arrive_and_leave(uint32_t seed, Counts& counts) {
+// Without `links`: one rank alone.
+void arrive_and_leave(uint32_t seed, Counts& counts, RankLinks* links = nullptr) {
   std::mt19937 random(seed);
   std::vector<Wish> wishes(30);
   for (Wish& w : wishes) w = random_wish(random);
   const std::vector<std::vector<Heard>> answers = answers_of(wishes);
-  Machine m(cramped(seed), {.policy = seed % 4 == 3 ? SchedulePolicy::kPrefillFirst : SchedulePolicy::kFifo},
-            /*recording=*/true);
+  constexpr int64_t kQueueTokens = 4000;
+  Machine m(cramped(seed),
+            {.policy = seed % 4 == 3 ? SchedulePolicy::kPrefillFirst : SchedulePolicy::kFifo,
+             .max_queue_tokens = kQueueTokens},
+            /*recording=*/true, links);
   m.model.before_step = [&] { ++counts.steps, counts.ahead += m.gpu().marks - 1 > m.gpu().waited; };
   std::vector<int64_t> to_cancel;
   const uint32_t pace = 1 + seed % 5;
@@ -194,6 +199,9 @@ void arrive_and_leave(uint32_t seed, Counts& counts) {
   counts.preemptions += stats.preemptions, counts.swaps += stats.swaps, counts.hits += stats.cache.hits;
   EXPECT_EQ(stats.running + stats.waiting + stats.pages_held, 0);
   EXPECT_EQ(m.runner.cache().pool().held() + m.runner.cache().host_pool().held(), 0);
+  int64_t room = 0;  // nothing has stayed in the queue's books
+  while (m.engine.submit({.prompt = std::vector<int32_t>(100)}).status == Submitted::kAccepted) room += 100;
+  EXPECT_EQ(room, kQueueTokens);
 }
 
 // TESSERA_RANDOM_SECONDS sets for how long at least.
@@ -210,6 +218,39 @@ TEST(RunAhead, AnswersAreThoseOfStepsThatWait) {
   EXPECT_GT(counts.hits, 0);
   EXPECT_GT(counts.cut_off, 0);
   EXPECT_GT(counts.whole, counts.cut_off);
+}
+
+// Two ranks, which split the vocabulary: the other one's device awaits tokens, too.
+TEST(RunAhead, AnswersOfTwoRanksAreThoseOfStepsThatWait) {
+  std::vector<std::unique_ptr<Channel>> channels = make_thread_channels(2);
+  std::vector<std::unique_ptr<Communicator>> worlds = make_thread_communicators(2);
+  auto links_of = [&](int rank) {
+    Communicator* world = worlds[static_cast<size_t>(rank)].get();
+    const StepRanks step{.mesh = {.tensor = 2}, .rank = rank, .world = world, .tensor = world, .replicas = world};
+    return RankLinks{.step = step, .channel = channels[static_cast<size_t>(rank)].get()};
+  };
+  std::string thrown;
+  std::thread other([&] {
+    ToyModel model;
+    ThreadPool pool(1);
+    RecordingContext context;
+    RankLinks links = links_of(1);
+    try {
+      follow(model, Kernels::reference(), pool, context, links);
+    } catch (const Error& e) {
+      thrown = e.what();
+      worlds[1]->abort(thrown);
+      channels[1]->abort(thrown);
+    }
+  });
+  RankLinks links = links_of(0);
+  Counts counts;
+  for (uint32_t seed = 0; seed < 15 && !HasFailure(); ++seed) arrive_and_leave(seed, counts, &links);
+  say_end(links);
+  other.join();
+  EXPECT_EQ(thrown, "");
+  EXPECT_GT(counts.ahead, counts.steps / 5);
+  EXPECT_GT(counts.preemptions, 0);
 }
 
 // The caller of step() stops when its answer has ended, which a step that was enqueued then did not know.

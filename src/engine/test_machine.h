@@ -21,9 +21,10 @@ inline RunnerOptions small() {
 }
 
 struct Machine {
-  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {}, bool recording = false)
+  explicit Machine(RunnerOptions runner_options = small(), EngineOptions engine_options = {}, bool recording = false,
+                   RankLinks* links = nullptr)
       : context(test_context(recording)),
-        runner(model, kernels, pool, *context, runner_options),
+        runner(model, kernels, pool, *context, runner_options, links),
         engine(runner, engine_options) {}
 
   void drain() {

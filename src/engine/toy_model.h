@@ -1,10 +1,14 @@
 // A model for tests of the engine: its next token is a function of the tokens it reads back from the cache, so a page
-// that is wrong, missing or shared too early changes the answer. One layer sees everything, one a window.
+// that is wrong, missing or shared too early changes the answer. One layer sees everything, one a window. Ranks compute
+// the same and hand out their columns of the logits, as on GPUs.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 
+#include "layers/gather_logits.h"
 #include "models/model.h"
+#include "parallel/sharding.h"
 
 namespace tessera {
 
@@ -36,7 +40,14 @@ class ToyModel final : public Model {
   void forward(Step& step) const override {
     if (before_step && !step.measure) before_step();
     step.logits = step.alloc(DType::kF32, {step.logit_rows.dim(0), kVocab});
-    if (step.measure) return;
+    if (!step.measure) compute(step);
+    if (step.ranks != nullptr) hand_out_columns(step);
+  }
+
+  std::function<void()> before_step;  // tests throw from here
+
+ private:
+  static void compute(Step& step) {
     for (int64_t t = 0; t < step.tokens(); ++t)
       for (const LayerCacheView& layer : step.cache)
         if (layer.slots.i32()[t] >= 0) cell(layer, layer.slots.i32()[t]) = static_cast<float>(step.ids.i32()[t]);
@@ -60,9 +71,17 @@ class ToyModel final : public Model {
     }
   }
 
-  std::function<void()> before_step;  // tests throw from here
+  static void hand_out_columns(Step& step) {
+    const StepRanks& ranks = *step.ranks;
+    const int64_t rows = step.logits.dim(0), widest = vocabulary_share(kVocab, ranks.mesh, 0).count;
+    const Range columns = vocabulary_share(kVocab, ranks.mesh, ranks.rank);
+    const Tensor own = own_logits(step, rows, columns.count, kVocab);
+    step.parts = {own, step.alloc(DType::kF32, {ranks.mesh.ranks(), rows * widest})};
+    if (step.measure) return join_logits(step);
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy_n(step.logits.f32() + r * kVocab + columns.begin, columns.count, own.f32() + r * columns.count);
+  }
 
- private:
   static uint64_t mix(uint64_t h, int32_t t) {
     h = (h ^ static_cast<uint64_t>(t + 1)) * 0xff51afd7ed558ccdu;
     return h ^ h >> 33;
