@@ -202,6 +202,7 @@ void arrive_and_leave(uint32_t seed, Counts& counts, RankLinks* links = nullptr)
   int64_t room = 0;  // nothing has stayed in the queue's books
   while (m.engine.submit({.prompt = std::vector<int32_t>(100)}).status == Submitted::kAccepted) room += 100;
   EXPECT_EQ(room, kQueueTokens);
+  EXPECT_EQ(m.engine.submit({.prompt = {1}}).status, Submitted::kQueueFull);
 }
 
 // TESSERA_RANDOM_SECONDS sets for how long at least.
