@@ -46,12 +46,12 @@ class DeviceContext {
   virtual void* allocate_host(int64_t bytes) = 0;
   virtual void release_host(void* memory) noexcept = 0;
 
-  // In stream order. The host side must stay as it is until synchronize().
+  // In stream order. The host side must stay as it is until synchronize(), or wait_for() of a mark made after.
   virtual void to_device(void* device_memory, const void* host, int64_t bytes) = 0;
   virtual void to_host(void* host, const void* device_memory, int64_t bytes) = 0;
   virtual void copy_on_device(void* to, const void* from, int64_t bytes) = 0;
   // Runs the call once all before it is done; what comes after waits for it. It may be recorded, and must stay as long
-  // as the record. What it throws, the next synchronize() throws.
+  // as the record. What it throws, the next wait for the device throws.
   virtual void call_on_host(HostCall& call) = 0;
   // Whether record() is at work.
   virtual bool recording() const = 0;
@@ -59,7 +59,8 @@ class DeviceContext {
   virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
   // Waits for all work. Throws kIo when the device reports a fault; the context is of no further use then.
   virtual void synchronize() = 0;
-  // Waits for what was enqueued before the mark, and perhaps for more; throws as synchronize() does.
+  // A mark behind what was enqueued so far. wait_for() waits for all before it, and perhaps for more; throws as
+  // synchronize() does.
   virtual int64_t mark() { return 0; }
   virtual void wait_for([[maybe_unused]] int64_t mark) { synchronize(); }
   virtual void* native_stream() const = 0;  // cudaStream_t, or null

@@ -188,7 +188,7 @@ class CudaContext final : public DeviceContext {
     return marked_++;
   }
   void wait_for(int64_t mark) override {
-    const int64_t known = std::max(mark, marked_ - kMarks);
+    const int64_t known = std::max(mark, marked_ - kMarks);  // an older one's event marks something later by now
     check(cudaEventSynchronize(marks_[known % kMarks]), "running on the device");
     host_errors_.rethrow();
   }

@@ -454,19 +454,28 @@ TEST(Engine, SaysHowManyTokensWouldFit) {
 }
 
 // Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for
-// how long (default 2). Every finished answer is right, every request ends once, and no page is lost.
-class EngineClients : public testing::TestWithParam<bool> {};
+// how long (default 1.5). Every finished answer is right, every request ends once, and no page is lost.
+struct ClientsCase {
+  const char* name;
+  bool recording;
+  int64_t prompt_lookup;  // drafts have every step wait for the last one
+};
 
-INSTANTIATE_TEST_SUITE_P(Recording, EngineClients, testing::Bool());
+class EngineClients : public testing::TestWithParam<ClientsCase> {};
+
+INSTANTIATE_TEST_SUITE_P(Devices, EngineClients,
+                         testing::Values(ClientsCase{"cpu", false, 3}, ClientsCase{"recorded", true, 3},
+                                         ClientsCase{"recorded_ahead", true, 0}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_P(EngineClients, Random) {
   const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
-  const double seconds = text ? std::atof(text) : 2.0;
+  const double seconds = text ? std::atof(text) : 1.5;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
   options.cache_bytes = layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);
   options.swap_bytes = options.cache_bytes / 4;  // some of the preempted are swapped out, some computed again
-  Machine m(options, {.max_queue = 40, .prompt_lookup = 3}, GetParam());
+  Machine m(options, {.max_queue = 40, .prompt_lookup = GetParam().prompt_lookup}, GetParam().recording);
   std::atomic<int64_t> accepted{0}, ended{0}, wrong{0}, full{0}, finished{0};
   m.engine.start();
   std::vector<std::thread> clients;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <optional>
@@ -299,6 +300,32 @@ TEST(RunAhead, ARequestThatIsCutOffInFlightEndsOnce) {
       EXPECT_EQ(other.heard[0].ids, ToyModel::answer({1, 2, 3}, 397));
     }
   }
+}
+
+TEST(RunAhead, AnEngineThatIsStoppedInFlightGoesOn) {
+  RunnerOptions options = small();
+  options.max_context = 4000;
+  Machine m(options, {}, /*recording=*/true);
+  std::atomic<int64_t> heard{0}, ended{0};
+  std::vector<int32_t> ids[3];
+  for (int32_t i = 0; i < 3; ++i) {
+    m.engine.submit({.prompt = {1, 2, i},
+                     .params = {.temperature = 0, .max_tokens = 600},
+                     .on_token =
+                         [&, i](int, int32_t id, const TokenLogprob*) {
+                           ids[i].push_back(id);
+                           ++heard;
+                           return true;
+                         },
+                     .on_end = [&](int, const RequestResult&) { ++ended; }});
+  }
+  for (int64_t pause = 90; ended < 3; pause += 90) {
+    m.engine.start();
+    while (heard < pause && ended < 3) std::this_thread::yield();
+    m.engine.stop();
+    EXPECT_EQ(m.gpu().waited, m.gpu().marks - 1);  // nothing is left on its way
+  }
+  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ(ids[i], ToyModel::answer({1, 2, i}, 600));
 }
 
 TEST(RunAhead, AnEngineThatGoesInFlightEndsItsRequests) {

@@ -19,7 +19,8 @@ namespace tessera {
 
 // One sequence of tokens that is being extended. The caller owns it and keeps it in place until remove().
 struct Job {
-  std::vector<int32_t> tokens;  // the prompt, then the answer as far as it is known
+  // The prompt, then the answer as far as it is known; the last one may stand for a token that is awaited.
+  std::vector<int32_t> tokens;
   int64_t prompt_length = 0;
   std::vector<int32_t>
       draft;         // guess at what follows tokens, to be checked in the next step that computes the last one
