@@ -466,7 +466,7 @@ void Runner::repeat(const Order& order, std::string_view rest) {
   const size_t copy_bytes = copies.size() * sizeof(PageCopy),
                input_bytes = static_cast<size_t>(heads[mine].input_bytes);
   TS_CHECK(rest.size() >= at + copy_bytes + input_bytes);
-  std::memcpy(copies.data(), rest.data() + at, copy_bytes);
+  if (copy_bytes > 0) std::memcpy(copies.data(), rest.data() + at, copy_bytes);
   mover_->make(copies);
   Step step = begin_step(parts, mine);
   TS_CHECK(step_input_bytes_ == heads[mine].input_bytes, "the ranks' steps have inputs of {} and {} bytes",
