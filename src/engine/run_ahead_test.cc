@@ -222,37 +222,85 @@ TEST(RunAhead, AnswersAreThoseOfStepsThatWait) {
   EXPECT_GT(counts.whole, counts.cut_off);
 }
 
-// Two ranks, which split the vocabulary: the other one's device awaits tokens, too.
-TEST(RunAhead, AnswersOfTwoRanksAreThoseOfStepsThatWait) {
-  std::vector<std::unique_ptr<Channel>> channels = make_thread_channels(2);
-  std::vector<std::unique_ptr<Communicator>> worlds = make_thread_communicators(2);
-  auto links_of = [&](int rank) {
-    Communicator* world = worlds[static_cast<size_t>(rank)].get();
+struct Fails final : HostCall {
+  void run() override { fail(ErrorCode::kIo, "a file with experts could not be read"); }
+};
+
+// Rank 0's links to another rank, which splits the vocabulary with it and fails in one of its steps, if told to.
+class TwoRanks {
+ public:
+  explicit TwoRanks(int fails_at = 0) {
+    other_ = std::thread([this, fails_at] {
+      ToyModel model;
+      ThreadPool pool(1);
+      RecordingContext context;
+      Fails call;
+      model.before_step = [&, step = 0]() mutable {
+        if (++step == fails_at) context.call_on_host(call);
+      };
+      RankLinks links = links_of(1);
+      try {
+        follow(model, Kernels::reference(), pool, context, links);
+      } catch (const Error& e) {
+        thrown_ = e.what();
+        worlds_[1]->abort(thrown_);
+        channels_[1]->abort(thrown_);
+      }
+    });
+  }
+  ~TwoRanks() { end(); }
+
+  RankLinks& links() { return links_; }
+  // What the other rank threw.
+  std::string end() {
+    if (!other_.joinable()) return thrown_;
+    say_end(links_);
+    other_.join();
+    return thrown_;
+  }
+
+ private:
+  RankLinks links_of(int rank) {
+    Communicator* world = worlds_[static_cast<size_t>(rank)].get();
     const StepRanks step{.mesh = {.tensor = 2}, .rank = rank, .world = world, .tensor = world, .replicas = world};
-    return RankLinks{.step = step, .channel = channels[static_cast<size_t>(rank)].get()};
-  };
-  std::string thrown;
-  std::thread other([&] {
-    ToyModel model;
-    ThreadPool pool(1);
-    RecordingContext context;
-    RankLinks links = links_of(1);
-    try {
-      follow(model, Kernels::reference(), pool, context, links);
-    } catch (const Error& e) {
-      thrown = e.what();
-      worlds[1]->abort(thrown);
-      channels[1]->abort(thrown);
-    }
-  });
-  RankLinks links = links_of(0);
+    return RankLinks{.step = step, .channel = channels_[static_cast<size_t>(rank)].get()};
+  }
+
+  std::vector<std::unique_ptr<Channel>> channels_ = make_thread_channels(2);
+  std::vector<std::unique_ptr<Communicator>> worlds_ = make_thread_communicators(2);
+  RankLinks links_ = links_of(0);
+  std::string thrown_;
+  std::thread other_;
+};
+
+// The other rank's device awaits tokens, too.
+TEST(RunAhead, AnswersOfTwoRanksAreThoseOfStepsThatWait) {
+  TwoRanks ranks;
   Counts counts;
-  for (uint32_t seed = 0; seed < 15 && !HasFailure(); ++seed) arrive_and_leave(seed, counts, &links);
-  say_end(links);
-  other.join();
-  EXPECT_EQ(thrown, "");
+  for (uint32_t seed = 0; seed < 15 && !HasFailure(); ++seed) arrive_and_leave(seed, counts, &ranks.links());
+  EXPECT_EQ(ranks.end(), "");
   EXPECT_GT(counts.ahead, counts.steps / 5);
   EXPECT_GT(counts.preemptions, 0);
+}
+
+TEST(RunAhead, AFaultOfTheOtherRankEndsEveryRequest) {
+  for (int at = 1; at < 12; ++at) {
+    TwoRanks ranks(at);
+    std::mt19937 random(static_cast<uint32_t>(at));
+    std::vector<Wish> wishes(12);
+    {
+      Machine m(cramped(static_cast<uint32_t>(at)), {}, /*recording=*/true, &ranks.links());
+      for (Wish& w : wishes) {
+        w = random_wish(random);
+        m.engine.submit(w.ask());
+      }
+      m.drain();
+      EXPECT_NE(m.engine.dead(), "");
+    }
+    EXPECT_EQ(ranks.end(), "a file with experts could not be read");
+    for (const Wish& w : wishes)
+      for (const Heard& h : w.heard) EXPECT_TRUE(h.ended);
+  }
 }
 
 // The caller of step() stops when its answer has ended, which a step that was enqueued then did not know.
@@ -347,10 +395,6 @@ TEST(RunAhead, AnEngineThatGoesInFlightEndsItsRequests) {
       for (const Heard& h : w.heard) EXPECT_TRUE(h.ended);
   }
 }
-
-struct Fails final : HostCall {
-  void run() override { fail(ErrorCode::kIo, "a file with experts could not be read"); }
-};
 
 // What a step's host calls throw comes to light when the engine waits for it, while the device computes the next one.
 TEST(RunAhead, AFaultInFlightEndsEveryRequestWithItsError) {
