@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
 
+#include "core/copy_words.h"
 #include "core/cuda_capability.h"
 #include "core/cuda_driver.h"
 #include "core/device_context.h"
@@ -41,8 +43,10 @@ class PinnedBlock {
     std::memset(memory, 0, bytes_);
     memory_ = static_cast<char*>(memory);
     registered_ = cudaHostRegister(memory_, bytes_, cudaHostRegisterDefault) == cudaSuccess;
+    void* mapped = nullptr;
+    if (registered_ && cudaHostGetDevicePointer(&mapped, memory_, 0) == cudaSuccess) on_device_ = static_cast<char*>(mapped);
+    if (on_device_ == nullptr) cudaGetLastError();
     if (registered_) return;
-    cudaGetLastError();
     log::warn("{} MiB of host memory could not be pinned; copies between it and the GPU are slower", bytes >> 20);
   }
   ~PinnedBlock() {
@@ -51,9 +55,15 @@ class PinnedBlock {
   }
   PinnedBlock(const PinnedBlock&) = delete;
   char* data() const { return memory_; }
+  // Where the device reads and writes it; null: nowhere, or it lies outside.
+  char* on_device(const void* host) const {
+    const auto at = static_cast<size_t>(static_cast<const char*>(host) - memory_);
+    return on_device_ != nullptr && at < bytes_ ? on_device_ + at : nullptr;
+  }
 
  private:
   char* memory_ = nullptr;
+  char* on_device_ = nullptr;
   size_t bytes_;
   bool registered_ = false;
 };
@@ -87,6 +97,7 @@ class CudaContext final : public DeviceContext {
            "cuda:{} has not even the memory for a process to start on it; stop what else runs there", index_);
     }
     check(started, "selecting the device");
+    overlaps_ = describe(index_).capability == 90;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
     for (cudaEvent_t& event : marks_)
       check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
@@ -136,14 +147,19 @@ class CudaContext final : public DeviceContext {
   void release_host(void* memory) noexcept override { pinned_.erase(memory); }
 
   void to_device(void* to, const void* from, int64_t bytes) override {
+    if (const char* mapped = on_device(from); mapped != nullptr && few_words(to, mapped, bytes))
+      return copy_few(to, mapped, bytes);
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_),
           "copying to the device");
   }
   void to_host(void* to, const void* from, int64_t bytes) override {
+    if (char* mapped = on_device(to); mapped != nullptr && few_words(mapped, from, bytes))
+      return copy_few(mapped, from, bytes);
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
           "copying from the device");
   }
   void copy_on_device(void* to, const void* from, int64_t bytes) override {
+    if (few_words(to, from, bytes)) return copy_few(to, from, bytes);
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_),
           "copying on the device");
   }
@@ -201,10 +217,22 @@ class CudaContext final : public DeviceContext {
     HostCall* call;
     HostErrors* errors;
   };
+  char* on_device(const void* host) const {
+    const auto after = pinned_.upper_bound(const_cast<void*>(host));
+    return after == pinned_.begin() ? nullptr : std::prev(after)->second->on_device(host);
+  }
+  static bool few_words(const void* to, const void* from, int64_t bytes) {
+    const auto unaligned = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | static_cast<uintptr_t>(bytes);
+    return bytes > 0 && bytes <= 4 * kMostCopiedWords && unaligned % 4 == 0;
+  }
+  void copy_few(void* to, const void* from, int64_t bytes) {
+    check(copy_words(to, from, bytes / 4, overlaps_, stream_), "copying a few words");
+  }
   static double gib(int64_t bytes) { return static_cast<double>(bytes) / (int64_t{1} << 30); }
 
   int index_;
   cudaStream_t stream_ = nullptr;
+  bool overlaps_ = false;  // a grid may start before the one before it has ended
   static constexpr int64_t kMarks = 4;
   cudaEvent_t marks_[kMarks]{};
   int64_t marked_ = 0;
