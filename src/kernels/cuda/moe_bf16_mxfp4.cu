@@ -18,7 +18,10 @@ using bf16 = __nv_bfloat16;
 constexpr int kMaxTokens = 512;
 constexpr int kMaxExperts = 256;
 constexpr int kSingleActive = 4;  // experts a token, at most, of the one-token kernels
-constexpr int kDownShares = 4;  // 9.4 us at gpt-oss's shape; 2 shares 10.5, 3 shares 9.9
+// Those kernels' blocks are all resident at once, so that nobody's first load waits for another block's end: 24 warps a
+// multiprocessor, each with up to 80 registers a thread (left alone, the compiler takes 250).
+constexpr int kResidentWarps = 24;
+constexpr int kDownShares = 3;
 
 struct GroupedArgs {
   const int32_t* indices;  // [T, A]
@@ -148,21 +151,22 @@ __global__ void __launch_bounds__(128, 4) moe_grouped(GroupedArgs a) {
   for (; first < group.count; first += 8) run_strip<kGateUp, 1, 9>(a, group, first);
 }
 
-// One token: a block owns 16 rows (8 units) of one of its experts, 4 warps share K. Grid: (units / 8, A).
-__global__ void __launch_bounds__(128) moe_gate_up_single(GroupedArgs a, int strips) {
+// One token: a block owns 16 rows (8 units) of one of its experts, kWarps warps share K. Grid: (units / 8, A).
+template <int kWarps>
+__global__ void __launch_bounds__(32 * kWarps, kResidentWarps / kWarps) moe_gate_up_single(GroupedArgs a, int strips) {
   wait_for_previous_grid();
   allow_next_grid();
-  __shared__ float partial[4][16];
+  __shared__ float partial[kWarps][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = blockIdx.y, expert = a.indices[slot] - a.first_expert;
   if (expert < 0 || expert >= a.experts) return;
-  int begin = a.k_atoms * warp / 4, count = a.k_atoms * (warp + 1) / 4 - begin;
+  int begin = a.k_atoms * warp / kWarps, count = a.k_atoms * (warp + 1) / kWarps - begin;
   int quarter = blockIdx.x % 4;
   const uint8_t* base = a.atoms + ((static_cast<int64_t>(expert) * strips + blockIdx.x / 4) * a.k_atoms + begin) * kAtomBytes;
   const bf16* x[1] = {a.x + begin * kAtomColumns + 8 * c};
   float bias_even = 0.0f, bias_odd = 0.0f;
   float acc[1][4];
-  run_atoms<1, 6>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
+  run_atoms<1, 4>(acc, base + quarter * 512 + lane * 16, base + kAtomValueBytes + quarter * 32 + g * 4, count, x, [&] {
     for (int i = lane; i < count; i += 32) touch(a.x + (begin + i) * kAtomColumns);
     if (threadIdx.x < 8) {
       int64_t bias_row = static_cast<int64_t>(expert) * strips * 64 + blockIdx.x * 16 + 2 * threadIdx.x;
@@ -177,7 +181,7 @@ __global__ void __launch_bounds__(128) moe_gate_up_single(GroupedArgs a, int str
   __syncthreads();
   if (threadIdx.x < 8) {
     float gate = bias_even, up = bias_odd;
-    for (int w = 0; w < 4; ++w) {
+    for (int w = 0; w < kWarps; ++w) {
       gate += partial[w][2 * threadIdx.x];
       up += partial[w][2 * threadIdx.x + 1];
     }
@@ -202,7 +206,8 @@ struct SingleDownArgs {
 // Ids and residual were complete before the previous grid (gate_up) allowed this one, so they are read before the wait, and
 // weights are fetched: the first ones into registers, the rest into L2.
 template <int kShares, int kDepth, bool kSend>
-__global__ void __launch_bounds__(32 * kShares * kSingleActive) moe_down_single(SingleDownArgs a, PeerView peers) {
+__global__ void __launch_bounds__(32 * kShares * kSingleActive, kResidentWarps / (kShares * kSingleActive))
+    moe_down_single(SingleDownArgs a, PeerView peers) {
   __shared__ float partial[kSingleActive][kShares][16];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
   int slot = warp / kShares, share = warp % kShares;
@@ -297,6 +302,23 @@ int64_t workspace(const MoeArgs& a) {
 
 AnyVector vector_of(const Tensor& t) { return {t.data, t.dtype}; }
 
+void launch_gate_up_single(const GroupedArgs& up, int64_t strips, int64_t active, Stream& stream) {
+  const int64_t blocks = strips * 4 * active;
+  auto go = [&](auto* kernel, unsigned warps) {
+    launch("moe gate_up", kernel, dim3(strips * 4, active), dim3(32 * warps), 0, stream, up, static_cast<int>(strips));
+  };
+  if (blocks * 4 <= int64_t{kResidentWarps} * multiprocessors()) return go(moe_gate_up_single<4>, 4);
+  go(moe_gate_up_single<2>, 2);
+}
+
+template <bool kSend>
+void launch_down_single(const SingleDownArgs& down, int64_t active, const PeerView& peers, Stream& stream) {
+  // A rank's part of K may be in flight whole. More loads of a longer one only stand in gate_up's way.
+  const bool whole = ceil_div(down.k_atoms, kDownShares) <= 8;
+  launch("moe down", whole ? moe_down_single<kDownShares, 8, kSend> : moe_down_single<kDownShares, 4, kSend>, dim3(down.strips * 4),
+         dim3(32 * kDownShares * active), 0, stream, down, peers);
+}
+
 template <bool kGateUp>
 void launch_grouped(const GroupedArgs& g, int64_t strips, int64_t groups, bool wide, Stream& stream) {
   launch(kGateUp ? "moe gate_up" : "moe down", wide ? moe_grouped<kGateUp, true> : moe_grouped<kGateUp, false>,
@@ -317,13 +339,16 @@ void run_into(const MoeArgs& a, const Tensor& residual, bool single, Stream& str
   int64_t up_strips = a.gate_up.n / kAtomRows;
   int k_atoms = static_cast<int>(s.inner / kAtomColumns);
   if (single) {
-    launch("moe gate_up", moe_gate_up_single, dim3(up_strips * 4, s.active), dim3(128), 0, stream, up, static_cast<int>(up_strips));
+    launch_gate_up_single(up, up_strips, s.active, stream);
     SingleDownArgs down{a.indices.i32(), up.first_expert, up.experts, a.weights.f32(), a.down.values.as<uint8_t>(),
                         static_cast<int>(s.hidden / kAtomRows), k_atoms,
                         reinterpret_cast<bf16*>(scratch), vector_of(a.down_bias), a.out.as<bf16>(),
                         residual.as<bf16>()};
-    launch("moe down", peers != nullptr ? moe_down_single<kDownShares, 4, true> : moe_down_single<kDownShares, 4, false>,
-           dim3(s.hidden / 16), dim3(32 * kDownShares * s.active), 0, stream, down, peers != nullptr ? *peers : PeerView{});
+    if (peers != nullptr) {
+      launch_down_single<true>(down, s.active, *peers, stream);
+    } else {
+      launch_down_single<false>(down, s.active, {}, stream);
+    }
     return;
   }
   float* y = reinterpret_cast<float*>(scratch + s.inner_bytes());
