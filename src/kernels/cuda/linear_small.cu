@@ -12,7 +12,7 @@ namespace {
 constexpr int kMaxTokens = 16;
 constexpr int kManyStrips = 8 * 132;   // of 16 rows: from here a warp takes whole ones
 constexpr int kShallow = 16 * 6 * 32;  // up to this K 16 warps have 6 loads each
-constexpr int kNarrow = 8 * 8 * 32;    // up to this K 8 warps have all of theirs in flight
+constexpr int kNarrow = 12 * 8 * 32;   // up to this K 8 warps have most of theirs in flight
 constexpr int kOneEach = 132, kTwoEach = 264;  // blocks: one or two a multiprocessor of an H100
 
 struct SmallArgs {
@@ -118,29 +118,40 @@ Verdict supports(const LinearArgs& a) {
   return kAccepted;
 }
 
-// Whether blocks of 8 warps, two a multiprocessor, have everything in flight at once where those of 16 come in two waves
-// (a rank's o: 3.6 us instead of 5.6 after the wait). Not by the number of tokens: it decides the order of sums.
-bool narrow(const SmallArgs& a) {
+// Blocks of 16 warps, one a multiprocessor, or where they would come in waves of 8 warps, two or three. Not by the number
+// of tokens: it decides the order of sums.
+enum class Width { kWide, kNarrow, kNarrowest };
+Width width_of(const SmallArgs& a) {
   const int64_t strips = ceil_div(a.n, 16);
-  return strips > kOneEach && strips <= kTwoEach && a.k <= kNarrow;
+  if (strips <= kOneEach || a.k > kNarrow) return Width::kWide;
+  return strips <= kTwoEach ? Width::kNarrow : Width::kNarrowest;
+}
+
+// Few strips: all warps of a block share K. `go` takes a kernel and its threads.
+template <class T, int kTiles, bool kSend, class Go>
+void choose_few(const SmallArgs& a, Go&& go) {
+  switch (width_of(a)) {
+    case Width::kNarrow: return go(linear_small<T, kTiles, 1, 8, 8, true, kSend, 2>, 256);
+    case Width::kNarrowest: return go(linear_small<T, kTiles, 1, 8, 4, true, kSend, 3>, 256);
+    case Width::kWide: break;
+  }
+  if (a.k <= kShallow) return go(linear_small<T, kTiles, 1, 16, 6, true, kSend>, 512);
+  go(linear_small<T, kTiles, 1, 16, 8, true, kSend>, 512);
 }
 
 template <class T, int kTiles>
 void run_typed(const SmallArgs& a, Stream& stream) {
-  // Many rows: a warp takes 16 whole ones. Few: 16 warps share K, each with all or most of its weights in flight before the
-  // grid may read x (measured: 83 to 89 % of the read bandwidth at gpt-oss's q, qkv and o; 8 warps 76 to 83 %).
-  int64_t strips = ceil_div(a.n, 16);
-  if (narrow(a)) {
-    launch("linear", linear_small<T, kTiles, 1, 8, 8, true, false, 2>, dim3(strips), dim3(256), 0, stream, a, PeerView{});
-    return;
-  }
+  // Many rows: a warp takes 16 whole ones. Few: the warps of a block share K, each with all or most of its weights in flight
+  // before the grid may read x.
+  const int64_t strips = ceil_div(a.n, 16);
   if (strips >= kManyStrips) {
     launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a, PeerView{});
-  } else if (a.k <= kShallow) {
-    launch("linear", linear_small<T, kTiles, 1, 16, 6, true>, dim3(strips), dim3(512), 0, stream, a, PeerView{});
-  } else {
-    launch("linear", linear_small<T, kTiles, 1, 16, 8, true>, dim3(strips), dim3(512), 0, stream, a, PeerView{});
+    return;
   }
+  choose_few<T, kTiles, false>(a, [&](auto* kernel, unsigned threads) {
+    divide_like_router(kernel);
+    launch("linear", kernel, dim3(strips), dim3(threads), 0, stream, a, PeerView{});
+  });
 }
 
 SmallArgs small_args(const LinearArgs& a) {
@@ -181,17 +192,13 @@ void run_send(const LinearSendArgs& a, Stream& stream) {
   if (a.linear.x.dim(0) == 0) return;
   const SmallArgs s = small_args(a.linear);
   const PeerView& view = *peer_view(a.communicator);
-  auto go = [&](auto* kernel, unsigned threads = 512) {
+  auto go = [&](auto* kernel, unsigned threads) {
+    divide_like_router(kernel);
     launch("linear", kernel, dim3(s.n / 16), dim3(threads), 0, stream, s, view);
   };
   using T = __nv_bfloat16;
-  const bool shallow = s.k <= kShallow, one = s.tokens <= 8;
-  if (narrow(s) && one) return go(linear_small<T, 1, 1, 8, 8, true, true, 2>, 256);
-  if (narrow(s)) return go(linear_small<T, 2, 1, 8, 8, true, true, 2>, 256);
-  if (shallow && one) return go(linear_small<T, 1, 1, 16, 6, true, true>);
-  if (shallow) return go(linear_small<T, 2, 1, 16, 6, true, true>);
-  if (one) return go(linear_small<T, 1, 1, 16, 8, true, true>);
-  go(linear_small<T, 2, 1, 16, 8, true, true>);
+  if (s.tokens <= 8) return choose_few<T, 1, true>(s, go);
+  choose_few<T, 2, true>(s, go);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // router's product and the choice. A cluster of 8 blocks serves one token: each multiplies an eighth of the router's rows,
 // which a bulk copy brings to shared memory before the grid may read x; the first block sends this rank's part to the
 // others (unless who computed it has), and every block sums and norms the token for itself; logits meet in the first block, where one warp chooses.
+#include <algorithm>
+
 #include "kernels/cuda/device/bulk.cuh"
 #include "kernels/cuda/device/cluster.cuh"
 #include "kernels/cuda/device/peer.cuh"
@@ -202,7 +204,10 @@ void run(const NormRouterArgs& a, Stream& stream) {
     auto go = [&](const PeerView& view, auto peers) {
       auto* kernel = norm_and_route<T, decltype(peers)::value>;
       allow_smem(kernel, kMaxSmem);
-      launch_clusters("norm and router", kernel, dim3(kCluster, tokens), dim3(ceil_div(f.hidden, 256) * 32),
+      divide_like_router(kernel);
+      // A thread for 8 columns each, and a warp for each of the block's experts.
+      const int64_t warps = std::max(ceil_div(f.hidden, 256), std::min<int64_t>(ceil_div(f.experts, kCluster), kMaxThreads / 32));
+      launch_clusters("norm and router", kernel, dim3(kCluster, tokens), dim3(warps * 32),
                       smem_bytes(f.hidden, f.experts), kCluster, stream, view, f);
     };
     if (a.communicator == nullptr) return go({}, std::integral_constant<int, 1>());
