@@ -8,19 +8,18 @@ namespace tessera {
 namespace {
 
 constexpr LinkFigures kLinks[] = {
-    {"NVLink, NCCL", 6.7, 4.0, 255, 0,
+    {"NVLink, NCCL", 6.7, 6.7, 4.0, 255, 0,
      "comm_check in a CUDA graph, two H100s, NCCL 2.28.3: 5.6 KiB in 6.7 us, 22.5 MiB in 99 us"},
-    {"NVLink, peer", 2.6, 1.0, 239, 7.6,
-     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, 22.5 MiB in 101 us; a token a rank to its experts in "
-     "4.1 "
-     "us and back in 3.5, 32 in 6.1 and 5.0"},
-    {"InfiniBand 400G", 30.0, 6.0, 45, 0, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
+    {"NVLink, peer", 2.6, 1.2, 1.0, 239, 7.6,
+     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, with residual and norm in 3.4 where those alone take "
+     "2.2; 22.5 MiB in 101 us; a token a rank to its experts in 4.1 us and back in 3.5, 32 in 6.1 and 5.0"},
+    {"InfiniBand 400G", 30.0, 30.0, 6.0, 45, 0, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };
 
-constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 28.4, 0.8,
+constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 23.6, 0.8,
                               "measured: reads of 8 GiB; the 20b's and the 120b's decode steps less their bytes "
-                              "(0.68 ms over 24 layers, 1.03 over 36); with 128 sequences 3.0 and 2.9 ms more "
-                              "(0.98 and 0.63 us a token and layer)"};
+                              "(0.57 ms over 24 layers, 0.85 over 36); with 128 sequences 3.1 and 3.0 ms more "
+                              "(1.02 and 0.67 us a token and layer)"};
 
 }  // namespace
 
@@ -35,7 +34,7 @@ double all_reduce_seconds(const LinkFigures& link, int ranks, double bytes) {
   if (ranks < 2) return 0;
   const double hops = std::ceil(std::log2(static_cast<double>(ranks))) - 1;
   const double moved = 2.0 * (ranks - 1) / ranks * bytes;
-  return (link.latency_us + hops * link.hop_us) * 1e-6 + moved / (link.gigabytes_per_s * 1e9);
+  return (link.fused_us + hops * link.hop_us) * 1e-6 + moved / (link.gigabytes_per_s * 1e9);
 }
 
 double dispatch_seconds(const LinkFigures& link, double sent_bytes) {

@@ -11,10 +11,11 @@
 
 namespace tessera {
 
-// A sum over ranks of n bytes takes latency + hops(ranks) * hop + 2 (R-1)/R * n / bandwidth.
+// A layer's sum over ranks of n bytes takes fused + hops(ranks) * hop + 2 (R-1)/R * n / bandwidth.
 struct LinkFigures {
   const char* name;
   double latency_us;       // of a sum of one token's hidden state over two ranks
+  double fused_us;         // what that adds to the norm in whose launch it is taken; the same where it has its own
   double hop_us;           // more for every doubling of ranks beyond two
   double gigabytes_per_s;  // one way, a rank
   double dispatch_us;      // of one token a rank to its experts and back; 0: ranks cannot dispatch over this link
@@ -80,6 +81,7 @@ struct StepSeconds {
   double total() const { return compute + communication; }
 };
 
+// Of a layer's sum.
 double all_reduce_seconds(const LinkFigures& link, int ranks, double bytes);
 // Of tokens to their experts and back. REQUIRES: the link can.
 double dispatch_seconds(const LinkFigures& link, double sent_bytes);
