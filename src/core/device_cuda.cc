@@ -44,7 +44,8 @@ class PinnedBlock {
     memory_ = static_cast<char*>(memory);
     registered_ = cudaHostRegister(memory_, bytes_, cudaHostRegisterDefault) == cudaSuccess;
     void* mapped = nullptr;
-    if (registered_ && cudaHostGetDevicePointer(&mapped, memory_, 0) == cudaSuccess) on_device_ = static_cast<char*>(mapped);
+    if (registered_ && cudaHostGetDevicePointer(&mapped, memory_, 0) == cudaSuccess)
+      on_device_ = static_cast<char*>(mapped);
     if (on_device_ == nullptr) cudaGetLastError();
     if (registered_) return;
     log::warn("{} MiB of host memory could not be pinned; copies between it and the GPU are slower", bytes >> 20);
@@ -222,7 +223,8 @@ class CudaContext final : public DeviceContext {
     return after == pinned_.begin() ? nullptr : std::prev(after)->second->on_device(host);
   }
   static bool few_words(const void* to, const void* from, int64_t bytes) {
-    const auto unaligned = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | static_cast<uintptr_t>(bytes);
+    const auto unaligned =
+        reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | static_cast<uintptr_t>(bytes);
     return bytes > 0 && bytes <= 4 * kMostCopiedWords && unaligned % 4 == 0;
   }
   void copy_few(void* to, const void* from, int64_t bytes) {

@@ -72,9 +72,9 @@ void allow_smem(Kernel* kernel, int bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
 }
 
-// For the router's cluster, which takes 100 KB of shared memory a block, and the products before it: a multiprocessor divides
-// its memory anew only when it is empty, so all of them ask for the same 132 of 228 KB, in which a block of each fits. Found by
-// measuring: one sequence of a 120b takes 0.5 us a layer less on one GPU, 0.2 on two.
+// For the router's cluster, which takes 100 KB of shared memory a block, and the products before it: a multiprocessor
+// divides its memory anew only when it is empty, so all of them ask for the same 132 of 228 KB, in which a block of
+// each fits. Found by measuring: one sequence of a 120b takes 0.5 us a layer less on one GPU, 0.2 on two.
 template <class Kernel>
 void divide_like_router(Kernel* kernel) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 58), "division of memory");
