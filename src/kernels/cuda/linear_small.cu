@@ -12,7 +12,7 @@ namespace {
 constexpr int kMaxTokens = 16;
 constexpr int kManyStrips = 8 * 132;   // of 16 rows: from here a warp takes whole ones
 constexpr int kShallow = 16 * 6 * 32;  // up to this K 16 warps have 6 loads each
-constexpr int kNarrow = 12 * 8 * 32;   // up to this K 8 warps have most of theirs in flight
+constexpr int kNarrow = 12 * 8 * 32;   // up to this K blocks of 8 warps, with 2/3 of it in flight (three: 1/3)
 constexpr int kOneEach = 132, kTwoEach = 264;  // blocks: one or two a multiprocessor of an H100
 
 struct SmallArgs {
@@ -118,8 +118,8 @@ Verdict supports(const LinearArgs& a) {
   return kAccepted;
 }
 
-// Blocks of 16 warps, one a multiprocessor, or where they would come in waves of 8 warps, two or three. Not by the number
-// of tokens: it decides the order of sums.
+// Blocks of 16 warps, one a multiprocessor; or, where those would come in waves, blocks of 8 warps, two (kNarrow) or three
+// (kNarrowest) a multiprocessor. Not by the number of tokens: it decides the order of sums.
 enum class Width { kWide, kNarrow, kNarrowest };
 Width width_of(const SmallArgs& a) {
   const int64_t strips = ceil_div(a.n, 16);
