@@ -156,7 +156,11 @@ DevicePlan plan_devices(const std::string& config, const DevicePlanRequest& aske
   const Counted counted = count_weights(checkpoint, rows, r.forecast, info.num_hidden_layers);
   if (r.forecast.context == 0) r.forecast.context = std::min(kUsualContext, info.max_position_embeddings);
 
-  DevicePlan plan{.context = r.forecast.context, .device = r.device, .device_total = r.device_total, .rates = r.rates};
+  DevicePlan plan{.context = r.forecast.context,
+                  .cpu = r.cpu,
+                  .device = r.device,
+                  .device_total = r.device_total,
+                  .rates = r.rates};
   const ArrangeOptions arrange{
       .activations = r.forecast.dtype, .capability = r.forecast.capability, .fp8 = r.forecast.dense_fp8};
   plan.forecast = forecast_all(config, r, arrange);
@@ -217,30 +221,31 @@ Json describe_device_plan(const DevicePlan& plan) {
 
 std::string device_plan_text(const DevicePlan& plan) {
   const Json p = describe_device_plan(plan);
+  const char* const here = plan.cpu ? "memory" : "gpu";
   std::string text = fmt::format("placement on {} ({:.2f} GiB, {:.2f} of it for this model): {}\n", plan.device,
                                  gib(plan.device_total), gib(plan.demand.device_bytes), map_text(plan.map));
   text += fmt::format(
-      "  gpu   {:>3} layers' experts {:>7.2f} GiB; other weights {:.2f}, cache of {} tokens {:.2f}, workspace {:.2f}, "
+      "  {:<6} {:>3} layers' experts {:>7.2f} GiB; other weights {:.2f}, cache of {} tokens {:.2f}, workspace {:.2f}, "
       "staging {:.2f}, left free {:.2f}: {:.2f} GiB\n",
-      p["gpu"]["layers"].dump(), gib(p["gpu"]["expert_bytes"]), gib(p["gpu"]["dense_bytes"]), plan.context,
+      here, p["gpu"]["layers"].dump(), gib(p["gpu"]["expert_bytes"]), gib(p["gpu"]["dense_bytes"]), plan.context,
       gib(plan.forecast.cache), gib(plan.forecast.workspace), gib(p["staging_bytes"]), gib(plan.reserve),
       gib(p["device_bytes"]));
   for (const char* place : {"cpu", "disk"}) {
     if (p[place]["layers"] == 0) continue;
-    text += fmt::format("  {:<5} {:>3} layers' experts {:>7.2f} GiB\n", place, p[place]["layers"].dump(),
+    text += fmt::format("  {:<6} {:>3} layers' experts {:>7.2f} GiB\n", place, p[place]["layers"].dump(),
                         gib(p[place]["expert_bytes"]));
   }
   auto reads = [&](const char* place, int64_t bytes, double rate) {
     return fmt::format("{} {:.2f} GB at {:.0f} GB/s", place, static_cast<double>(bytes) * 1e-9, rate * 1e-9);
   };
-  text += fmt::format("  a token reads: {}", reads("gpu", plan.token.device_bytes, plan.rates.device));
+  text += fmt::format("  a token reads: {}", reads(here, plan.token.device_bytes, plan.rates.device));
   if (plan.token.host_bytes > 0) text += ", " + reads("cpu", plan.token.host_bytes, plan.rates.host);
   if (plan.token.disk_bytes > 0) text += ", " + reads("disk", plan.token.disk_bytes, plan.rates.disk);
-  text += fmt::format(
-      "\n  predicted {:.2f} ms a token ({:.1f} tokens/s): gpu {:.2f}, cpu {:.2f}, disk {:.2f}, handing "
-      "over {:.2f}",
-      plan.seconds.total() * 1e3, 1 / plan.seconds.total(), plan.seconds.device * 1e3, plan.seconds.host * 1e3,
-      plan.seconds.disk * 1e3, plan.seconds.handover * 1e3);
+  text += fmt::format("\n  predicted {:.2f} ms a token ({:.1f} tokens/s): {} {:.2f}", plan.seconds.total() * 1e3,
+                      1 / plan.seconds.total(), here, plan.seconds.device * 1e3);
+  if (!plan.cpu) text += fmt::format(", cpu {:.2f}", plan.seconds.host * 1e3);
+  text += fmt::format(", disk {:.2f}", plan.seconds.disk * 1e3);
+  if (!plan.cpu) text += fmt::format(", handing over {:.2f}", plan.seconds.handover * 1e3);
   if (plan.token.host_bytes > 0 && plan.host_bound_seconds() > 0)
     text += fmt::format("; bound by main memory {:.1f} tokens/s", 1 / plan.host_bound_seconds());
   return text + "\n";

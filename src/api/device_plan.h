@@ -33,6 +33,7 @@ struct DevicePlan {
   DeviceForecast forecast;  // as if every expert were on the device; its cache is the one planned with
   int64_t reserve = 0;      // of the device, left free
   int64_t context = 0;
+  bool cpu = false;  // see DevicePlanRequest
   std::string device;
   int64_t device_total = 0;
   TokenDemand token;

@@ -65,6 +65,15 @@ TEST(DevicePlan, The120bOn24GiB) {
   EXPECT_EQ(describe_device_plan(plan)["cpu"]["layers"], 36 - on_gpu);
 }
 
+TEST(DevicePlan, ACpuHasMemoryAndNoGpu) {
+  DevicePlanRequest request = on_a_card(24 * kGiB);
+  request.cpu = true;
+  const std::string text = device_plan_text(plan_devices(config_of_120b(), request));
+  EXPECT_THAT(text, testing::HasSubstr("  memory "));
+  EXPECT_EQ(text.find("gpu", text.find('\n')), std::string::npos);  // the first line has the map, as one is written
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("handing over")));
+}
+
 TEST(DevicePlan, LittleMainMemorySendsLayersToDisk) {
   DevicePlanRequest request = on_a_card(24 * kGiB);
   request.host_free = 20 * kGiB;

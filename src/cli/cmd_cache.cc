@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <filesystem>
 #include <iostream>
 
 #include "cli/byte_progress.h"
@@ -204,7 +205,11 @@ int cmd_cache(Invocation& call) {
   delete_app->add_flag("--dry-run", options.dry_run, "only say what would be removed");
   app.footer(kExamples);
   if (!parse(app, call)) return 0;
-  if (options.dir.empty()) options.dir = hub::settings_from_env().cache;
+  if (options.dir.empty()) {
+    options.dir = hub::settings_from_env().cache;
+  } else if (!std::filesystem::is_directory(options.dir)) {
+    fail(ErrorCode::kNotFound, "{}: no such folder", options.dir);
+  }
   return scan_app->parsed() ? scan(call, options) : remove(call, options);
 }
 

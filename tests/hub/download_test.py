@@ -245,6 +245,9 @@ class Cache(HubCase):
         self.assertRegex(out[-1], r"^Done in \d+\.\ds\. Scanned 1 repo\(s\) for a total of 6\.1M\.$")
         self.assertIn(sha, self.run_tessera("cache", "scan", "-v").stdout)
         self.assertEqual(self.run_tessera("cache", "scan", HF_HUB_CACHE=str(self.root / "none")).returncode, 0)
+        wrong = self.run_tessera("cache", "scan", "--dir", str(self.root / "none"))
+        self.assertNotEqual(wrong.returncode, 0)
+        self.assertIn("no such folder", wrong.stderr)
 
     def test_delete_beside_a_reader(self):
         sha = self.publish()
