@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-constexpr int64_t kMostCopiedWords = 2048;  // a step's are a few hundred; pages that are swapped are larger
+constexpr int64_t kMostCopiedWords = 2048;  // a step of one sequence has a few hundred
 
 // `to` and `from` are 4-byte aligned addresses that the device can use; at most kMostCopiedWords. With `overlap`
 // (Hopper) the kernel may start, not read, before the one before it has ended.

@@ -454,7 +454,7 @@ TEST(Engine, SaysHowManyTokensWouldFit) {
 }
 
 // Clients on several threads submit, fork and cancel at random while the engine runs. TESSERA_RANDOM_SECONDS sets for
-// how long (default 1.5). Every finished answer is right, every request ends once, and no page is lost.
+// how long (default 2). Every finished answer is right, every request ends once, and no page is lost.
 struct ClientsCase {
   const char* name;
   bool recording;
@@ -470,7 +470,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, EngineClients,
 
 TEST_P(EngineClients, Random) {
   const char* text = std::getenv("TESSERA_RANDOM_SECONDS");
-  const double seconds = text ? std::atof(text) : 1.5;
+  const double seconds = text ? std::atof(text) : 2.0;
   RunnerOptions options = small();
   const CacheLayout layout = layout_cache(ToyModel().cache(), false);
   options.cache_bytes = layout.pages_for(options.max_context, options.max_batch_tokens, 8) * layout.page_bytes(8, 4);

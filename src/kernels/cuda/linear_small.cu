@@ -141,8 +141,8 @@ void choose_few(const SmallArgs& a, Go&& go) {
 
 template <class T, int kTiles>
 void run_typed(const SmallArgs& a, Stream& stream) {
-  // Many rows: a warp takes 16 whole ones. Few: the warps of a block share K, each with all or most of its weights in flight
-  // before the grid may read x.
+  // Many rows: a warp takes 16 whole ones. Few: the warps of a block share K, with as much of their weights in flight before
+  // the grid may read x as the registers of all resident blocks hold.
   const int64_t strips = ceil_div(a.n, 16);
   if (strips >= kManyStrips) {
     launch("linear", linear_small<T, kTiles, 4, 1, 6, false>, dim3(ceil_div(strips, 4)), dim3(128), 0, stream, a, PeerView{});
