@@ -104,7 +104,7 @@ class Rank {
     ++done, wrong += verdict("broadcast", kind.c_str(), broadcast(c, 1000, ++seed));
     if (kind == "peer")
       for (DType dtype : {DType::kBF16, DType::kF32})
-        for (int64_t tokens : {1, 2, 5, 32, 40})
+        for (int64_t tokens : {1, 2, 5, 32, 40, 128, 256})
           ++done, wrong += verdict(fmt::format("sum and norm {} {}", dtype_name(dtype), tokens).c_str(), kind.c_str(),
                                    fused(c, dtype, tokens, ++seed));
     if (kind == "peer")
@@ -113,7 +113,7 @@ class Rank {
           ++done, wrong += verdict(fmt::format("product sent, sum and norm {} {}", tokens, columns).c_str(), kind.c_str(),
                                    sent(c, tokens, columns, ++seed));
     if (kind == "peer")
-      for (int64_t tokens : {1, 2, 7, 23})
+      for (int64_t tokens : {1, 2, 7, 23, 24, 128, 200})
         for (int64_t experts : {32, 128, 13})
           ++done, wrong += verdict(fmt::format("sum, norm, router {} {}", tokens, experts).c_str(), kind.c_str(),
                                    routed(c, tokens, experts, ++seed));
@@ -357,16 +357,24 @@ class Rank {
     Memory router, logits, indices, weights;
   };
 
+  // Null: no kernel sums, norms and routes so many tokens.
+  const KernelRow<NormRouterArgs>* router_row(const NormRouterArgs& args) const {
+    for (const auto* row : {&router_few_, &router_many_})
+      if (row->supports(args)) return row;
+    return nullptr;
+  }
+
   bool routed(Communicator& c, int64_t tokens, int64_t experts, uint32_t seed) {
     Routed one(tokens, experts, device_), apart(tokens, experts, device_);
     one.fill(seed, c.rank()), apart.fill(seed, c.rank());
     Stream stream;
     stream.native = stream_;
     const NormRouterArgs together = one.args(&c), alone = apart.args(nullptr);
-    if (!router_row_.supports(together)) return true;
-    router_row_.launch(together, stream);
+    const KernelRow<NormRouterArgs>* row = router_row(together);
+    if (row == nullptr) return true;
+    row->launch(together, stream);
     c.all_reduce(alone.delta, stream_);
-    router_row_.launch(alone, stream);
+    row->launch(alone, stream);
     context_->synchronize();
     auto differ = [](Memory& x, Memory& y) {
       x.down(), y.down();
@@ -535,7 +543,7 @@ class Rank {
       Routed r(tokens, 128, device_);
       r.fill(1, peer.rank());
       const NormRouterArgs together = r.args(&peer), alone = r.args(nullptr);
-      const bool routes{router_row_.supports(together)};
+      const KernelRow<NormRouterArgs>* router = router_row(together);
       auto cell = [&](bool there, const std::function<void()>& call) {
         return there ? fmt::format("{:.2f}", time(calls, call)) : std::string("-");
       };
@@ -550,11 +558,11 @@ class Rank {
                  nccl->all_reduce(x, stream_);
                  norm_row_.launch(norm, stream);
                }),
-          cell(routes, [&] { router_row_.launch(together, stream); }),
-          cell(routes,
+          cell(router != nullptr, [&] { router->launch(together, stream); }),
+          cell(router != nullptr,
                [&] {
                  peer.all_reduce(alone.delta, stream_);
-                 router_row_.launch(alone, stream);
+                 router->launch(alone, stream);
                }),
       };
       say("%7ld %9.1f %9s %9s %9s %9s %11s %11s %11s %11s\n", tokens, static_cast<double>(x.bytes()) / 1024,
@@ -609,7 +617,7 @@ class Rank {
   KernelRow<AllReduceNormArgs> fused_row_ = cuda::all_reduce_norm_row();
   KernelRow<LinearSendArgs> send_row_ = cuda::linear_send_small_row();
   KernelRow<LinearArgs> linear_row_ = cuda::linear_small_row();
-  KernelRow<NormRouterArgs> router_row_ = cuda::norm_router_few_row();
+  KernelRow<NormRouterArgs> router_few_ = cuda::norm_router_few_row(), router_many_ = cuda::norm_router_row();
   KernelRow<RmsNormArgs> norm_row_ = cuda::rms_norm_row();
 };
 

@@ -463,7 +463,8 @@ int main_of(int argc, char** argv) {
   if (chosen("fp8")) time_fp8(b);
   if (chosen("fused")) time_fused(b);
   if (chosen("moe")) {
-    time_moe(b, 32, 3, {1, 2, 4, 8, 16, 32, 64, 128, 256});
+    time_moe(b, 32, 3, {1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256});
+    time_moe(b, 16, 3, {128});
     time_moe(b, 128, 1, {1, 4, 16, 64, 256});
   }
   if (chosen("prefill")) {

@@ -4,6 +4,10 @@
 
 #include <spdlog/spdlog.h>
 
+#ifndef SPDLOG_COMPILED_LIB
+#error "link spdlog::spdlog: without it this file gets a logger of its own, which writes to stdout"
+#endif
+
 namespace tessera {
 
 // Sets the sink (stderr, plain one-line pattern) and the level from the environment. Idempotent.

@@ -8,6 +8,7 @@
 // trusted.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/tensor.h"
@@ -135,8 +136,13 @@ struct MoeArgs {
   float limit = 7.0f;
   int64_t first_expert = 0;
   bool part = false;  // of the model's experts: ids of others, and -1, may come
+  int64_t all_experts = 0;  // of the model, where known: tells how many of the tokens these will have
   Tensor out;         // act [T, H]
 };
+// Tokens that an expert has on average, rounded down.
+inline int64_t tokens_an_expert(const MoeArgs& a) {
+  return a.indices.numel() / std::max<int64_t>({a.all_experts, a.gate_up.experts, 1});
+}
 
 // out = silu(gate) * up.
 struct SiluMulArgs {

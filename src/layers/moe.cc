@@ -66,6 +66,7 @@ Pending moe(Step& step, int layer, const Moe& m, const Norm& input_norm, const T
       .limit = m.limit,
       .first_expert = step.split() ? expert_share(m.router.w.n, step.ranks->mesh, step.ranks->rank).begin : 0,
       .part = step.split() && step.ranks->mesh.expert > 1,
+      .all_experts = m.router.w.n,
       .out = out};
   if (step.split()) {
     const bool dispatch = step.ranks->exchange == ExpertExchange::kDispatch;

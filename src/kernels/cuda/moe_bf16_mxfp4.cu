@@ -290,7 +290,7 @@ Verdict supports(const MoeArgs& a) {
   if (Verdict v = supports_any_tokens(a); !v) return v;
   Sizes s = sizes(a);
   // Beyond, many groups come in several rounds of 16 tokens, each of which reads the weights.
-  if (s.tokens > 8 && s.pairs() > 8 * a.gate_up.experts) return {"more than 8 tokens an expert"};
+  if (s.tokens > 8 && s.pairs() > 8 * std::max(a.gate_up.experts, a.all_experts)) return {"more than 8 tokens an expert"};
   if (s.tokens > kMaxTokens) return {"more than 512 tokens"};
   return kAccepted;
 }
@@ -393,10 +393,7 @@ void run_chunks(const MoeArgs& a, const Tensor& residual, Stream& stream) {
 
 Verdict supports_send(const MoeSendArgs& a) {
   if (Verdict v = supports(a.moe); !v) return v;
-  const PeerView* view = peer_view(a.communicator);
-  if (view == nullptr) return {"the ranks do not reach each other's memory"};
-  if (a.moe.out.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
-  return kAccepted;
+  return fits_packets(a);
 }
 
 }  // namespace

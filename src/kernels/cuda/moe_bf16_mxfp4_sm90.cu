@@ -6,6 +6,7 @@
 //   combine: sums of each token in slot order.
 // All orders are fixed, so results repeat bit for bit.
 #include "kernels/cuda/device/atom_mma.cuh"
+#include "kernels/cuda/device/scan.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
 #include "kernels/cuda/device/wgmma.cuh"
@@ -18,20 +19,22 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 constexpr int kMaxExperts = 256;
-constexpr int kMaxConsumers = 3;  // warpgroups; 2880 = 15 * 3 * 64
 constexpr int kOutPitch = 80;
 
-// How a tile of kTokens columns goes through shared memory: a ring of stages, each of kDeep steps of 64 columns of K.
-// Few tokens: a step is short work, so that three share a barrier and the copies are longer.
-template <int kTokens>
+// How a tile of kTokens columns goes through shared memory to kConsumers warpgroups of a strip each: a ring of stages, each of
+// kDeep steps of 64 columns of K. Few tokens: a step is short work, so that some share a barrier and the copies are longer.
+template <int kConsumers, int kTokens>
 struct Plan {
-  static constexpr int kDeep = kTokens <= 64 ? 3 : 1;
+  static constexpr int kDeep = kTokens > 64 ? 1 : kConsumers == 6 ? 2 : 3;
+  static constexpr int kSteps = kDeep == 1 ? 2 : kDeep;  // of the loop's body, each with fragments of its own
   static constexpr int kTokenBytes = kTokens * 128;  // of a step
-  static constexpr int kStageBytes = (kDeep * (kTokenBytes + kMaxConsumers * static_cast<int>(kAtomBytes)) + 1023) / 1024 * 1024;
+  static constexpr int kStageBytes = (kDeep * (kTokenBytes + kConsumers * static_cast<int>(kAtomBytes)) + 1023) / 1024 * 1024;
   static constexpr int kOutBytes = kTokens * kOutPitch;  // a warpgroup's result on its way out
-  static constexpr int kStages = kTokens <= 32 ? 6 : kTokens <= 64 ? 4 : 8;
-  static constexpr int kSmemBytes = kStages * kStageBytes + kMaxConsumers * kOutBytes + 1024;
+  static constexpr int kStages = kConsumers == 6 ? 6 : kTokens <= 64 ? 4 : 8;
+  static constexpr int kSmemBytes = kStages * kStageBytes + kConsumers * kOutBytes + 1024;
+  static constexpr int kRegisters = kConsumers == 6 ? 80 : 160;  // of a consumer's thread; a producer's has 24
   static_assert(kSmemBytes <= 227 * 1024);
+  static_assert(128 * (kConsumers * kRegisters + 24) <= 65536);
 };
 
 // Sorted rows of the step. Expert e owns rows [start[e], start[e] + count[e]) of the tiles; start is a multiple of 8.
@@ -177,47 +180,61 @@ struct Ring {
   uint32_t empty;
   int stage = 0;
   uint32_t phase = 0;
-  // Of a step: its tokens, and its atom of a strip.
-  __device__ uint32_t tokens(int step) const { return stages + stage * P::kStageBytes + step * P::kTokenBytes; }
-  __device__ uint32_t atom(int strip, int step) const {
-    return stages + stage * P::kStageBytes + P::kDeep * P::kTokenBytes + (strip * P::kDeep + step) * static_cast<int>(kAtomBytes);
-  }
+  // Of the stage: the steps' tokens lie there, then each strip's atoms.
+  __device__ uint32_t address() const { return stages + stage * P::kStageBytes; }
   __device__ void advance() {
     if (++stage == P::kStages) stage = 0, phase ^= 1;
   }
 };
 
-// One warp. Lane s copies strip s's atoms, which are consecutive; lane 8 + i the tokens of step i.
-template <class P>
-__device__ void produce(const GroupedArgs& a, Walk walk, Ring<P> ring, int consumers) {
-  int lane = threadIdx.x % 32;
+// One warp. Lane s copies strip s's atoms, which are consecutive; lane 8 + i the tokens of step i. The first stages get their
+// atoms before the grid that makes the tokens has ended.
+template <int kConsumers, class P>
+__device__ void produce(const GroupedArgs& a, Walk walk, Ring<P> ring) {
+  const int lane = threadIdx.x % 32;
+  auto copy_atoms = [&](const Tile& t, int k, const Ring<P>& to) {
+    const int steps = min(P::kDeep, a.k_atoms - k), strips = min(kConsumers, a.strips - t.strip);
+    const uint32_t full = to.full + 8 * to.stage;
+    if (lane == 0) mbarrier_expect(full, steps * (t.padded * 128 + strips * static_cast<int>(kAtomBytes)));
+    __syncwarp();
+    if (lane < strips)
+      bulk_copy(to.address() + P::kDeep * (P::kTokenBytes + lane * static_cast<int>(kAtomBytes)),
+                a.atoms + ((static_cast<int64_t>(t.expert) * a.strips + t.strip + lane) * a.k_atoms + k) * kAtomBytes, steps * kAtomBytes,
+                full);
+  };
   Tile t;
+  int early = 0;  // stages whose atoms are on their way
+  Walk ahead = walk;
+  Ring<P> to = ring;
+  while (early < P::kStages && ahead.next(t))
+    for (int k = 0; k < a.k_atoms && early < P::kStages; k += P::kDeep, ++early, to.advance()) copy_atoms(t, k, to);
+  wait_for_previous_grid();
+  fence_async_proxy();  // tiles were written by ordinary stores
   while (walk.next(t)) {
-    int strips = min(consumers, a.strips - t.strip);
-    const uint8_t* atoms = a.atoms + (static_cast<int64_t>(t.expert) * a.strips + t.strip) * a.k_atoms * kAtomBytes;
     for (int k = 0; k < a.k_atoms; k += P::kDeep) {
-      int steps = min(P::kDeep, a.k_atoms - k);
-      uint32_t full = ring.full + 8 * ring.stage;
-      if (lane == 0) {
-        mbarrier_wait(ring.empty + 8 * ring.stage, ring.phase ^ 1);
-        mbarrier_expect(full, steps * (t.padded * 128 + strips * static_cast<int>(kAtomBytes)));
+      if (early > 0) {
+        --early;
+      } else {
+        if (lane == 0) mbarrier_wait(ring.empty + 8 * ring.stage, ring.phase ^ 1);
+        copy_atoms(t, k, ring);
       }
-      __syncwarp();
-      if (lane < strips)
-        bulk_copy(ring.atom(lane, 0), atoms + (static_cast<int64_t>(lane) * a.k_atoms + k) * kAtomBytes, steps * kAtomBytes, full);
-      if (lane >= 8 && lane < 8 + steps)
-        bulk_copy(ring.tokens(lane - 8), a.tiles + (static_cast<int64_t>(k + lane - 8) * a.routes.rows + t.first) * 128, t.padded * 128,
-                  full);
+      if (lane >= 8 && lane < 8 + min(P::kDeep, a.k_atoms - k))
+        bulk_copy(ring.address() + (lane - 8) * P::kTokenBytes, a.tiles + (static_cast<int64_t>(k + lane - 8) * a.routes.rows + t.first) * 128,
+                  t.padded * 128, ring.full + 8 * ring.stage);
       ring.advance();
     }
   }
 }
 
-__device__ __forceinline__ void decode_atom(uint32_t (&f)[16], uint32_t address, uint32_t scale_address) {
+// The atom kAt bytes behind those addresses.
+template <int kAt>
+__device__ __forceinline__ void decode_atom(uint32_t (&f)[16], uint32_t value_address, uint32_t scale_address) {
   uint4 w;
   uint32_t scales;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "r"(address));
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(scales) : "r"(scale_address));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+               : "r"(value_address), "n"(kAt));
+  asm volatile("ld.shared.u32 %0, [%1+%2];" : "=r"(scales) : "r"(scale_address), "n"(kAt));
   uint32_t words[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -227,15 +244,15 @@ __device__ __forceinline__ void decode_atom(uint32_t (&f)[16], uint32_t address,
   }
 }
 
+// tokens: the low word of a descriptor; sums do not carry into the high one.
 template <int kUsed, int kPiece, int kPieces>
 __device__ __forceinline__ void issue(float (&acc)[kPieces][kPiece / 2], const uint32_t (&f)[16], uint32_t tokens) {
-  uint64_t b = swizzled_descriptor(tokens);
   wgmma_fence();
 #pragma unroll
   for (int q = 0; q < kUsed; ++q)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      Wgmma<kPiece>::run(acc[q], f[4 * j], f[4 * j + 1], f[4 * j + 2], f[4 * j + 3], b + 8 * q * kPiece + 2 * j);
+      Wgmma<kPiece>::run(acc[q], f[4 * j], f[4 * j + 1], f[4 * j + 2], f[4 * j + 3], swizzled_descriptor_of(tokens + 8 * q * kPiece + 2 * j));
   wgmma_commit();
 }
 
@@ -244,43 +261,71 @@ __device__ __forceinline__ void keep(uint32_t (&f)[16]) {
   for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(f[i]));
 }
 
-// The products of one tile, its first kUsed pieces of columns. Fragments alternate between two sets: a set is rewritten
-// only after the product that reads it has finished.
-template <int kUsed, int kPiece, int kPieces, class P>
-__device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], uint32_t (&f0)[16], uint32_t (&f1)[16], int k_atoms,
-                                         Ring<P>& ring, int group) {
-  int thread = threadIdx.x % 128, warp = thread / 32, g = thread % 32 / 4;
-  uint32_t value_at = thread * 16, scale_at = kAtomValueBytes + warp * 32 + g * 4;
-  int previous = -1, inside = 0, left = k_atoms;  // steps done of the stage, steps to do
-  auto step = [&](uint32_t (&f)[16], uint32_t (&other)[16]) {
-    if (inside == 0) mbarrier_wait(ring.full + 8 * ring.stage, ring.phase);
-    uint32_t atom = ring.atom(group, inside);
-    decode_atom(f, atom + value_at, atom + scale_at);
-    issue<kUsed, kPiece, kPieces>(acc, f, ring.tokens(inside));
-    wgmma_wait<1>();
-    keep(other);
-    if (inside == 0 && previous >= 0 && thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
-    --left;
-    if (++inside == P::kDeep || left == 0) {
-      previous = ring.stage;
-      ring.advance();
-      inside = 0;
-    }
-  };
-  int k = 0;
-  for (; k + 2 <= k_atoms; k += 2) {
-    step(f0, f1);
-    step(f1, f0);
+// The value stays in a register. Left alone, the compiler computes addresses anew at each use, a third of a step's instructions.
+__device__ __forceinline__ uint32_t pinned(uint32_t v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
+template <int kFirst, int kLast, class F>
+__device__ __forceinline__ void each_step(F&& f) {
+  if constexpr (kFirst < kLast) {
+    f(std::integral_constant<int, kFirst>{});
+    each_step<kFirst + 1, kLast>(f);
   }
-  if (k < k_atoms) step(f0, f1);
+}
+
+// The products of one tile, its first kUsed pieces of columns. A set of fragments is rewritten only after the product that
+// reads it has finished.
+template <int kUsed, int kPiece, int kPieces, class P>
+__device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], int k_atoms, Ring<P>& ring, int group) {
+  const int thread = threadIdx.x % 128, warp = thread / 32, g = thread % 32 / 4;
+  const bool speaks = thread % 32 == 0;
+  const uint32_t strip_at = P::kDeep * (P::kTokenBytes + group * static_cast<int>(kAtomBytes));
+  const uint32_t value_at = pinned(strip_at + thread * 16), scale_at = pinned(strip_at + kAtomValueBytes + warp * 32 + g * 4);
+  uint32_t f[P::kSteps][16] = {};
+  uint32_t stage = 0, tokens = 0;  // the stage's address and its descriptor
+  int previous = -1, current = -1;
+  auto enter = [&] {
+    mbarrier_wait(ring.full + 8 * ring.stage, ring.phase);
+    stage = ring.address();
+    tokens = swizzled_descriptor_low(stage);
+    current = ring.stage;
+    ring.advance();
+  };
+  auto leave = [&] {  // once no product reads the stage before
+    if (previous >= 0 && speaks) mbarrier_arrive(ring.empty + 8 * previous);
+    previous = current;
+  };
+  const int whole = k_atoms / P::kSteps * P::kSteps;
+  for (int k = 0; k < whole; k += P::kSteps) {
+    each_step<0, P::kSteps>([&](auto step) {
+      constexpr int i = step, inside = i % P::kDeep;
+      if constexpr (inside == 0) enter();
+      decode_atom<inside * static_cast<int>(kAtomBytes)>(f[i], stage + value_at, stage + scale_at);
+      issue<kUsed, kPiece, kPieces>(acc, f[i], tokens + inside * P::kTokenBytes / 16);
+      wgmma_wait<1>();
+      keep(f[(i + P::kSteps - 1) % P::kSteps]);
+      if constexpr (inside == 0) leave();
+    });
+  }
   wgmma_wait<0>();
-  keep(f0);
-  keep(f1);
+#pragma unroll
+  for (int i = 0; i < P::kSteps; ++i) keep(f[i]);
+  for (int k = whole; k < k_atoms; ++k) {
+    const int inside = (k - whole) % P::kDeep;
+    if (inside == 0) enter();
+    decode_atom<0>(f[0], stage + value_at + inside * kAtomBytes, stage + scale_at + inside * kAtomBytes);
+    issue<kUsed, kPiece, kPieces>(acc, f[0], tokens + inside * P::kTokenBytes / 16);
+    wgmma_wait<0>();
+    keep(f[0]);
+    if (inside == 0) leave();
+  }
 #pragma unroll
   for (int q = 0; q < kUsed; ++q)
 #pragma unroll
     for (int i = 0; i < kPiece / 2; ++i) asm volatile("" : "+f"(acc[q][i]));
-  if (thread % 32 == 0) mbarrier_arrive(ring.empty + 8 * previous);
+  if (speaks) mbarrier_arrive(ring.empty + 8 * previous);
 }
 
 // One tile by one warpgroup. Columns come in kPieces pieces of kPiece, of which the first `pieces` hold tokens.
@@ -292,15 +337,10 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
   for (int q = 0; q < kPieces; ++q)
 #pragma unroll
     for (int i = 0; i < kPiece / 2; ++i) acc[q][i] = 0.0f;
-  uint32_t f0[16], f1[16];
-#pragma unroll
-  for (int i = 0; i < 16; ++i) f0[i] = f1[i] = 0;
-  if constexpr (kPieces == 1) {
-    multiply<1, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
-  } else if (t.padded <= kPiece) {
-    multiply<1, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
+  if (kPieces == 1 || t.padded <= kPiece) {
+    multiply<1, kPiece, kPieces>(acc, a.k_atoms, ring, group);
   } else {
-    multiply<kPieces, kPiece, kPieces>(acc, f0, f1, a.k_atoms, ring, group);
+    multiply<kPieces, kPiece, kPieces>(acc, a.k_atoms, ring, group);
   }
   int strip = t.strip + group;
   if (strip >= a.strips) return;
@@ -311,6 +351,7 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
     named_barrier(1 + group, 128);  // the last tile's copy out of `staging` is over
 #pragma unroll
     for (int n = 0; n < kPiece * kPieces / 8; ++n) {
+      if (8 * n >= t.padded) break;
       const float* v = &acc[n / (kPiece / 8)][n % (kPiece / 8) * 4];
       float v0 = swiglu_oai(v[0] + bias_even, v[2] + bias_odd, a.limit);
       float v1 = swiglu_oai(v[1] + bias_even, v[3] + bias_odd, a.limit);
@@ -343,13 +384,13 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
 
 template <bool kGateUp, int kConsumers, int kPiece, int kPieces>
 __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(GroupedArgs a) {
-  using P = Plan<kPiece * kPieces>;
+  using P = Plan<kConsumers, kPiece * kPieces>;
   extern __shared__ unsigned char dynamic[];
   __shared__ __align__(8) uint64_t barriers[2 * P::kStages];
   __shared__ int tiles_before[kMaxExperts + 1];
   int group = threadIdx.x / 128;
   unsigned char* aligned = dynamic + (1024 - smem_address(dynamic) % 1024) % 1024;
-  Ring<P> ring{smem_address(aligned), smem_address(barriers), smem_address(barriers + P::kStages)};
+  Ring<P> ring{pinned(smem_address(aligned)), pinned(smem_address(barriers)), pinned(smem_address(barriers + P::kStages))};
   if (threadIdx.x == 0) {
     for (int i = 0; i < P::kStages; ++i) {
       mbarrier_init(ring.full + 8 * i, 1);
@@ -357,17 +398,13 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(Gr
     }
     mbarrier_init_fence();
   }
-  wait_for_previous_grid();
+  // Routes are known already: the grid before this one lets it start after its own wait for them, or for a later grid.
   allow_next_grid();
   if (threadIdx.x < 32) {
     int lane = threadIdx.x, base = 0;
     if (lane == 0) tiles_before[0] = 0;
     for (int e0 = 0; e0 < a.routes.experts; e0 += 32) {
-      int v = e0 + lane < a.routes.experts ? (a.routes.count[e0 + lane] + kPiece * kPieces - 1) / (kPiece * kPieces) : 0;
-      for (int offset = 1; offset < 32; offset *= 2) {
-        int lower = __shfl_up_sync(0xffffffffu, v, offset);
-        if (lane >= offset) v += lower;
-      }
+      int v = warp_scan(e0 + lane < a.routes.experts ? (a.routes.count[e0 + lane] + kPiece * kPieces - 1) / (kPiece * kPieces) : 0);
       if (e0 + lane < a.routes.experts) tiles_before[e0 + lane + 1] = base + v;
       base += __shfl_sync(0xffffffffu, v, 31);
     }
@@ -376,12 +413,9 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(Gr
   Walk walk(tiles_before, a.routes, a.strips, kConsumers, kPiece * kPieces);
   if (group == kConsumers) {
     shrink_registers<24>();
-    if (threadIdx.x / 32 == kConsumers * 4) {
-      fence_async_proxy();  // tiles were written by ordinary stores
-      produce(a, walk, ring, kConsumers);
-    }
+    if (threadIdx.x / 32 == kConsumers * 4) produce<kConsumers>(a, walk, ring);
   } else {
-    grow_registers<kConsumers == 3 ? 160 : 240>();
+    grow_registers<P::kRegisters>();
     unsigned char* staging = aligned + P::kStages * P::kStageBytes + group * P::kOutBytes;
     Tile t;
     while (walk.next(t)) consume_tile<kGateUp, kPiece, kPieces>(a, t, ring, group, staging);
@@ -425,7 +459,7 @@ int64_t workspace(const MoeArgs& a) {
 template <bool kGateUp, int kConsumers, int kPiece, int kPieces>
 void launch_tiles(const GroupedArgs& g, Stream& stream) {
   auto kernel = moe_grouped_sm90<kGateUp, kConsumers, kPiece, kPieces>;
-  constexpr int kSmem = Plan<kPiece * kPieces>::kSmemBytes;
+  constexpr int kSmem = Plan<kConsumers, kPiece * kPieces>::kSmemBytes;
   allow_smem(kernel, kSmem);
   launch(kGateUp ? "moe gate_up" : "moe down", kernel, dim3(multiprocessors()), dim3(128 * (kConsumers + 1)), kSmem, stream, g);
 }
@@ -433,8 +467,8 @@ void launch_tiles(const GroupedArgs& g, Stream& stream) {
 // `load`: tokens an expert sees on average.
 template <bool kGateUp>
 void launch_grouped(const GroupedArgs& g, int64_t load, Stream& stream) {
-  if (load <= 12) {
-    launch_tiles<kGateUp, 3, 16, 2>(g, stream);
+  if (load <= 24) {
+    launch_tiles<kGateUp, 6, 32, 1>(g, stream);
   } else if (load <= 40) {
     launch_tiles<kGateUp, 3, 32, 2>(g, stream);
   } else if (load <= 88) {
@@ -444,7 +478,8 @@ void launch_grouped(const GroupedArgs& g, int64_t load, Stream& stream) {
   }
 }
 
-void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
+// peers: those who get the results as well.
+void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream, const PeerView* peers = nullptr) {
   Layout l = layout_of(a);
   if (l.tokens == 0) return;
   char* scratch = static_cast<char*>(stream.workspace);
@@ -466,7 +501,7 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
                 inner,
                 nullptr,
                 routes};
-  int64_t load = l.tokens * l.active / l.experts;
+  const int64_t load = tokens_an_expert(a);
   launch_grouped<true>(g, load, stream);
   g.atoms = a.down.values.as<uint8_t>();
   g.strips = static_cast<int>(l.hidden / kAtomRows);
@@ -474,16 +509,27 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream) {
   g.tiles = inner;
   g.out = reinterpret_cast<float*>(wide);
   launch_grouped<false>(g, load, stream);
-  moe_combine(a, residual, reinterpret_cast<float*>(wide), stream);
+  moe_combine(a, residual, reinterpret_cast<float*>(wide), stream, peers);
 }
 
 void run(const MoeArgs& a, Stream& stream) { run_into(a, {}, stream); }
+
+Verdict supports_send(const MoeSendArgs& a) {
+  if (Verdict v = supports(a.moe); !v) return v;
+  return fits_packets(a);
+}
 
 }  // namespace
 
 KernelRow<MoeArgs> moe_bf16_mxfp4_sm90_row() {
   return {"moe_bf16_mxfp4_sm90", DeviceType::kCuda, "MXFP4 atoms, wgmma grouped GEMM, any number of tokens", supports, workspace,
           run};
+}
+
+KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_sm90_row() {
+  return {"moe_send_bf16_mxfp4_sm90", DeviceType::kCuda, "the same, whose results go to the other ranks as well", supports_send,
+          [](const MoeSendArgs& a) { return workspace(a.moe); },
+          [](const MoeSendArgs& a, Stream& stream) { run_into(a.moe, {}, stream, peer_view(a.communicator)); }};
 }
 
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row() {

@@ -55,4 +55,11 @@ void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Strea
          a.out.as<bf16>(), residual.as<bf16>());
 }
 
+Verdict fits_packets(const MoeSendArgs& a) {
+  const PeerView* view = peer_view(a.communicator);
+  if (view == nullptr) return {"the ranks do not reach each other's memory"};
+  if (a.moe.out.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
+  return kAccepted;
+}
+
 }  // namespace tessera::cuda

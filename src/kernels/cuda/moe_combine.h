@@ -12,4 +12,7 @@ namespace tessera::cuda {
 void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Stream& stream,
                  const PeerView* peers = nullptr);
 
+// Whether the results can go to the other ranks so.
+Verdict fits_packets(const MoeSendArgs& a);
+
 }  // namespace tessera::cuda

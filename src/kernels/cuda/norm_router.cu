@@ -89,9 +89,13 @@ RmsNormArgs norm_of(const NormRouterArgs& a) {
           .out = a.normed};
 }
 
+AllReduceNormArgs summed_norm_of(const NormRouterArgs& a) {
+  return {.norm = norm_of(a), .communicator = a.communicator, .sent = a.sent};
+}
+
 Verdict supports(const NormRouterArgs& a) {
-  if (a.communicator != nullptr) return {"the sum over ranks is not part of this"};
-  if (Verdict v = rms_norm_row().supports(norm_of(a)); !v) return v;
+  if (Verdict v = a.communicator != nullptr ? all_reduce_norm_row().supports(summed_norm_of(a)) : rms_norm_row().supports(norm_of(a)); !v)
+    return v;
   if (!is_16_bit(a.residual.dtype)) return {"activations are not BF16 or F16"};
   if (a.router.format != WeightFormat::kPlain || a.router.values.dtype != a.residual.dtype)
     return {"weights are not of the activations' type"};
@@ -106,7 +110,11 @@ Verdict supports(const NormRouterArgs& a) {
 void run(const NormRouterArgs& a, Stream& stream) {
   int64_t tokens = a.residual.dim(0);
   if (tokens == 0) return;
-  rms_norm_row().launch(norm_of(a), stream);
+  if (a.communicator != nullptr) {
+    all_reduce_norm_row().launch(summed_norm_of(a), stream);
+  } else {
+    rms_norm_row().launch(norm_of(a), stream);
+  }
   RouteArgs r{a.normed.data,
               a.router.values.data,
               {a.router_bias.data, a.router_bias.dtype},

@@ -11,6 +11,7 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr int64_t kFewBytes = 512 << 10;  // of rows that travel in packets
 
 // One round of a call: tokens [begin, end) of every group, as far as it has so many.
 struct Round {
@@ -52,14 +53,19 @@ __device__ __forceinline__ void hear_all(const PeerView& v, uint32_t call) {
   do there = load_packet(presence(v, v.own, p, call));
   while ((there.y != call || there.w != call) && !patience.exhausted());
 }
+// The packets of a row.
+__host__ __device__ constexpr int64_t packets_bytes(int vectors) {
+  return (vectors + 31) / 32 * 1024;
+}
+
 // 16 bytes that are sent as two packets.
 __device__ __forceinline__ void push_packets(char* to, uint4 data, uint32_t call) {
   store_packet(to, data.x, data.y, call);
-  store_packet(to + 16, data.z, data.w, call);
+  store_packet(to + 512, data.z, data.w, call);
 }
 __device__ __forceinline__ uint4 pull_packets(const char* from, uint32_t call, Patience& patience) {
   uint4 a, b;
-  do a = load_packet(from), b = load_packet(from + 16);
+  do a = load_packet(from), b = load_packet(from + 512);
   while ((a.y != call || a.w != call || b.y != call || b.w != call) && !patience.exhausted());
   return make_uint4(a.x, a.z, b.x, b.z);
 }
@@ -77,7 +83,7 @@ __device__ __forceinline__ int2* many_ids(const PeerView& v, const Round& r, cha
 }
 __device__ __forceinline__ char* few_slot(const PeerView& v, const Round& r, char* region, int from, int token,
                                           uint32_t call, int ids) {
-  return packets(v, region, from, call) + static_cast<int64_t>(token - r.begin) * (r.vectors * 32 + ids * 16);
+  return packets(v, region, from, call) + static_cast<int64_t>(token - r.begin) * (packets_bytes(r.vectors) + ids * 16);
 }
 
 struct DispatchTo {
@@ -135,7 +141,7 @@ __global__ void __launch_bounds__(kThreads) dispatch_tokens(PeerView v, Round r,
         if (kMany) {
           many_rows(v, r, v.region[p], v.rank, token, call)[i] = data;
         } else {
-          push_packets(slot + t.active * 16 + i * 32, data, call);
+          push_packets(slot + t.active * 16 + packet_at(i, 0), data, call);
         }
       }
       sent += r.vectors * 16;
@@ -170,7 +176,7 @@ __global__ void __launch_bounds__(kThreads) dispatch_tokens(PeerView v, Round r,
       if (!__syncthreads_or(needed)) continue;
       for (int i = me; i < r.vectors; i += blockDim.x)
         d.inbox[row * r.vectors + i] = kMany ? __ldcv(many_rows(v, r, v.own, home, token, call) + i)
-                                             : pull_packets(slot + t.active * 16 + i * 32, call, patience);
+                                             : pull_packets(slot + t.active * 16 + packet_at(i, 0), call, patience);
     }
   }
   if (!kMany) hear_all(v, call);
@@ -205,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) combine_answers(PeerView v, Round r,
           if (kMany) {
             many_rows(v, r, v.region[p], v.rank, token, call)[i] = data;
           } else {
-            push_packets(slot + i * 32, data, call);
+            push_packets(slot + packet_at(i, 0), data, call);
           }
         }
         sent += r.vectors * 16;
@@ -225,7 +231,7 @@ __global__ void __launch_bounds__(kThreads) combine_answers(PeerView v, Round r,
         if ((owners >> p & 1) == 0) continue;
         const uint4 part = p == v.rank ? c.answers[row * r.vectors + i]
                            : kMany     ? __ldcv(many_rows(v, r, v.own, p, token, call) + i)
-                                   : pull_packets(few_slot(v, r, v.own, p, token, call, 0) + i * 32, call, patience);
+                                   : pull_packets(few_slot(v, r, v.own, p, token, call, 0) + packet_at(i, 0), call, patience);
         const T* x = reinterpret_cast<const T*>(&part);
 #pragma unroll
         for (int j = 0; j < static_cast<int>(16 / sizeof(T)); ++j) sum[j] += to_float(x[j]);
@@ -241,7 +247,7 @@ template <class F>
 void in_rounds(const PeerView& v, const PeerTokens& t, int64_t row_bytes, F&& f) {
   int most = 0;
   for (int g = 0; g < t.groups; ++g) most = std::max(most, t.tokens[g]);
-  const bool few = most <= 2 * v.packet_bytes / (2 * row_bytes + t.active * 16);
+  const bool few = most <= 2 * std::min(v.packet_bytes, kFewBytes) / (packets_bytes(static_cast<int>(row_bytes / 16)) + t.active * 16);
   Round r{.t = t, .begin = 0, .end = most, .vectors = static_cast<int>(row_bytes / 16), .sent = v.sent};
   r.room = v.bulk_bytes / v.size / 256 * 256;
   const int64_t at_once = few ? most : std::min(r.room / row_bytes, r.room / (8 * t.active));

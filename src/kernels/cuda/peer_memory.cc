@@ -13,7 +13,8 @@ namespace tessera::cuda {
 
 namespace {
 
-constexpr int64_t kPacketBytes = 512 << 10;
+constexpr int64_t kPacketBytes = 512 << 10;       // at least
+constexpr int64_t kTripBytes = int64_t{3} << 19;  // sent in the time of a second round trip, as measured on two H100s
 constexpr int64_t kBulkBytes = 8 << 20;
 
 }  // namespace
@@ -41,9 +42,11 @@ void name_boot(char (&boot)[40]) {
 }
 
 int64_t lay_out(PeerView& v) {
-  v.packet_bytes = kPacketBytes;
-  // Packets double what is sent: two steps win once that takes longer than a second round trip.
-  v.one_step_bytes = std::min(kPacketBytes, (int64_t{1} << 20) / v.size);
+  // Of B bytes one step sends 2 B to each other rank, packets being half data, and two steps two parts of B / size: they
+  // win once the difference takes longer than a second round trip.
+  const int64_t others = std::max(v.size - 1, 1);
+  v.one_step_bytes = kTripBytes * v.size / (2 * others * others) / 1024 * 1024;
+  v.packet_bytes = std::max(kPacketBytes, v.one_step_bytes);
   v.bulk_bytes = kBulkBytes;
   int64_t at = 256;  // the own words: call, gave_up, sent
   auto take = [&](int64_t bytes) { return std::exchange(at, at + (bytes + 255) / 256 * 256); };

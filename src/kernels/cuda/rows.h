@@ -19,6 +19,7 @@ KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_sm90_row();
 KernelRow<AllReduceNormArgs> all_reduce_norm_row();
 KernelRow<LinearSendArgs> linear_send_small_row();
 KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_small_row();
+KernelRow<MoeSendArgs> moe_send_bf16_mxfp4_sm90_row();
 KernelRow<MoeAddArgs> moe_add_bf16_mxfp4_chunks_row();
 KernelRow<SampleArgs> sample_row();
 KernelRow<SamplePartsArgs> sample_parts_row();

@@ -108,6 +108,11 @@ __device__ __forceinline__ void meet(const PeerView& v, uint32_t call, int step)
 __device__ __forceinline__ char* packets(const PeerView& v, char* region, int from, uint32_t call) {
   return region + v.packets_at + ((call & 1) * v.size + from) * 2 * v.packet_bytes;
 }
+// Where among them the packet with half 0 or 1 of vector `i` lies: the first halves of 32 vectors, then the second ones, so
+// that a warp's store is 512 bytes in a row and not every other 16.
+__device__ __forceinline__ int64_t packet_at(int64_t i, int half) {
+  return i / 32 * 1024 + half * 512 + i % 32 * 16;
+}
 
 // Sends 16 bytes as vector `i` of this rank's message to every other rank.
 template <int kPeers>
@@ -115,16 +120,16 @@ __device__ __forceinline__ void push_vector(const PeerView& v, uint32_t call, in
 #pragma unroll
   for (int p = 0; p < kPeers; ++p) {
     if (p == v.rank || p >= v.size) continue;
-    char* to = packets(v, v.region[p], v.rank, call) + i * 32;
+    char* to = packets(v, v.region[p], v.rank, call) + packet_at(i, 0);
     store_packet(to, data.x, data.y, call);
-    store_packet(to + 16, data.z, data.w, call);
+    store_packet(to + 512, data.z, data.w, call);
   }
 }
 
 // The same for 4 BF16 values in two words: elements [at, at + 4) of the message, at a multiple of 4.
 __device__ __forceinline__ void push_quad(const PeerView& v, uint32_t call, int64_t at, uint32_t a, uint32_t b) {
   for (int p = 0; p < v.size; ++p)
-    if (p != v.rank) store_packet(packets(v, v.region[p], v.rank, call) + at * 4, a, b, call);
+    if (p != v.rank) store_packet(packets(v, v.region[p], v.rank, call) + packet_at(at / 8, at / 4 % 2), a, b, call);
 }
 
 // Vector `i` of every rank's message, this one's own given. All are asked for at once.
@@ -139,8 +144,8 @@ __device__ __forceinline__ void pull_vectors(const PeerView& v, uint32_t call, i
     for (int p = 0; p < kPeers; ++p) {
       all[p] = own;
       if (p == v.rank || p >= v.size) continue;
-      const char* from = packets(v, v.own, p, call) + i * 32;
-      uint4 a = load_packet(from), b = load_packet(from + 16);
+      const char* from = packets(v, v.own, p, call) + packet_at(i, 0);
+      uint4 a = load_packet(from), b = load_packet(from + 512);
       whole &= a.y == call && a.w == call && b.y == call && b.w == call;
       all[p] = make_uint4(a.x, a.z, b.x, b.z);
     }

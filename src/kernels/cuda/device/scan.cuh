@@ -1,4 +1,4 @@
-// Sums, maxima and scans of 64-bit whole numbers over a block of up to 1024 threads. All threads call; `scratch` has 32
+// Sums, maxima and scans of whole numbers, 64-bit ones over a block of up to 1024 threads. All threads call; `scratch` has 32
 // words and may be reused after the call.
 #pragma once
 
@@ -30,11 +30,13 @@ struct Scan {
   uint64_t total;
 };
 
-__device__ __forceinline__ uint64_t warp_scan(uint64_t v) {
+// Each lane's sum of the lanes up to and with itself.
+template <class N>
+__device__ __forceinline__ N warp_scan(N v) {
   int lane = threadIdx.x % 32;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
-    uint64_t other = __shfl_up_sync(0xffffffffu, v, offset);
+    N other = __shfl_up_sync(0xffffffffu, v, offset);
     if (lane >= offset) v += other;
   }
   return v;
@@ -46,7 +48,7 @@ __device__ __forceinline__ Scan block_scan(uint64_t v, uint64_t* scratch) {
   __syncthreads();
   if (lane == 31) scratch[warp] = v;
   __syncthreads();
-  uint64_t sums = warp_scan(lane < warps ? scratch[lane] : 0);
+  uint64_t sums = warp_scan<uint64_t>(lane < warps ? scratch[lane] : 0);
   uint64_t before = __shfl_sync(0xffffffffu, sums, warp == 0 ? 0 : warp - 1);
   return {warp == 0 ? v : v + before, __shfl_sync(0xffffffffu, sums, 31)};
 }

@@ -14,27 +14,18 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Descriptor of an operand of rows of 128 bytes along K, 128-byte swizzle, 8-row groups 1024 bytes apart.
-__device__ __forceinline__ uint64_t swizzled_descriptor(uint32_t smem) {
-  return (uint64_t{1} << 62) | (uint64_t{64} << 32) | (uint64_t{1} << 16) | ((smem & 0x3ffff) >> 4);
+// Descriptor of an operand of rows of 128 bytes along K, 128-byte swizzle, 8-row groups 1024 bytes apart; its low word is
+// the address in units of 16 bytes, and so grows with it.
+__device__ __forceinline__ uint32_t swizzled_descriptor_low(uint32_t smem) { return (1u << 16) | ((smem & 0x3ffff) >> 4); }
+__device__ __forceinline__ uint64_t swizzled_descriptor_of(uint32_t low) {
+  uint64_t d;
+  asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(low), "r"((1u << 30) | 64u));
+  return d;
 }
 
 // d[64 x kN] += a[64 x 16] * b[16 x kN]; a as in mma.m16n8k16 (16 rows a warp), d likewise, 4 values every 8 columns.
 template <int kN>
 struct Wgmma;
-
-template <>
-struct Wgmma<16> {
-  static __device__ __forceinline__ void run(float (&d)[8], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7"
-          "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"
-        :
-            "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-  }
-};
 
 template <>
 struct Wgmma<32> {
@@ -46,24 +37,6 @@ struct Wgmma<32> {
         :
             "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
             "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<64> {
-  static __device__ __forceinline__ void run(float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
-          "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-          "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-        :
-            "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-            "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-            "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
-            "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-            "+f"(d[30]), "+f"(d[31])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
   }
 };
