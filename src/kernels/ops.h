@@ -135,9 +135,9 @@ struct MoeArgs {
   MoeActivation activation = MoeActivation::kSwigluOai;
   float limit = 7.0f;
   int64_t first_expert = 0;
-  bool part = false;  // of the model's experts: ids of others, and -1, may come
+  bool part = false;        // of the model's experts: ids of others, and -1, may come
   int64_t all_experts = 0;  // of the model, where known: tells how many of the tokens these will have
-  Tensor out;         // act [T, H]
+  Tensor out;               // act [T, H]
 };
 // Tokens that an expert has on average, rounded down.
 inline int64_t tokens_an_expert(const MoeArgs& a) {

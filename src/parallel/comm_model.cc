@@ -10,16 +10,16 @@ namespace {
 constexpr LinkFigures kLinks[] = {
     {"NVLink, NCCL", 6.7, 6.7, 4.0, 255, 0,
      "comm_check in a CUDA graph, two H100s, NCCL 2.28.3: 5.6 KiB in 6.7 us, 22.5 MiB in 99 us"},
-    {"NVLink, peer", 2.6, 1.2, 1.0, 239, 7.6,
-     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.6 us, with residual and norm in 3.4 where those alone take "
-     "2.2; 22.5 MiB in 101 us; a token a rank to its experts in 4.1 us and back in 3.5, 32 in 6.1 and 5.0"},
+    {"NVLink, peer", 2.4, 0.8, 1.0, 239, 7.9,
+     "comm_check in a CUDA graph, two H100s: 5.6 KiB in 2.4 us, with residual and norm in 3.0 where those alone take "
+     "2.2; 22.5 MiB in 101 us; a token a rank to its experts in 4.2 us and back in 3.7, 32 in 5.1 and 4.4"},
     {"InfiniBand 400G", 30.0, 30.0, 6.0, 45, 0, "assumed: 400 Gb/s a GPU at 90 %, NCCL's latency between hosts"},
 };
 
-constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 23.6, 0.8,
+constexpr DeviceFigures kH100{"H100 80GB HBM3", 3092, 23.6, 0.64,
                               "measured: reads of 8 GiB; the 20b's and the 120b's decode steps less their bytes "
-                              "(0.57 ms over 24 layers, 0.85 over 36); with 128 sequences 3.1 and 3.0 ms more "
-                              "(1.02 and 0.67 us a token and layer)"};
+                              "(0.57 ms over 24 layers, 0.85 over 36); with 128 sequences 1.8 and 3.1 ms more "
+                              "(0.60 and 0.67 us a token and layer)"};
 
 }  // namespace
 
@@ -38,7 +38,9 @@ double all_reduce_seconds(const LinkFigures& link, int ranks, double bytes) {
 }
 
 double dispatch_seconds(const LinkFigures& link, double sent_bytes) {
-  constexpr double kPackets = 2;  // 4 bytes of data beside 4 with the call's number
+  // Packets are half data, but travel faster than the link's figure, which is of sums in two steps: with 64 tokens a
+  // rank the way there and back took 11.3 us, with 128 (in halves with flags) 17.3.
+  constexpr double kPackets = 1.5;
   return link.dispatch_us * 1e-6 + kPackets * sent_bytes / (link.gigabytes_per_s * 1e9);
 }
 

@@ -117,7 +117,9 @@ class Run:
                 assert self.note_ranks(), f"ranks: {self.ranks}"
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not ready after {seconds} s: {self.lines()}")
+        status = self.process.poll()
+        what = f"not ready after {seconds} s" if status is None else f"ended with status {status} before it was ready"
+        raise AssertionError(f"{what}: {self.lines() or self.said()}")
 
     def client(self, number):
         """Asks for long answers until the server is gone; an answer that just stops, without a word, is unheard."""

@@ -56,7 +56,8 @@ void add_cuda_kernels(Kernels& k) {
     k.moe_add.rows.push_back(row);
   k.all_reduce_norm.rows.push_back(hopper_only(all_reduce_norm_row()));
   k.linear_send.rows.push_back(hopper_only(linear_send_small_row()));
-  for (auto row : {moe_send_bf16_mxfp4_small_row(), moe_send_bf16_mxfp4_sm90_row()}) k.moe_send.rows.push_back(hopper_only(row));
+  for (auto row : {moe_send_bf16_mxfp4_small_row(), moe_send_bf16_mxfp4_sm90_row()})
+    k.moe_send.rows.push_back(hopper_only(row));
   k.sample.rows.push_back(sample_row());
   k.sample_parts.rows.push_back(sample_parts_row());
 }

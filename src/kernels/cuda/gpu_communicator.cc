@@ -62,7 +62,7 @@ class Fate {
   std::vector<Nccl*> all_;
 };
 
-class GpuCommunicator final : public Communicator {
+class GpuCommunicator final : public PeerCommunicator {
  public:
   // members: the channel's ranks that this one joins; every rank of the channel constructs one.
   GpuCommunicator(std::shared_ptr<Fate> fate, std::vector<int> members, int device,
@@ -99,7 +99,7 @@ class GpuCommunicator final : public Communicator {
     all_traffic_.all_to_all += dispatched;
     return all_traffic_;
   }
-  const PeerView* view() const { return peer_ ? &peer_->view() : nullptr; }
+  const PeerView* view() const override { return peer_ ? &peer_->view() : nullptr; }
 
   void all_reduce(const Tensor& x, void* stream) override {
     if (size() == 1 || x.numel() == 0) return;
@@ -242,11 +242,6 @@ class GpuCommunicator final : public Communicator {
 };
 
 }  // namespace
-
-const PeerView* peer_view(const Communicator* communicator) {
-  const auto* gpu = dynamic_cast<const GpuCommunicator*>(communicator);
-  return gpu == nullptr ? nullptr : gpu->view();
-}
 
 }  // namespace cuda
 

@@ -101,11 +101,12 @@ class Product {
     check(lt.preference_create(&preference_), "preference");
     auto bytes = static_cast<uint64_t>(kWorkspace);
     check(lt.preference_set(preference_, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes), "preference");
-    // For few tokens the library likes to split K, and the launch that adds the parts up costs more than it saves: o with
-    // 24 tokens 13.4 us, and 11.7 without (one H100).
+    // For few tokens the library likes to split K, and the launch that adds the parts up costs more than it saves: o
+    // with 24 tokens 13.4 us, and 11.7 without (one H100).
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
     if (a.x.dim(0) <= kFewTokens)
-      check(lt.preference_set(preference_, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none), "preference");
+      check(lt.preference_set(preference_, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none),
+            "preference");
   }
   ~Product() {
     const Library& lt = library();

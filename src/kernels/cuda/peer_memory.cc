@@ -42,8 +42,8 @@ void name_boot(char (&boot)[40]) {
 }
 
 int64_t lay_out(PeerView& v) {
-  // Of B bytes one step sends 2 B to each other rank, packets being half data, and two steps two parts of B / size: they
-  // win once the difference takes longer than a second round trip.
+  // Of B bytes one step sends 2 B to each other rank, packets being half data, and two steps two parts of B / size:
+  // they win once the difference takes longer than a second round trip.
   const int64_t others = std::max(v.size - 1, 1);
   v.one_step_bytes = kTripBytes * v.size / (2 * others * others) / 1024 * 1024;
   v.packet_bytes = std::max(kPacketBytes, v.one_step_bytes);

@@ -1,15 +1,5 @@
 // The functions for a GPU; part of builds with CUDA.
-#include "kernels/cuda/peer.h"
 #include "kernels/hub/exports/exports.h"
-
-namespace tessera::cuda {
-
-// No exported function talks to other ranks: without this the communicators, and what they log with, were part of the file.
-const PeerView* peer_view(const Communicator*) {
-  return nullptr;
-}
-
-}  // namespace tessera::cuda
 
 FUNCTION(rms_norm, cuda, kCuda, 4, rms_norm, rms_norm(in))
 FUNCTION(add_rms_norm, cuda, kCuda, 5, rms_norm, rms_norm(in, true))
