@@ -144,6 +144,7 @@ void check_experts_elsewhere(const Kernels& kernels, Seeds& seeds, Report& repor
     MoeArgs args = m.args;
     args.indices = pool.ints(routes, {t, kActive});
     args.first_expert = kHeld / 2;
+    args.all_experts = 2 * kHeld;
     auto judge = [&](const char* row) {
       report.line(row, fmt::format("T={} experts 8 to 23 of 32", t), relative_error(download(args.out), want), 5e-3);
     };
@@ -165,6 +166,9 @@ void check_moe(const Kernels& kernels, Seeds& seeds, Report& report) {
   for (int64_t t : {1, 2, 3, 8, 9, 16, 17, 40}) cases.push_back({t, 32, 4, 2880, 2880, DType::kBF16, t == 9});
   cases.push_back({4, 128, 4, 2880, 2880, DType::kBF16, false});
   cases.push_back({300, 16, 4, 2880, 2880, DType::kBF16, false});
+  // 32 tokens an expert: tiles of 64, of which one half or both are filled; then with atoms that stages do not divide.
+  for (bool crowded : {false, true}) cases.push_back({128, 16, 4, 2880, 2880, DType::kBF16, crowded});
+  for (int64_t i : {1408, 1472}) cases.push_back({130, 16, 4, 2880, i, DType::kBF16, false});
   for (int64_t t : {1, 4, 300}) cases.push_back({t, 16, 4, 2880, t == 4 ? 1408 : 1472, DType::kBF16, false});  // two ranks
   cases.push_back({1000, 8, 4, 192, 384, DType::kBF16, false});
   cases.push_back({700, 8, 2, 320, 192, DType::kBF16, true});

@@ -181,13 +181,18 @@ void launch(const KernelRow<Args>& row, const Args& args, ThreadPool& pool) {
   for (size_t i = 0; i < 32; ++i) ASSERT_EQ(base[need + i], 0x5a) << row.name << " wrote past its workspace";
 }
 
-// |got - expected| within tolerance x the largest expected value, and one unit in the last place of the stored type
-// (more for values that are rounded on the way too). NaN equals NaN.
-inline void expect_close(const Tensor& got, const Tensor& expected, double tolerance, const std::string& what,
-                         int units = 1) {
+inline double largest_of(const Tensor& t) {
   double largest = 0;
-  for (int64_t i = 0; i < expected.numel(); ++i)
-    if (double v = std::fabs(value_at(expected, i)); std::isfinite(v)) largest = std::max(largest, v);
+  for (int64_t i = 0; i < t.numel(); ++i)
+    if (double v = std::fabs(value_at(t, i)); std::isfinite(v)) largest = std::max(largest, v);
+  return largest;
+}
+
+// |got - expected| within tolerance x the largest expected value (or `at_least`, where that is larger), and one unit in
+// the last place of the stored type (more for values that are rounded on the way too). NaN equals NaN.
+inline void expect_close(const Tensor& got, const Tensor& expected, double tolerance, const std::string& what,
+                         int units = 1, double at_least = 0) {
+  const double largest = std::max(largest_of(expected), at_least);
   for (int64_t i = 0; i < expected.numel(); ++i) {
     double g = value_at(got, i), e = value_at(expected, i);
     if (g == e || (std::isnan(g) && std::isnan(e))) continue;

@@ -10,7 +10,6 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int64_t kMaxTokens = 256;  // more are as fast apart, and keep the collective out of long rows of blocks
 
 struct NormArgs {
   void* residual;
@@ -78,7 +77,7 @@ Verdict supports(const AllReduceNormArgs& a) {
   if (n.residual.dtype != DType::kBF16 && n.residual.dtype != DType::kF32) return {"activations are not BF16 or F32"};
   const int64_t width = n.weight.dim(0), vector = 16 / dtype_size(n.residual.dtype);
   if (width % vector != 0 || width / vector > kMaxThreads) return {"a row is not up to 1024 vectors of 16 bytes"};
-  if (n.residual.numel() / width > kMaxTokens) return {"more than 256 tokens"};
+  if (n.residual.numel() / width > kMaxNormedTokens) return {"more than 256 tokens"};
   if (n.residual.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
   if (!aligned(n.residual) || !aligned(n.delta) || !aligned(n.out)) return {"an operand is not 16-byte aligned"};
   return kAccepted;

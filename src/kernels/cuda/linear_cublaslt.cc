@@ -99,14 +99,7 @@ class Product {
     check(lt.layout_create(&x_, type_of(a.x.dtype), k, t, a.w.k), "layout");
     check(lt.layout_create(&out_, type_of(a.out.dtype), n, t, a.w.n), "layout");
     check(lt.preference_create(&preference_), "preference");
-    auto bytes = static_cast<uint64_t>(kWorkspace);
-    check(lt.preference_set(preference_, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes), "preference");
-    // For few tokens the library likes to split K, and the launch that adds the parts up costs more than it saves: o
-    // with 24 tokens 13.4 us, and 11.7 without (one H100).
-    uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
-    if (a.x.dim(0) <= kFewTokens)
-      check(lt.preference_set(preference_, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none),
-            "preference");
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspace));
   }
   ~Product() {
     const Library& lt = library();
@@ -122,7 +115,17 @@ class Product {
     const Library& lt = library();
     cublasLtMatmulHeuristicResult_t choice{};
     int found = 0;
-    check(lt.heuristic(current_handle(), desc_, w_, x_, out_, out_, preference_, 1, &choice, &found), "heuristic");
+    auto ask = [&] {
+      return lt.heuristic(current_handle(), desc_, w_, x_, out_, out_, preference_, 1, &choice, &found);
+    };
+    // For few tokens the library likes to split K, and the launch that adds the parts up costs more than it saves: o
+    // with 24 tokens 13.4 us, and 11.7 without (one H100).
+    if (a.x.dim(0) <= kFewTokens)
+      prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+    if (ask() != CUBLAS_STATUS_SUCCESS || found == 0) {
+      prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_MASK});
+      check(ask(), "heuristic");
+    }
     if (found == 0)
       fail(ErrorCode::kUnsupported, "cuBLASLt: no algorithm for [{}, {}] x [{}, {}]", a.x.dim(0), a.w.k, a.w.n, a.w.k);
     float one = 1.0f, zero = 0.0f;
@@ -133,6 +136,11 @@ class Product {
   }
 
  private:
+  template <class Value>
+  void prefer(cublasLtMatmulPreferenceAttributes_t what, Value value) {
+    check(library().preference_set(preference_, what, &value, sizeof value), "preference");
+  }
+
   cublasLtMatmulDesc_t desc_ = nullptr;
   cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, out_ = nullptr;
   cublasLtMatmulPreference_t preference_ = nullptr;

@@ -2,9 +2,11 @@
 // 4 bits in registers, tokens as columns (up to 128 a tile), one persistent tile scheduler over experts.
 //   route:  pairs sorted by expert (stable), each expert's rows padded to 8.
 //   gather: x rows into B tiles [K/64][rows][64], columns permuted inside each 32 as atoms want, 128-byte swizzle.
-//   gate_up, down: 3 consumer warpgroups of 64 rows share a B tile; a producer thread keeps a ring of bulk copies full.
+//   gate_up, down: 6 or 3 consumer warpgroups of 64 rows share a B tile; a producer warp keeps a ring of bulk copies full.
 //   combine: sums of each token in slot order.
 // All orders are fixed, so results repeat bit for bit.
+#include <algorithm>
+
 #include "kernels/cuda/device/atom_mma.cuh"
 #include "kernels/cuda/device/scan.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
@@ -133,7 +135,7 @@ struct GroupedArgs {
   Routes routes;
 };
 
-// What a tile is: columns [first, first + columns) of an expert, 3 row strips.
+// What a tile is: columns [first, first + columns) of an expert, a row strip a consumer.
 struct Tile {
   int expert;
   int first;    // sorted row
@@ -152,10 +154,10 @@ class Walk {
     int column_tile = id_ / row_tiles_;
     if (column_tile >= before_[routes_.experts]) return false;
     while (before_[expert_ + 1] <= column_tile) ++expert_;
-    int count = routes_.count[expert_];
+    int count = __ldcg(&routes_.count[expert_]);
     int begin = (column_tile - before_[expert_]) * tile_tokens_;
     t.expert = expert_;
-    t.first = routes_.start[expert_] + begin;
+    t.first = __ldcg(&routes_.start[expert_]) + begin;
     t.columns = min(tile_tokens_, count - begin);
     t.padded = (t.columns + 7) / 8 * 8;
     t.strip = id_ % row_tiles_ * consumers_;
@@ -376,7 +378,7 @@ __device__ __forceinline__ void consume_tile(const GroupedArgs& a, const Tile& t
         const float* v = &acc[n / (kPiece / 8)][n % (kPiece / 8) * 4];
         int token = 8 * n + 2 * c + j;
         if (token >= t.columns) continue;
-        int64_t pair = a.routes.pairs[t.first + token];
+        int64_t pair = __ldcg(&a.routes.pairs[t.first + token]);
         *reinterpret_cast<float2*>(a.out + pair * a.strips * 64 + row) = make_float2(v[j], v[2 + j]);
       }
   }
@@ -398,13 +400,14 @@ __global__ void __launch_bounds__(128 * (kConsumers + 1), 1) moe_grouped_sm90(Gr
     }
     mbarrier_init_fence();
   }
-  // Routes are known already: the grid before this one lets it start after its own wait for them, or for a later grid.
+  // Routes are complete: gather lets gate_up start only after its own wait for them, and gate_up lets down start later
+  // still. They are read past L1, which nothing here has told of their change.
   allow_next_grid();
   if (threadIdx.x < 32) {
     int lane = threadIdx.x, base = 0;
     if (lane == 0) tiles_before[0] = 0;
     for (int e0 = 0; e0 < a.routes.experts; e0 += 32) {
-      int v = warp_scan(e0 + lane < a.routes.experts ? (a.routes.count[e0 + lane] + kPiece * kPieces - 1) / (kPiece * kPieces) : 0);
+      int v = warp_scan(e0 + lane < a.routes.experts ? (__ldcg(&a.routes.count[e0 + lane]) + kPiece * kPieces - 1) / (kPiece * kPieces) : 0);
       if (e0 + lane < a.routes.experts) tiles_before[e0 + lane + 1] = base + v;
       base += __shfl_sync(0xffffffffu, v, 31);
     }
@@ -464,10 +467,11 @@ void launch_tiles(const GroupedArgs& g, Stream& stream) {
   launch(kGateUp ? "moe gate_up" : "moe down", kernel, dim3(multiprocessors()), dim3(128 * (kConsumers + 1)), kSmem, stream, g);
 }
 
-// `load`: tokens an expert sees on average.
+// `load`: tokens an expert sees on average; `reached`: experts that see one, at most.
 template <bool kGateUp>
-void launch_grouped(const GroupedArgs& g, int64_t load, Stream& stream) {
-  if (load <= 24) {
+void launch_grouped(const GroupedArgs& g, int64_t load, int64_t reached, Stream& stream) {
+  const bool fills_chip = reached * ceil_div(g.strips, 6) >= multiprocessors();
+  if (load <= 24 && fills_chip) {
     launch_tiles<kGateUp, 6, 32, 1>(g, stream);
   } else if (load <= 40) {
     launch_tiles<kGateUp, 3, 32, 2>(g, stream);
@@ -502,13 +506,14 @@ void run_into(const MoeArgs& a, const Tensor& residual, Stream& stream, const Pe
                 nullptr,
                 routes};
   const int64_t load = tokens_an_expert(a);
-  launch_grouped<true>(g, load, stream);
+  const int64_t reached = std::min(l.tokens * l.active, l.experts);
+  launch_grouped<true>(g, load, reached, stream);
   g.atoms = a.down.values.as<uint8_t>();
   g.strips = static_cast<int>(l.hidden / kAtomRows);
   g.k_atoms = static_cast<int>(l.inner / kAtomColumns);
   g.tiles = inner;
   g.out = reinterpret_cast<float*>(wide);
-  launch_grouped<false>(g, load, stream);
+  launch_grouped<false>(g, load, reached, stream);
   moe_combine(a, residual, reinterpret_cast<float*>(wide), stream, peers);
 }
 

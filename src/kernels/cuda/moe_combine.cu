@@ -58,6 +58,7 @@ void moe_combine(const MoeArgs& a, const Tensor& residual, const float* y, Strea
 Verdict fits_packets(const MoeSendArgs& a) {
   const PeerView* view = peer_view(a.communicator);
   if (view == nullptr) return {"the ranks do not reach each other's memory"};
+  if (a.moe.x.dim(0) > kMaxNormedTokens) return {"more tokens than a norm's launch sums"};
   if (a.moe.out.bytes() > view->one_step_bytes) return {"the message is too large for one step"};
   return kAccepted;
 }

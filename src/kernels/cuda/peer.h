@@ -87,6 +87,10 @@ class PeerMemory {
   std::vector<SharedMemory> theirs_;  // kept by what is mapped here: a rank that is lost takes nothing away
 };
 
+// A sum that is part of a norm's launch is of so many tokens at most: more are as fast apart, and keep the collective
+// out of long rows of blocks.
+constexpr int64_t kMaxNormedTokens = 256;
+
 // Puts x's sum over ranks in its place; F32 or BF16. At most bulk_bytes (peer_all_reduce splits larger ones).
 void peer_all_reduce(const PeerView& view, const Tensor& x, void* stream);
 // Messages of at most packet_bytes each.

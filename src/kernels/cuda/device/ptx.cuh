@@ -12,7 +12,8 @@ namespace tessera::cuda {
 
 // Waits until the grid before this one on the stream has finished and its writes are visible. Every kernel of this
 // backend calls it, so that the rule is transitive over a chain of launches, and before that touches nothing but weights.
-// But decode attention, which reads what was complete before its layer: see there.
+// But decode attention, which reads what was complete before its layer, and the experts' products, which read routes that
+// an earlier grid than the last one made: see there.
 __device__ __forceinline__ void wait_for_previous_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -22,7 +23,7 @@ __device__ __forceinline__ void wait_for_previous_grid() {
 // Lets the next grid start launching, once every block of this one has called; it still waits for this one's completion
 // above. Short kernels, and those that leave room on the chip, call it before their own wait: the next grid's weights are
 // then on their way while this one and the one before it finish (measured: 3 to 4 % of a one-token step). Kernels that fill
-// the chip call it after.
+// the chip call it after, but for those whose next grid finds no room before they end anyway.
 __device__ __forceinline__ void allow_next_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
