@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device/atom_mma.cuh"
+#include "kernels/cuda/device/ptx.cuh"
 #include "kernels/cuda/device/scan.cuh"
 #include "kernels/cuda/device/swiglu.cuh"
 #include "kernels/cuda/device/value.cuh"
@@ -269,14 +270,6 @@ __device__ __forceinline__ uint32_t pinned(uint32_t v) {
   return v;
 }
 
-template <int kFirst, int kLast, class F>
-__device__ __forceinline__ void each_step(F&& f) {
-  if constexpr (kFirst < kLast) {
-    f(std::integral_constant<int, kFirst>{});
-    each_step<kFirst + 1, kLast>(f);
-  }
-}
-
 // The products of one tile, its first kUsed pieces of columns. A set of fragments is rewritten only after the product that
 // reads it has finished.
 template <int kUsed, int kPiece, int kPieces, class P>
@@ -301,7 +294,7 @@ __device__ __forceinline__ void multiply(float (&acc)[kPieces][kPiece / 2], int 
   };
   const int whole = k_atoms / P::kSteps * P::kSteps;
   for (int k = 0; k < whole; k += P::kSteps) {
-    each_step<0, P::kSteps>([&](auto step) {
+    unrolled<P::kSteps>([&](auto step) {
       constexpr int i = step, inside = i % P::kDeep;
       if constexpr (inside == 0) enter();
       decode_atom<inside * static_cast<int>(kAtomBytes)>(f[i], stage + value_at, stage + scale_at);

@@ -91,9 +91,7 @@ __global__ void __launch_bounds__(kThreads) exchange_packets(PeerView v, PeerExc
       if (p == v.rank) {
         store_part(reinterpret_cast<Byte*>(e.to) + e.receive_at[p], i, e.receive_bytes[p], data);
       } else {
-        char* to = packets(v, v.region[p], v.rank, call) + packet_at(i, 0);
-        store_packet(to, data.x, data.y, call);
-        store_packet(to + 512, data.z, data.w, call);
+        push_packets(packets(v, v.region[p], v.rank, call) + packet_at(i, 0), data, call);
       }
     }
   }
@@ -102,12 +100,7 @@ __global__ void __launch_bounds__(kThreads) exchange_packets(PeerView v, PeerExc
     if (p == v.rank) continue;
     Byte* to = reinterpret_cast<Byte*>(e.to) + e.receive_at[p];
     for (int64_t i = first; i * 16 < e.receive_bytes[p]; i += stride) {
-      const char* from = packets(v, v.own, p, call) + packet_at(i, 0);
-      uint4 a, b;
-      do {
-        a = load_packet(from), b = load_packet(from + 512);
-      } while ((a.y != call || a.w != call || b.y != call || b.w != call) && !patience.exhausted());
-      store_part(to, i, e.receive_bytes[p], make_uint4(a.x, a.z, b.x, b.z));
+      store_part(to, i, e.receive_bytes[p], pull_packets(packets(v, v.own, p, call) + packet_at(i, 0), call, patience));
     }
   }
   if (first < v.size && first != v.rank) {

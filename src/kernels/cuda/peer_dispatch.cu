@@ -58,17 +58,6 @@ __host__ __device__ constexpr int64_t packets_bytes(int vectors) {
   return (vectors + 31) / 32 * 1024;
 }
 
-// 16 bytes that are sent as two packets.
-__device__ __forceinline__ void push_packets(char* to, uint4 data, uint32_t call) {
-  store_packet(to, data.x, data.y, call);
-  store_packet(to + 512, data.z, data.w, call);
-}
-__device__ __forceinline__ uint4 pull_packets(const char* from, uint32_t call, Patience& patience) {
-  uint4 a, b;
-  do a = load_packet(from), b = load_packet(from + 512);
-  while ((a.y != call || a.w != call || b.y != call || b.w != call) && !patience.exhausted());
-  return make_uint4(a.x, a.z, b.x, b.z);
-}
 
 // Where rank `from`'s rows, or ids and weights, of many tokens lie in a region.
 __device__ __forceinline__ uint4* many_rows(const PeerView& v, const Round& r, char* region, int from, int token,

@@ -110,8 +110,21 @@ __device__ __forceinline__ char* packets(const PeerView& v, char* region, int fr
 }
 // Where among them the packet with half 0 or 1 of vector `i` lies: the first halves of 32 vectors, then the second ones, so
 // that a warp's store is 512 bytes in a row and not every other 16.
+constexpr int kSecondHalf = 512;
 __device__ __forceinline__ int64_t packet_at(int64_t i, int half) {
-  return i / 32 * 1024 + half * 512 + i % 32 * 16;
+  return i / 32 * 1024 + half * kSecondHalf + i % 32 * 16;
+}
+
+// 16 bytes, at packet_at(i, 0) of a message.
+__device__ __forceinline__ void push_packets(char* to, uint4 data, uint32_t call) {
+  store_packet(to, data.x, data.y, call);
+  store_packet(to + kSecondHalf, data.z, data.w, call);
+}
+__device__ __forceinline__ uint4 pull_packets(const char* from, uint32_t call, Patience& patience) {
+  uint4 a, b;
+  do a = load_packet(from), b = load_packet(from + kSecondHalf);
+  while ((a.y != call || a.w != call || b.y != call || b.w != call) && !patience.exhausted());
+  return make_uint4(a.x, a.z, b.x, b.z);
 }
 
 // Sends 16 bytes as vector `i` of this rank's message to every other rank.
@@ -120,9 +133,7 @@ __device__ __forceinline__ void push_vector(const PeerView& v, uint32_t call, in
 #pragma unroll
   for (int p = 0; p < kPeers; ++p) {
     if (p == v.rank || p >= v.size) continue;
-    char* to = packets(v, v.region[p], v.rank, call) + packet_at(i, 0);
-    store_packet(to, data.x, data.y, call);
-    store_packet(to + 512, data.z, data.w, call);
+    push_packets(packets(v, v.region[p], v.rank, call) + packet_at(i, 0), data, call);
   }
 }
 
@@ -145,7 +156,7 @@ __device__ __forceinline__ void pull_vectors(const PeerView& v, uint32_t call, i
       all[p] = own;
       if (p == v.rank || p >= v.size) continue;
       const char* from = packets(v, v.own, p, call) + packet_at(i, 0);
-      uint4 a = load_packet(from), b = load_packet(from + 512);
+      uint4 a = load_packet(from), b = load_packet(from + kSecondHalf);
       whole &= a.y == call && a.w == call && b.y == call && b.w == call;
       all[p] = make_uint4(a.x, a.z, b.x, b.z);
     }
